@@ -1,0 +1,113 @@
+"""`--help`: what a verb does, its keys with type, default and meaning, its choices, and examples."""
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+from robot_rl.apps import schema
+
+POSITIONAL = {
+    "ingest": ("source", "store"),
+    "inspect": ("store",),
+    "train": ("experiment",),
+    "evaluate": ("run",),
+    "doctor": (),
+}
+"""The keys that the words without `=` stand for, in order."""
+
+EXAMPLES = {
+    "ingest": [
+        ("robot-rl ingest demo.hdf5 data/lift", "the reader is found by content"),
+        ("robot-rl ingest demo.hdf5 data/lift overwrite=true", "replace a store that is there"),
+        ("robot-rl ingest log.hdf5 data/arm control_period_s=0.05", "say what the file does not"),
+    ],
+    "inspect": [("robot-rl inspect data/lift", "print and plot what a store holds")],
+    "train": [
+        ("robot-rl train EXPERIMENT", "one of the experiments above"),
+        ("robot-rl train EXPERIMENT seed=1 replay.discount=0.98", "override any key"),
+        ("robot-rl train EXPERIMENT resume=true", "go on after Ctrl-C, a crash or kill -9"),
+        ("robot-rl train EXPERIMENT --print-config", "show what would run"),
+    ],
+    "evaluate": [
+        ("robot-rl evaluate runs/lift/seed_0 episodes=50 videos=3", "the newest checkpoint of a run"),
+        ("robot-rl evaluate policy=random environment=NAME record=data/random", "record episodes into a store"),
+    ],
+    "doctor": [
+        ("robot-rl doctor", "look at this machine"),
+        ("robot-rl doctor strict=true", "exit with 1 when something needed is missing"),
+    ],
+}
+
+
+def print_usage(console: Console) -> None:
+    """The page of `robot-rl --help`."""
+    console.print(Text.assemble("Usage: ", ("robot-rl VERB [WORDS] [key=value ...]", "bold")))
+    console.print("Offline-to-online reinforcement learning for robots.\n")
+    console.print(Text("Verbs", "bold"))
+    for verb in schema.verbs():
+        console.print(Text.assemble("  ", (f"{verb:<10}", "cyan"), schema.summary(verb)), soft_wrap=True)
+    console.print()
+    _print_options(console)
+    console.print(Text("Examples", "bold"))
+    for verb in schema.verbs():
+        command, meaning = EXAMPLES[verb][0]
+        console.print(Text.assemble("  ", (f"{command:<42}", "green"), " ", (meaning, "dim")), soft_wrap=True)
+    console.print(Text("\n`robot-rl VERB --help` lists the keys and choices of a verb."))
+
+
+def print_verb(console: Console, verb: str) -> None:
+    """The page of `robot-rl VERB --help`."""
+    words = "".join(f" [{word.upper()}]" for word in POSITIONAL[verb])
+    console.print(Text.assemble("Usage: ", (f"robot-rl {verb}{words} [key=value ...]", "bold")))
+    console.print(Text(schema.summary(verb)))
+    if POSITIONAL[verb]:
+        pairs = ", ".join(f"{word.upper()} is short for {word}={word.upper()}" for word in POSITIONAL[verb])
+        console.print(Text(f"{pairs}.", "dim"))
+    console.print()
+    groups = schema.groups(verb)
+    for group in groups:
+        _print_choices(console, group)
+    console.print(Text("Keys", "bold"))
+    for key in schema.verb_keys(verb):
+        if key.name not in groups:
+            _print_key(console, key)
+    for group in groups:
+        for kind, keys in schema.kind_keys(group).items() if group in schema.GROUPS else ():
+            console.print(Text.assemble(("\nKeys of ", "bold"), (group, "bold cyan"), (f" of the kind {kind}", "bold")))
+            for key in keys:
+                _print_key(console, key)
+    console.print()
+    _print_options(console)
+    console.print(Text("Examples", "bold"))
+    for command, meaning in EXAMPLES[verb]:
+        console.print(Text.assemble("  ", (command, "green"), "  ", (meaning, "dim")), soft_wrap=True)
+
+
+def _print_options(console: Console) -> None:
+    console.print(Text("Options", "bold"))
+    for option, meaning in (
+        ("--help", "this page"),
+        ("--version", "the version of robot_rl"),
+        ("--print-config", "print the composed configuration as YAML, and stop"),
+        ("--config-dir DIR", "search DIR for YAML too; it is laid out like configs/"),
+    ):
+        console.print(Text.assemble("  ", (f"{option:<18}", "cyan"), meaning))
+    console.print()
+
+
+def _print_choices(console: Console, group: str) -> None:
+    console.print(Text.assemble((f"{group}=", "bold cyan"), ("NAME, one of", "bold")))
+    found = schema.choices(group)
+    width = max((len(name) for name in found), default=0)
+    for name, comment in found.items():
+        console.print(Text.assemble("  ", (f"{name:<{width}}", "green"), "  ", comment), soft_wrap=True)
+    if not found:
+        console.print(Text("  (none in configs/ yet)", "dim"))
+    console.print()
+
+
+def _print_key(console: Console, key: schema.Key) -> None:
+    default = ("required", "yellow") if key.field.default is None else (f"= {key.field.default}", "green")
+    console.print(Text.assemble("  ", (key.name, "cyan"), "  ", (key.field.type, "dim"), " ", default), soft_wrap=True)
+    if key.field.text:
+        console.print(Padding(Text(key.field.text), (0, 0, 0, 6), expand=False))

@@ -1,0 +1,239 @@
+"""The configuration schema as its source says it: keys, types, defaults and the words behind each field.
+
+Help and error messages are made from this. It reads the files with `ast` and `tokenize` instead of importing them, so
+that `robot-rl --help` neither drifts from `config.py` nor waits for torch.
+"""
+
+import ast
+import io
+import tokenize
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import robot_rl
+
+ROOT = Path(robot_rl.__file__).parent
+CONFIGS = ROOT / "configs"
+GROUPS = {"environment": "ENVIRONMENT_CONFIGS", "algorithm": "ALGORITHM_CONFIGS"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Field:
+    """One field of a config dataclass."""
+
+    name: str
+    type: str  # as written
+    default: str | None  # as YAML; None: it must be given
+    text: str  # the comment or docstring behind it
+    nested: str | None  # name of the config class that its type mentions
+    mapping: bool  # the nested class is the value type of a dict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """One dotted key of a verb, such as `replay.discount` or `phases.<name>.steps`."""
+
+    name: str
+    field: Field
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    tree: ast.Module
+    comments: dict[int, str]  # line number to the comment that ends it
+
+
+@cache
+def _source(path: Path) -> _Source:
+    text = path.read_text(encoding="utf-8")
+    comments = {
+        token.start[0]: token.string.lstrip("# ").rstrip()
+        for token in tokenize.generate_tokens(io.StringIO(text).readline)
+        if token.type == tokenize.COMMENT
+    }
+    return _Source(ast.parse(text), comments)
+
+
+def _module_path(module: str) -> Path:
+    parts = module.split(".")[1:]  # without `robot_rl`
+    file = ROOT.joinpath(*parts).with_suffix(".py") if parts else ROOT / "__init__.py"
+    return file if file.is_file() else ROOT.joinpath(*parts, "__init__.py")
+
+
+def _imported_from(tree: ast.Module, name: str) -> Path | None:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module is not None and node.module.startswith("robot_rl"):
+            for alias in node.names:
+                if (alias.asname or alias.name) == name:
+                    return _module_path(node.module)
+    return None
+
+
+def _find_class(path: Path, name: str) -> tuple[Path, ast.ClassDef] | None:
+    """The class `name` as seen from the file `path`: defined there, or imported there from ours."""
+    tree = _source(path).tree
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return path, node
+    origin = _imported_from(tree, name)
+    return None if origin is None else _find_class(origin, name)
+
+
+def _find_dict(path: Path, name: str) -> tuple[Path, ast.Dict]:
+    """The dict literal assigned to the module-level `name`, as seen from `path`."""
+    tree = _source(path).tree
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        value = getattr(node, "value", None)
+        if isinstance(value, ast.Dict) and any(isinstance(t, ast.Name) and t.id == name for t in targets):
+            return path, value
+    origin = _imported_from(tree, name)
+    if origin is None:
+        raise LookupError(f"{path}: no dict literal is assigned to {name}")
+    return _find_dict(origin, name)
+
+
+def _classes(registry: str) -> dict[str, tuple[Path, ast.ClassDef]]:
+    """The classes of a registry of config.py, by the name they are registered under."""
+    path, literal = _find_dict(ROOT / "config.py", registry)
+    found: dict[str, tuple[Path, ast.ClassDef]] = {}
+    for key, value in zip(literal.keys, literal.values, strict=True):
+        if isinstance(key, ast.Constant) and isinstance(value, ast.Name):
+            located = _find_class(path, value.id)
+            if located is not None:
+                found[str(key.value)] = located
+    return found
+
+
+def _as_yaml(node: ast.expr | None) -> str | None:
+    """A default in the words of YAML; None where the field has none."""
+    match node:
+        case None | ast.Name(id="MISSING"):
+            return None
+        case ast.Constant(value=value):
+            return (
+                {None: "null", True: "true", False: "false"}.get(value, str(value))
+                if not isinstance(value, int | float) or isinstance(value, bool)
+                else ast.unparse(node)
+            )
+        case ast.Call(func=ast.Name(id="field"), keywords=keywords):
+            given = {k.arg: k.value for k in keywords}
+            if "default" in given:
+                return _as_yaml(given["default"])
+            match given.get("default_factory"):
+                case ast.Lambda(body=body):
+                    return ast.unparse(body)
+                case ast.Name(id="dict"):
+                    return "{}"
+                case ast.Name(id="list"):
+                    return "[]"
+                case ast.Name(id=name):
+                    return f"{name}()"
+    return ast.unparse(node)
+
+
+def fields(located: tuple[Path, ast.ClassDef]) -> list[Field]:
+    """The fields of a config class, in order, those of its bases first."""
+    path, node = located
+    source = _source(path)
+    found: list[Field] = []
+    for base in node.bases:
+        above = _find_class(path, base.id) if isinstance(base, ast.Name) else None
+        found += fields(above) if above is not None else []
+    for statement, following in zip(node.body, [*node.body[1:], None], strict=True):
+        if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
+            continue
+        if statement.value is not None and statement.lineno != statement.value.lineno:
+            lines = range(statement.lineno, (statement.end_lineno or statement.lineno) + 1)
+        else:
+            lines = range(statement.lineno, statement.lineno + 1)
+        text = " ".join(source.comments[line] for line in lines if line in source.comments)
+        match following:
+            case ast.Expr(value=ast.Constant(value=str(docstring))):
+                text = " ".join([text, *docstring.split()]).strip()
+        names = [n.id for n in ast.walk(statement.annotation) if isinstance(n, ast.Name)]
+        nested = next((n for n in names if n[0].isupper() and _find_class(path, n) is not None), None)
+        found.append(
+            Field(
+                name=statement.target.id,
+                type=ast.unparse(statement.annotation),
+                default=_as_yaml(statement.value),
+                text=text,
+                nested=nested,
+                mapping=nested is not None and names[0] == "dict",
+            )
+        )
+    return found
+
+
+def _keys(located: tuple[Path, ast.ClassDef], prefix: str) -> Iterator[Key]:
+    for entry in fields(located):
+        inner = None if entry.nested is None else _find_class(located[0], entry.nested)
+        if inner is None:
+            yield Key(name=prefix + entry.name, field=entry)
+            continue
+        if entry.mapping or entry.default == "null":
+            yield Key(name=prefix + entry.name, field=entry)
+        yield from _keys(inner, f"{prefix}{entry.name}.{'<name>.' if entry.mapping else ''}")
+
+
+def verbs() -> list[str]:
+    """The verbs of the command line, in the order of `config.VERB_CONFIGS`."""
+    return list(_classes("VERB_CONFIGS"))
+
+
+def verb_keys(verb: str) -> list[Key]:
+    """Every key of a verb, nested ones with their full dotted name."""
+    return list(_keys(_classes("VERB_CONFIGS")[verb], ""))
+
+
+def kind_keys(group: str) -> dict[str, list[Key]]:
+    """Every kind of a group (`environment`, `algorithm`) with its keys."""
+    return {kind: list(_keys(located, f"{group}.")) for kind, located in _classes(GROUPS[group]).items()}
+
+
+def class_fields(name: str) -> dict[str, Field]:
+    """The fields of a config class by its name, wherever the schema uses it; empty if it does not."""
+    roots = [located for registry in ("VERB_CONFIGS", *GROUPS.values()) for located in _classes(registry).values()]
+    seen: set[str] = set()
+    while roots:
+        path, node = roots.pop()
+        if node.name == name:
+            return {entry.name: entry for entry in fields((path, node))}
+        for entry in fields((path, node)):
+            inner = None if entry.nested is None or entry.nested in seen else _find_class(path, entry.nested)
+            if inner is not None:
+                seen.add(inner[1].name)
+                roots.append(inner)
+    return {}
+
+
+def choices(group: str) -> dict[str, str]:
+    """The YAML files of a group, by name, each with its first line of comment."""
+    found: dict[str, str] = {}
+    for path in sorted((CONFIGS / group).glob("*.yaml")):
+        comments = (
+            line.lstrip("# ").rstrip() for line in path.read_text(encoding="utf-8").splitlines() if "#" in line[:1]
+        )
+        found[path.stem] = next((line for line in comments if line and not line.startswith("@package")), "")
+    return found
+
+
+def groups(verb: str) -> list[str]:
+    """The groups that a verb's YAML can choose from: those of its keys that are groups, and `experiment` for train."""
+    names = [entry.name for entry in fields(_classes("VERB_CONFIGS")[verb]) if entry.name in GROUPS]
+    return ["experiment", *names] if verb == "train" else names
+
+
+def summary(verb: str) -> str:
+    """The `SUMMARY` line of a verb's module."""
+    path = ROOT / "apps" / f"{verb}.py"
+    for node in _source(path).tree.body if path.is_file() else []:
+        match node:
+            case ast.Assign(targets=[ast.Name(id="SUMMARY")], value=ast.Constant(value=str(text))):
+                return text
+            case ast.AnnAssign(target=ast.Name(id="SUMMARY"), value=ast.Constant(value=str(text))):
+                return text
+    return ast.get_docstring(_classes("VERB_CONFIGS")[verb][1]) or ""
