@@ -14,7 +14,7 @@ import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
@@ -121,20 +121,17 @@ def _check_words(verb: str, overrides: list[str]) -> None:
             raise InputError(f"`robot-rl {verb}` has no key '{key}': {_near(key, verb, overrides)}")
 
 
-def _refuse_unknown(node: DictConfig | ListConfig, prefix: str) -> None:
+def _refuse_unknown(node: DictConfig, prefix: str) -> None:
     """Refuse keys that `+key=value` put where the schema has none: `to_object` would drop them silently."""
-    if isinstance(node, ListConfig) or OmegaConf.is_missing({"node": node}, "node") or node._is_none():
-        return
     kind = OmegaConf.get_type(node)
     known = {field.name for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else None
-    for name in node:
-        full = f"{prefix}{name}"
+    for name in map(str, node):
         if known is not None and name not in known:
-            raise InputError(f"there is no key '{full}': {nearest(str(name), known)}")
-        if OmegaConf.is_missing(node, name) or OmegaConf.is_interpolation(node, str(name)):
-            continue
-        if isinstance(node[name], DictConfig | ListConfig):
-            _refuse_unknown(node[name], f"{full}.")
+            raise InputError(f"there is no key '{prefix}{name}': {nearest(name, known)}")
+        if not OmegaConf.is_missing(node, name) and not OmegaConf.is_interpolation(node, name):
+            inner = node[name]
+            if isinstance(inner, DictConfig):
+                _refuse_unknown(inner, f"{prefix}{name}.")
 
 
 def _explain(verb: str, overrides: list[str], error: BaseException) -> str:
