@@ -1,0 +1,90 @@
+"""From an environment's configuration to the environment and, where there is one, its scripted expert.
+
+The simulators are imported only when one of theirs is asked for: each takes time, and some set environment variables.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from robot_rl.config import DmControlEnvironmentConfig, GymnasiumEnvironmentConfig, RobosuiteEnvironmentConfig
+from robot_rl.environment import Environment
+from robot_rl.errors import InputError
+from robot_rl.sim.experts import FetchPickAndPlaceExpert, LiftExpert, NoisyPolicy
+from robot_rl.types import Policy
+
+EXPERTS = "robosuite Lift (environment=lift) and FetchPickAndPlace (environment=fetch_pick_and_place)"
+
+
+def build_environment(config: Any) -> Environment:
+    """The environment of a configuration.
+
+    Raises:
+        InputError: a task, id, controller or argument that the simulator does not know.
+    """
+    match config:
+        case GymnasiumEnvironmentConfig():
+            from robot_rl.sim.gymnasium_env import GymnasiumEnvironment
+
+            return GymnasiumEnvironment(
+                id=config.id,
+                arguments=config.arguments,
+                maximum_steps=config.maximum_steps,
+                success=config.success,
+                terminate_on_success=config.terminate_on_success,
+                success_reward=config.success_reward,
+                render_size=config.render_size,
+            )
+        case DmControlEnvironmentConfig():
+            from robot_rl.sim.dm_control_env import DmControlEnvironment
+
+            return DmControlEnvironment(
+                domain=config.domain,
+                task=config.task,
+                action_repeat=config.action_repeat,
+                success_threshold=config.success_threshold,
+                render_size=config.render_size,
+            )
+        case RobosuiteEnvironmentConfig():
+            from robot_rl.sim.robosuite_env import RobosuiteEnvironment
+
+            return RobosuiteEnvironment(
+                task=config.task,
+                robot=config.robot,
+                controller=config.controller,
+                control_frequency_hz=config.control_frequency_hz,
+                maximum_steps=config.maximum_steps,
+                observation=config.observation,
+                reward_shaping=config.reward_shaping,
+                terminate_on_success=config.terminate_on_success,
+                success_reward=config.success_reward,
+                render_size=config.render_size,
+                camera=config.camera,
+            )
+        case _:
+            raise InputError(f"environment has no known schema ({type(config).__name__}): name one, environment=lift")
+
+
+def build_expert(config: Any, environment: Environment, noise: float, generator: np.random.Generator) -> Policy:
+    """The scripted expert of an environment.
+
+    Args:
+        config: of the environment.
+        environment: built from it.
+        noise: deviation of Gaussian noise on the normalised action; 0.0 adds none.
+        generator: of the noise.
+
+    Raises:
+        InputError: the environment has no expert; lists those that have.
+    """
+    expert: Policy
+    match config:
+        case RobosuiteEnvironmentConfig(task="Lift"):
+            expert = LiftExpert(environment.spec)
+        case GymnasiumEnvironmentConfig() if config.id.startswith("FetchPickAndPlace"):
+            expert = FetchPickAndPlaceExpert(environment.spec)
+        case _:
+            raise InputError(f"no scripted expert for this environment. There are experts for {EXPERTS}")
+    if noise < 0:
+        raise InputError(f"expert_noise={noise} must not be negative")
+    return expert if noise == 0 else NoisyPolicy(expert, environment.spec.action, noise, generator)

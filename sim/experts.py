@@ -1,0 +1,143 @@
+"""Scripted experts: closed-loop policies that generate demonstrations.
+
+They see what a learned policy sees, the observation, and nothing else of the simulator. Their success over 50 seeds,
+with the command that measured it, is in docs/environments.md.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from robot_rl.errors import InputError
+from robot_rl.spec import ArraySpec, Spec
+from robot_rl.types import Array, Policy
+
+STEP_M = 0.05
+"""Displacement that a Cartesian action of 1 asks for, in robosuite's OSC controllers and in Fetch."""
+
+
+def need_keys(spec: Spec, keys: tuple[str, ...], expert: str) -> None:
+    """Refuse an environment whose observation lacks what an expert looks at.
+
+    Raises:
+        InputError: names the missing keys.
+    """
+    missing = [key for key in keys if key not in spec.observation]
+    if missing:
+        raise InputError(f"the {expert} expert needs the observations {missing}: leave environment.observation unset")
+
+
+class NoisyPolicy:
+    """Gaussian noise on the normalised actions of a policy, for demonstrations that differ.
+
+    Args:
+        policy: chooses the actions.
+        action: bounds of the action.
+        deviation: of the noise, in half ranges of the action.
+        generator: the only source of randomness.
+    """
+
+    def __init__(self, policy: Policy, action: ArraySpec, deviation: float, generator: np.random.Generator) -> None:
+        if action.low is None or action.high is None:
+            raise InputError("noise on actions needs bounds in the action spec")
+        self._policy, self._deviation, self._generator = policy, deviation, generator
+        self._low, self._high = action.low, action.high
+
+    def reset(self) -> None:
+        """Forget the episode so far."""
+        self._policy.reset()
+
+    def act(self, observation: Mapping[str, Array]) -> Array:
+        """One action in the units of the spec. Shapes: each (*) -> (A,)."""
+        noise = self._generator.normal(0.0, self._deviation, self._low.shape) * 0.5 * (self._high - self._low)
+        return np.asarray(np.clip(self._policy.act(observation) + noise, self._low, self._high))
+
+
+class LiftExpert:
+    """Lifts the cube of robosuite's Lift: hover, descend, close, lift.
+
+    Works with the position part of OSC_POSE (rotation stays 0) and with OSC_POSITION; the open gripper is wider than
+    the cube's diagonal, so the cube turns into the fingers as they close. A cube that slips is approached again.
+    """
+
+    hover_m = 0.06
+    aligned_m = 0.012  # horizontal error at which the descent begins
+    depth_m = 0.008  # vertical error at which the fingers close
+    grasp_steps = 5
+    gain = 8.0
+
+    def __init__(self, spec: Spec) -> None:
+        need_keys(spec, ("robot0_eef_pos", "object"), "Lift")
+        if spec.action_semantics not in ("osc_pose_delta", "osc_position_delta"):
+            raise InputError("the Lift expert needs environment.controller=OSC_POSE or OSC_POSITION")
+        self._size = spec.action.shape[0]
+        self._closing = 0
+
+    def reset(self) -> None:
+        """Forget the episode so far."""
+        self._closing = 0
+
+    def act(self, observation: Mapping[str, Array]) -> Array:
+        """One action in the units of the spec. Shapes: each (*) -> (A,)."""
+        hand = observation["robot0_eef_pos"].astype(np.float64)
+        cube = observation["object"][:3].astype(np.float64)
+        error = cube - hand
+        distance = float(np.linalg.norm(error[:2]))
+        if self._closing > 0 and (distance > 3 * self.aligned_m or abs(error[2]) > 4 * self.depth_m):
+            self._closing = 0  # it slipped out
+        if self._closing > 0:
+            self._closing += 1
+            target = hand + np.array([0.0, 0.0, STEP_M if self._closing > self.grasp_steps else 0.0])
+        elif distance > self.aligned_m and error[2] < -2 * self.depth_m:
+            target = cube + np.array([0.0, 0.0, self.hover_m])
+        elif distance > 2 * self.aligned_m:
+            target = hand + np.array([0.0, 0.0, self.hover_m])  # beside the cube: up, before moving over it
+        elif abs(error[2]) > self.depth_m:
+            target = cube
+        else:
+            self._closing = 1
+            target = cube
+        action = np.zeros(self._size)
+        action[:3] = np.clip(self.gain * (target - hand) / STEP_M / 2, -1.0, 1.0)
+        action[-1] = 1.0 if self._closing > 0 else -1.0  # robosuite closes with +1
+        return action
+
+
+class FetchPickAndPlaceExpert:
+    """Carries the block of FetchPickAndPlace to its goal: hover, descend, close, carry, hold."""
+
+    hover_m = 0.08
+    aligned_m = 0.01
+    depth_m = 0.012
+    grasp_steps = 4
+    gain = 6.0
+
+    def __init__(self, spec: Spec) -> None:
+        need_keys(spec, ("observation", "desired_goal"), "FetchPickAndPlace")
+        self._closing = 0
+
+    def reset(self) -> None:
+        """Forget the episode so far."""
+        self._closing = 0
+
+    def act(self, observation: Mapping[str, Array]) -> Array:
+        """One action in the units of the spec. Shapes: each (*) -> (A,)."""
+        state = observation["observation"].astype(np.float64)
+        hand, block = state[:3], state[3:6]
+        error = block - hand
+        distance = float(np.linalg.norm(error[:2]))
+        if self._closing > 0 and float(np.linalg.norm(error)) > 0.05:
+            self._closing = 0  # it slipped out
+        if self._closing > 0:
+            self._closing += 1
+            carry = observation["desired_goal"].astype(np.float64) - block
+            target = hand + (carry if self._closing > self.grasp_steps else 0.0)
+        elif distance > self.aligned_m:
+            target = block + np.array([0.0, 0.0, self.hover_m])
+        elif abs(error[2]) > self.depth_m:
+            target = block
+        else:
+            self._closing = 1
+            target = block
+        movement = np.clip(self.gain * (target - hand), -1.0, 1.0)
+        return np.array([*movement, -1.0 if self._closing > 0 else 1.0])  # Fetch closes with -1
