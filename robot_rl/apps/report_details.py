@@ -1,0 +1,277 @@
+"""The sections of a report that say why: critic diagnostics, throughput, films, data and configuration."""
+
+import base64
+import math
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from robot_rl.apps.report_chart import Panel, Series, chart, number
+from robot_rl.apps.report_page import folded, paragraph, section, table
+from robot_rl.apps.report_read import Run
+from robot_rl.apps.report_sections import duration, plain, score_text
+
+VIDEO_BYTES = 15_000_000  # of all films of a report together, as base64
+RATES = ("updates_per_s", "steps_per_s")
+
+
+def diagnostics(run: Run) -> str:
+    """What the critic believes against what was obtained, how wrong it is, and how the policy explores."""
+    names = sorted({name for event in run.events if event.event == "train" for name in event.metrics} - set(RATES))
+    groups: list[tuple[str, list[str], str]] = [
+        ("Temporal-difference error", [name for name in names if _is_error(name)], ""),
+        ("Conservative term", [name for name in names if name.startswith(("conservative/", "cql/"))], ""),
+        ("Entropy and temperature", [name for name in names if "entropy" in name or "temperature" in name], ""),
+    ]
+    used = {name for _, group, _ in groups for name in group}
+    values = [name for name in names if name not in used and _is_value(name)]
+    parts = [_values(run, values)]
+    small = [_metrics_chart(run, group, title) for title, group, _ in groups if group]
+    if small:
+        parts.append(f'<div class="pair">{"".join(small)}</div>')
+    rest = [name for name in names if name not in used and name not in values]
+    if rest:
+        charts = "".join(_metrics_chart(run, [name], name) for name in rest)
+        parts.append(folded(f"{len(rest)} more training metrics", f'<div class="pair">{charts}</div>'))
+    broken = sorted(
+        {name for event in run.events for name, value in event.metrics.items() if not math.isfinite(value)}
+        - {"value_mean"}
+    )
+    if broken:
+        text = f"Not finite at least once, drawn as gaps: {', '.join(broken)}."
+        parts.append(f'<p class="warning">{escape(text)}</p>')
+    return section("Critic and policy", *parts)
+
+
+def _is_error(name: str) -> bool:
+    return "td" in name.split("/")[-1] or name in ("critic/loss", "value/loss")
+
+
+def _is_value(name: str) -> bool:
+    last = name.split("/")[-1]
+    return last in ("q", "value", "v", "target", "target_q") or last.startswith(("q_", "value_"))
+
+
+def _values(run: Run, names: Sequence[str]) -> str:
+    series = []
+    for color, name in zip((1, 4, 6), names, strict=False):
+        x, y = run.training_series(name)
+        series.append(Series(label=f"{name} (batches)", x=x, y=y, color=color))
+    x = [one.updates for one in run.evaluations]
+    expected = [one.metric("value_mean") for one in run.evaluations]
+    if any(math.isfinite(value) for value in expected):
+        series.append(Series(label="value expected at the first step", x=x, y=expected, color=2, markers=True))
+    obtained, label = _obtained(run)
+    if any(math.isfinite(value) for value in obtained):
+        series.append(Series(label=label, x=x, y=obtained, color=3, markers=True, dashed=True))
+    if not any(len(one.x) for one in series):
+        return ""
+    note = (
+        "An expected value that climbs away from what is obtained is overestimation; a jump at the switch means that "
+        "offline values were on another scale than online ones (which Cal-QL is there to prevent)."
+    )
+    if label.endswith("undiscounted"):
+        note += " The obtained return is not discounted here, so it lies further from zero than a perfect critic would."
+    drawn = chart(
+        [Panel(x_label="gradient updates", series=series, marks=_switch(run))],
+        y_label="value",
+        description="values of the critic against obtained returns",
+        height=290,
+    )
+    return f"<h3>Value against return</h3>{drawn}{paragraph(note, 'soft small')}"
+
+
+def _obtained(run: Run) -> tuple[list[float], str]:
+    """Return of each evaluation on the reward scale of training, discounted where it was recorded so."""
+    discounted = [one.metric("discounted_return_mean") for one in run.evaluations]
+    if any(math.isfinite(value) for value in discounted):
+        return discounted, "return obtained, discounted"
+    replay = run.config.get("replay")
+    settings = replay if isinstance(replay, dict) else {}
+    scale, bias = settings.get("reward_scale", 1.0), settings.get("reward_bias", 0.0)
+    if not isinstance(scale, int | float) or not isinstance(bias, int | float):
+        scale, bias = 1.0, 0.0
+    lengths = [one.metric("length_mean") if bias else 0.0 for one in run.evaluations]
+    returns = [
+        one.metric("return_mean") * scale + bias * length for one, length in zip(run.evaluations, lengths, strict=True)
+    ]
+    return returns, "return obtained, undiscounted"
+
+
+def _switch(run: Run) -> list[tuple[float, str]]:
+    return [] if run.switch is None else [(float(run.switch.start.updates), "switch")]
+
+
+def _metrics_chart(run: Run, names: Sequence[str], title: str) -> str:
+    series = []
+    for index, name in enumerate(names):
+        x, y = run.training_series(name)
+        series.append(Series(label=name, x=x, y=y, color=index % 6 + 1))
+    panel = Panel(title=title, x_label="gradient updates", series=series, marks=_switch(run))
+    return chart([panel], y_label="", description=title, width=520, height=240)
+
+
+def throughput(run: Run) -> str:
+    """Wall time and rates of each phase, and the rates over time."""
+    rows = []
+    for phase in run.phases:
+        seconds = phase.elapsed_s
+        rows.append(
+            [
+                phase.name if phase.complete else f"{phase.name} (not complete)",
+                duration(seconds),
+                number(phase.updates),
+                number(phase.environment_steps),
+                number(phase.updates / seconds) if seconds > 0 else "–",
+                number(phase.environment_steps / seconds) if seconds > 0 else "–",
+                _median(run, phase.index, "updates_per_s"),
+                _median(run, phase.index, "steps_per_s"),
+            ]
+        )
+    if not rows:
+        return ""
+    header = [
+        "phase",
+        "wall time",
+        "updates",
+        "env steps",
+        "updates/s",
+        "env steps/s",
+        "updates/s, training",
+        "env steps/s, training",
+    ]
+    charts = []
+    for color, (name, label) in enumerate(zip(RATES, ("updates/s", "environment steps/s"), strict=True), start=1):
+        found = [event for event in run.events if event.event == "train" and name in event.metrics]
+        if found:
+            minutes = [event.elapsed_s / 60 for event in found]
+            series = Series(label=label, x=minutes, y=[event.metrics[name] for event in found], color=color)
+            panel = Panel(title=label, x_label="minutes", series=[series])
+            top = max((value for value in series.y if math.isfinite(value)), default=1.0)
+            charts.append(
+                chart(
+                    [panel], y_label="", description=label, width=520, height=210, y_range=(0.0, max(top, 1e-9) * 1.08)
+                )
+            )
+    note = "The first two rates hold evaluation, films and checkpoints; the last two are medians of training alone."
+    return section(
+        "Throughput",
+        table(header, rows),
+        paragraph(note, "soft small"),
+        f'<div class="pair">{"".join(charts)}</div>' if charts else "",
+    )
+
+
+def _median(run: Run, phase_index: int, name: str) -> str:
+    values = sorted(
+        event.metrics[name]
+        for event in run.events
+        if event.event == "train"
+        and event.phase_index == phase_index
+        and math.isfinite(event.metrics.get(name, math.nan))
+    )
+    return number(values[len(values) // 2]) if values else "–"
+
+
+def films(run: Run) -> str:
+    """Films of evaluation episodes inside the page: the last one of each phase first, then the newest."""
+    chosen = _ordered_films(run)
+    if not chosen:
+        return ""
+    parts, left_out, spent = [], [], 0
+    for path, label in chosen:
+        if not path.is_file():
+            left_out.append(f"{path.name} (not in the run's folder)")
+            continue
+        size = 4 * math.ceil(path.stat().st_size / 3)
+        if spent + size > VIDEO_BYTES:
+            left_out.append(f"{path.name} ({size / 1e6:.1f} MB)")
+            continue
+        spent += size
+        data = base64.b64encode(path.read_bytes()).decode("ascii")
+        parts.append(
+            '<figure><video controls loop muted playsinline preload="metadata" '
+            f'src="data:video/mp4;base64,{data}"></video>'
+            f'<figcaption class="small soft">{escape(label)}</figcaption></figure>'
+        )
+    note = "Below the picture: the critic's value over the episode, with its scale fitted to the episode."
+    missing = f"Left out: {', '.join(left_out)}. They are in {run.path / 'videos'}." if left_out else ""
+    return section(
+        "Films of evaluation episodes",
+        paragraph(note, "soft small"),
+        f'<div class="films">{"".join(parts)}</div>' if parts else "",
+        paragraph(missing, "small") if missing else "",
+    )
+
+
+def _ordered_films(run: Run) -> list[tuple[Path, str]]:
+    root = run.path.resolve()
+    filmed = [one for one in reversed(run.evaluations) if one.video is not None]
+    last_of_phase = {one.phase_index: one for one in reversed(filmed)}  # the newest is written last and stays
+    tellings = sorted(last_of_phase.values(), key=lambda one: -one.phase_index)
+    ordered: dict[Path, str] = {}
+    for one in [*tellings, *filmed]:
+        path = (root / str(one.video)).resolve()
+        if path.is_relative_to(root):  # a changed record must not pull other files into the page
+            ordered.setdefault(
+                path, f"{one.phase}, step {number(one.phase_step)}: {score_text(one, run.score)} · {path.stem}"
+            )
+    folder = root / "videos"
+    others = [path for path in folder.glob("*.mp4") if not path.name.startswith(".")] if folder.is_dir() else []
+    for path in sorted(others, key=lambda path: (-path.stat().st_mtime_ns, path.name)):
+        ordered.setdefault(path.resolve(), path.stem)
+    return list(ordered.items())
+
+
+def data(run: Run) -> str:
+    """Where the data came from."""
+    datasets = run.facts.get("datasets")
+    if not isinstance(datasets, dict) or not datasets:
+        return ""
+    rows = []
+    for name, facts in datasets.items():
+        known = facts if isinstance(facts, dict) else {}
+        rest = {
+            key: value
+            for key, value in known.items()
+            if key not in ("path", "episodes", "steps", "return_mean", "success_rate")
+        }
+        rows.append(
+            [
+                str(name),
+                str(known.get("path", "–")),
+                *(_cell(known.get(key)) for key in ("episodes", "steps", "return_mean", "success_rate")),
+                _words(rest),
+            ]
+        )
+    header = ["data set", "path", "episodes", "steps", "return", "success", "provenance"]
+    return section("Data", table(header, rows, text_columns=(1, 6)))
+
+
+def _cell(value: object) -> str:
+    return plain(float(value)) if isinstance(value, int | float) else ("–" if value is None else str(value))
+
+
+def _words(facts: dict[str, Any]) -> str:
+    return ", ".join(f"{key}: {value}" for key, value in facts.items())
+
+
+def reproduction(run: Run) -> str:
+    """Command, versions, machine and the whole configuration."""
+    parts = []
+    if "command" in run.facts:
+        parts.append(f'<pre class="line">{escape(str(run.facts["command"]))}</pre>')
+    rows = [[key, str(run.facts[key])] for key in ("seed", "config_hash") if key in run.facts]
+    for group in ("versions", "machine"):
+        facts = run.facts.get(group)
+        if isinstance(facts, dict):
+            rows += [[f"{group}: {key}", str(value)] for key, value in facts.items()]
+    if rows:
+        parts.append(folded("Versions and machine", table(["", ""], rows, text_columns=(1,))))
+    if run.config:
+        text = OmegaConf.to_yaml(OmegaConf.create(run.config))
+        parts.append(folded("Configuration", f"<pre>{escape(text)}</pre>"))
+    return section("To repeat this run", *parts)
