@@ -1,0 +1,62 @@
+"""Algorithms: one file each, chosen by the type of their configuration."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from robot_rl.algorithms import bc, iql, sac
+from robot_rl.algorithms.agent import Agent, replaced
+from robot_rl.algorithms.bc import BCConfig
+from robot_rl.algorithms.iql import IQLConfig
+from robot_rl.algorithms.sac import SACConfig
+from robot_rl.errors import InputError
+from robot_rl.seeding import Seeds
+from robot_rl.spec import Spec
+
+ALGORITHM_CONFIGS: dict[str, type] = {"bc": BCConfig, "iql": IQLConfig, "sac": SACConfig}
+
+AlgorithmConfig = BCConfig | IQLConfig | SACConfig
+Config = TypeVar("Config", BCConfig, IQLConfig, SACConfig)
+
+
+def create(
+    config: AlgorithmConfig,
+    spec: Spec,
+    seeds: Seeds,
+    device: torch.device,
+    statistics: Mapping[str, tuple[Tensor, Tensor]] | None,
+) -> Agent:
+    """A new agent for observations and actions of `spec`.
+
+    Args:
+        config: one of `ALGORITHM_CONFIGS`.
+        spec: fixes the keys, order and shapes of observations, and the size of the action.
+        seeds: weight initialisation and the agent's own generator derive from it.
+        device: where networks and generator live.
+        statistics: mean and standard deviation per observation key; None leaves observations as they are.
+
+    Raises:
+        InputError: an observation that no encoder takes, or an unknown configuration.
+    """
+    match config:
+        case SACConfig():
+            return sac.create(config, spec, seeds, device, statistics)
+        case IQLConfig():
+            return iql.create(config, spec, seeds, device, statistics)
+        case BCConfig():
+            return bc.create(config, spec, seeds, device, statistics)
+    raise InputError(
+        f"no algorithm is configured by {type(config).__name__}: use one of {', '.join(ALGORITHM_CONFIGS)}"
+    )
+
+
+def with_overrides(config: Config, overrides: Mapping[str, Any]) -> Config:
+    """A copy of `config` with settings changed, as at the start of a phase.
+
+    Raises:
+        InputError: a setting that does not exist, that would change the networks, or whose type does not fit.
+    """
+    changed: Config = replaced(config, dict(overrides), config.SWITCHABLE)
+    return changed

@@ -1,0 +1,261 @@
+"""Implicit Q-Learning (IQL).
+
+Kostrikov, Nair, Levine. "Offline Reinforcement Learning with Implicit Q-Learning". ICLR 2022, arXiv:2110.06169.
+
+V regresses to an upper expectile of Q, Q to r + discount * V(s'), and the policy clones recorded actions with weight
+exp(inverse_temperature * (Q - V)). No action outside the data is ever judged, so the same update serves the offline and
+the online phase.
+
+Differences from the paper: an ensemble of E critics (theirs: 2); weights are clipped at `weight_maximum` and the order
+is V, policy, Q, target, as in the authors' code.
+
+Letters: B batch, E critics, A action.
+"""
+
+import math
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from robot_rl.algorithms.agent import chunks, require_choice, require_range
+from robot_rl.functional import gaussian
+from robot_rl.functional.bellman import expectile, squared_td_error, td_target
+from robot_rl.functional.polyak import polyak_update
+from robot_rl.networks.actor import LOG_STD_KINDS, GaussianActor
+from robot_rl.networks.encoder import FlatEncoder
+from robot_rl.networks.ensemble import Ensemble
+from robot_rl.networks.initialize import Initialization
+from robot_rl.networks.mlp import MLP
+from robot_rl.networks.optimize import adam, descend
+from robot_rl.seeding import Seeds
+from robot_rl.spec import Spec
+from robot_rl.types import Batch, Metrics
+
+
+@dataclass(kw_only=True)
+class IQLConfig:
+    """Defaults are the authors' for MuJoCo; AntMaze: expectile 0.9 and inverse_temperature 10."""
+
+    actor_hidden: list[int] = field(default_factory=lambda: [256, 256])
+    critic_hidden: list[int] = field(default_factory=lambda: [256, 256])
+    value_hidden: list[int] = field(default_factory=lambda: [256, 256])
+    actor_layer_norm: bool = False
+    critic_layer_norm: bool = False  # of Q and V
+    critic_count: int = 2
+    actor_dropout: float = 0.0  # 0.1 for Kitchen and Adroit
+    log_std: str = "state_independent"  # state_dependent | state_independent | affine
+    log_std_minimum: float = -5.0
+    log_std_maximum: float = 2.0
+    bounded_mean: bool = True
+    """The mean is tanh of the network's output, the Gaussian around it is not squashed; WSRL's IQL: False."""
+    initialization: str = "orthogonal"  # orthogonal | xavier_uniform
+    hidden_gain: float = 1.4142135623730951
+    last_hidden_gain: float | None = None  # None is `hidden_gain`
+    output_gain: float = 1.4142135623730951
+
+    expectile: float = 0.7
+    """In (0, 1): 0.5 makes V the mean of Q, towards 1 its maximum over the data."""
+    inverse_temperature: float = 3.0  # Kitchen and Adroit 0.5
+    weight_maximum: float = 100.0  # the authors' code
+    target_rate: float = 0.005
+    actor_learning_rate: float = 3e-4
+    critic_learning_rate: float = 3e-4
+    value_learning_rate: float = 3e-4
+    actor_schedule_steps: int | None = None
+    """Updates over which a cosine takes the actor's learning rate to 0, where it then stays. The authors use it offline
+    and switch it off (None) for fine-tuning."""
+    gradient_clip: float | None = None  # global norm, for each network
+
+    SWITCHABLE: ClassVar[frozenset[str]] = frozenset(
+        {"expectile", "inverse_temperature", "weight_maximum", "target_rate", "actor_learning_rate"}
+        | {"critic_learning_rate", "value_learning_rate", "actor_schedule_steps", "gradient_clip"}
+    )
+
+    def __post_init__(self) -> None:
+        require_choice(self.log_std, LOG_STD_KINDS, "iql log_std")
+        require_choice(self.initialization, ("orthogonal", "xavier_uniform"), "iql initialization")
+        require_range(self.expectile, 0.001, 0.999, "iql expectile")
+        require_range(self.actor_dropout, 0, 0.99, "iql actor_dropout")
+        require_range(self.target_rate, 0, 1, "iql target_rate")
+        require_range(self.critic_count, 1, 10_000, "iql critic_count")
+        if self.actor_schedule_steps is not None:
+            require_range(self.actor_schedule_steps, 1, 10**12, "iql actor_schedule_steps")
+
+
+# Losses ---------------------------------------------------------------------------------------------------------------
+def value_loss(q_target: Tensor, v: Tensor, upper_expectile: float) -> Tensor:
+    """L_V: mean of |expectile - 1[u < 0]| u^2 with u = Qbar(s, a) - V(s); section 4.2. Shapes: (B,), (B,) -> ()."""
+    _same(q_target, v)
+    return expectile(q_target.detach() - v, upper_expectile).mean()
+
+
+def critic_loss(q: Tensor, reward: Tensor, discount: Tensor, next_v: Tensor) -> Tensor:
+    """L_Q: mean of (r + discount * V(s') - Q_i)^2, summed over critics; section 4.2. Shapes: (E, B), (B,)... -> ()."""
+    return squared_td_error(q, td_target(reward, discount, next_v).detach()).sum()
+
+
+def actor_loss(log_prob: Tensor, advantage: Tensor, inverse_temperature: float, weight_maximum: float) -> Tensor:
+    """L_pi: -mean of min(exp(inverse_temperature * advantage), weight_maximum) * log pi(a|s); section 4.3.
+
+    `advantage` takes no gradient. Shapes: (B,), (B,) -> ().
+    """
+    _same(log_prob, advantage)
+    weight = (inverse_temperature * advantage.detach()).exp().clamp(max=weight_maximum)
+    return -(weight * log_prob).mean()
+
+
+def cosine_then_hold(updates: int, steps: int) -> float:
+    """0.5 (1 + cos(pi * updates / steps)), and 0 for ever after `steps`; torch's cosine would climb again."""
+    return 0.5 * (1 + math.cos(math.pi * min(updates / steps, 1.0)))
+
+
+def _same(a: Tensor, b: Tensor) -> None:
+    if a.ndim != 1 or a.shape != b.shape:
+        raise ValueError(f"expected (B,) twice, found {tuple(a.shape)} and {tuple(b.shape)}")
+
+
+# Agent ----------------------------------------------------------------------------------------------------------------
+@dataclass(kw_only=True, eq=False)
+class IQL:
+    """Everything that a checkpoint holds."""
+
+    config: IQLConfig
+    encoder: FlatEncoder
+    actor: GaussianActor
+    critic: Ensemble
+    target_critic: Ensemble
+    value_network: MLP
+    optimizers: dict[str, Optimizer]  # actor, critic, value_network
+    generator: torch.Generator
+    updates: int = 0
+
+    @property
+    def needs_monte_carlo_return(self) -> bool:
+        """Never."""
+        return False
+
+    def update(self, batch: Batch, *, critic_updates: int = 1) -> Metrics:
+        """One gradient step each on V, the policy and Q, then a Polyak step on the target, per chunk of rows."""
+        parts = list(chunks(batch, critic_updates))
+        with torch.no_grad():
+            features, next_features = self.encoder(batch.observation), self.encoder(batch.next_observation)
+        metrics: Metrics = {}
+        for rows in parts:
+            reward, discount = batch.reward[rows], batch.discount[rows]
+            metrics = self._step(features[rows], batch.action[rows], reward, discount, next_features[rows])
+        return metrics
+
+    def act(self, observation: dict[str, Tensor], *, explore: bool) -> Tensor:
+        """The mean of the policy, or a sample, cut to [-1, 1]. Shapes: each (B, *) -> (B, A)."""
+        with torch.no_grad():
+            mean, log_std = self.actor(self.encoder(observation))
+            action = gaussian.sample(mean, log_std, self.generator) if explore else mean
+            return action.clamp(-1, 1)
+
+    def value(self, observation: dict[str, Tensor], action: Tensor) -> Tensor:
+        """Mean of the online critics. Shapes: each (B, *), (B, A) -> (B,)."""
+        with torch.no_grad():
+            q: Tensor = self.critic(self.encoder(observation), action)  # (E, B)
+            return q.mean(dim=0)
+
+    def _step(
+        self, features: Tensor, action: Tensor, reward: Tensor, discount: Tensor, next_features: Tensor
+    ) -> Metrics:
+        config, clip = self.config, self.config.gradient_clip
+        with torch.no_grad():
+            q_target = self.target_critic(features, action).amin(dim=0)  # (B,)
+
+        v_loss = value_loss(q_target, self.value_network(features)[:, 0], config.expectile)
+        rate = config.value_learning_rate
+        descend(self.optimizers["value_network"], v_loss, learning_rate=rate, gradient_clip=clip)
+        with torch.no_grad():  # by the V just updated
+            v, next_v = self.value_network(features)[:, 0], self.value_network(next_features)[:, 0]  # (B,)
+
+        mean, log_std = self.actor(features, self.generator)
+        log_prob, advantage = gaussian.log_prob(mean, log_std, action), q_target - v
+        pi_loss = actor_loss(log_prob, advantage, config.inverse_temperature, config.weight_maximum)
+        steps = config.actor_schedule_steps
+        rate = config.actor_learning_rate * (1.0 if steps is None else cosine_then_hold(self.updates, steps))
+        descend(self.optimizers["actor"], pi_loss, learning_rate=rate, gradient_clip=clip)
+
+        q = self.critic(features, action)  # (E, B)
+        q_loss = critic_loss(q, reward, discount, next_v)
+        rate = config.critic_learning_rate
+        descend(self.optimizers["critic"], q_loss, learning_rate=rate, gradient_clip=clip)
+        polyak_update(self.target_critic, self.critic, config.target_rate)
+        self.updates += 1
+        return {
+            "value/loss": v_loss.detach(),
+            "value/v": v.mean(),
+            "critic/td_loss": q_loss.detach(),
+            "critic/q": q.detach().mean(),
+            "actor/loss": pi_loss.detach(),
+            "actor/advantage": advantage.mean(),
+            "actor/log_prob": log_prob.detach().mean(),
+        }
+
+
+def create(
+    config: IQLConfig,
+    spec: Spec,
+    seeds: Seeds,
+    device: torch.device,
+    statistics: Mapping[str, tuple[Tensor, Tensor]] | None,
+) -> IQL:
+    """Networks from the spec's shapes; the target starts as a copy and takes no gradient."""
+    encoder = FlatEncoder(spec, statistics)
+    (action_size,) = spec.action.shape
+    initialization = Initialization(
+        kind=config.initialization,
+        hidden_gain=config.hidden_gain,
+        last_hidden_gain=config.last_hidden_gain,
+        output_gain=config.output_gain,
+    )
+    actor = GaussianActor(
+        encoder.features,
+        action_size,
+        config.actor_hidden,
+        layer_norm=config.actor_layer_norm,
+        dropout=config.actor_dropout,
+        log_std_kind=config.log_std,
+        log_std_range=(config.log_std_minimum, config.log_std_maximum),
+        bounded_mean=config.bounded_mean,
+        initialization=initialization,
+        generator=seeds.torch("actor"),
+    ).to(device)
+    critic = Ensemble(
+        encoder.features,
+        action_size,
+        config.critic_hidden,
+        count=config.critic_count,
+        layer_norm=config.critic_layer_norm,
+        initialization=initialization,
+        generator=seeds.torch("critic"),
+    ).to(device)
+    value_network = MLP(
+        encoder.features,
+        config.value_hidden,
+        1,
+        layer_norm=config.critic_layer_norm,
+        initialization=initialization,
+        generator=seeds.torch("value_network"),
+    ).to(device)
+    return IQL(
+        config=config,
+        encoder=encoder.to(device),
+        actor=actor,
+        critic=critic,
+        target_critic=deepcopy(critic).requires_grad_(False),
+        value_network=value_network,
+        optimizers={
+            "actor": adam(actor, config.actor_learning_rate),
+            "critic": adam(critic, config.critic_learning_rate),
+            "value_network": adam(value_network, config.value_learning_rate),
+        },
+        generator=seeds.torch("agent", device=device),
+    )

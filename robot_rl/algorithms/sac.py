@@ -1,0 +1,424 @@
+"""Soft actor-critic with critic ensembles and an optional conservative term.
+
+Haarnoja et al. "Soft Actor-Critic Algorithms and Applications". arXiv:1812.05905 (SAC, tuned temperature).
+Chen et al. "Randomized Ensembled Double Q-Learning". ICLR 2021, arXiv:2101.05982 (REDQ).
+Ball et al. "Efficient Online Reinforcement Learning with Offline Data". ICML 2023, arXiv:2302.02948 (RLPD).
+Kumar et al. "Conservative Q-Learning for Offline Reinforcement Learning". NeurIPS 2020, arXiv:2006.04779 (CQL).
+Nakamoto et al. "Cal-QL: Calibrated Offline RL Pre-Training for Efficient Online Fine-Tuning". NeurIPS 2023,
+arXiv:2303.05479 (Cal-QL).
+Zhou et al. "Efficient Online Reinforcement Learning Fine-Tuning Need Not Retain Offline Data". ICLR 2025,
+arXiv:2412.07762 (WSRL).
+
+All of them are this agent under different settings (`configs/algorithm/`), which is what makes the step from an offline
+to an online phase a change of settings: WSRL drops the conservative term and keeps everything else.
+
+Differences from the papers and from their public code:
+- critics first, then actor and temperature against the updated critics; the JAX codes differentiate all at once;
+- the temperature's loss is temperature * (entropy - target) in either parameterization; Cal-QL's code has its logarithm
+  as factor, which Adam hardly sees;
+- where public versions disagree with each other, the choice is a setting below.
+
+Letters: B batch, E critics, K critics drawn at random, N sampled actions, A action, F features.
+"""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field, fields
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from robot_rl.algorithms.agent import chunks, require_choice, require_range
+from robot_rl.errors import InputError
+from robot_rl.functional import tanh_gaussian
+from robot_rl.functional.bellman import squared_td_error, td_target
+from robot_rl.functional.conservative import conservative_difference, lagrange_loss
+from robot_rl.functional.polyak import polyak_update
+from robot_rl.networks.actor import LOG_STD_KINDS, GaussianActor
+from robot_rl.networks.encoder import FlatEncoder
+from robot_rl.networks.ensemble import Ensemble
+from robot_rl.networks.initialize import Initialization
+from robot_rl.networks.optimize import adam, descend, held, step_with_zero_gradient
+from robot_rl.networks.scalar import Scalar
+from robot_rl.seeding import Seeds
+from robot_rl.spec import Spec
+from robot_rl.types import Batch, Metrics
+
+
+@dataclass(kw_only=True)
+class SACConfig:
+    """Defaults are SAC's; the fields that may change between phases are `SWITCHABLE`."""
+
+    # Networks
+    actor_hidden: list[int] = field(default_factory=lambda: [256, 256])
+    critic_hidden: list[int] = field(default_factory=lambda: [256, 256])
+    actor_layer_norm: bool = False
+    critic_layer_norm: bool = False
+    log_std: str = "state_dependent"  # state_dependent | state_independent | affine (Cal-QL)
+    log_std_minimum: float = -20.0
+    log_std_maximum: float = 2.0
+    initialization: str = "orthogonal"  # orthogonal | xavier_uniform (RLPD, with all gains 1)
+    hidden_gain: float = 1.4142135623730951
+    last_hidden_gain: float | None = None
+    """None is `hidden_gain`; WSRL's code lands its small final gain, 0.01, here instead of on the output."""
+    output_gain: float = 0.01  # Cal-QL; WSRL and CORL have sqrt(2)
+
+    # Critic
+    critic_count: int = 2
+    critic_subset: int | None = None
+    """Critics drawn for the minimum in the target (REDQ's M); None takes all."""
+    subset_with_replacement: bool = False
+    """WSRL's code draws with replacement, so that a subset of 2 is one critic in a tenth of its updates."""
+    critic_reduction: str = "mean"  # over critics, of the loss: mean (WSRL, RLPD) | sum (SAC, Cal-QL)
+    critic_learning_rate: float = 3e-4
+    target_rate: float = 0.005
+    backup_entropy: bool = True  # False in Cal-QL, WSRL, and RLPD on sparse rewards
+    max_target_backup: int = 0
+    """Actions drawn at s', of which the best enters the target; 0 is the usual single one. Cal-QL: 10."""
+
+    # Actor and temperature
+    actor_reduction: str = "min"  # over critics, in the actor's loss: min | mean (RLPD, REDQ)
+    actor_batch: str = "all"
+    """Rows of the actor's update when there are several critic updates: `all` (WSRL) or the `last` batch (RLPD)."""
+    actor_learning_rate: float = 3e-4
+    actor_behaviour_cloning_weight: float = 0.0  # times the squared error of the policy's mode on recorded actions
+    target_entropy_per_dimension: float = -1.0  # RLPD -0.5
+    initial_temperature: float = 1.0
+    temperature_parameterization: str = "softplus"  # softplus (WSRL) | exp (SAC, RLPD, Cal-QL)
+    temperature_learning_rate: float = 3e-4  # 0 keeps the temperature
+    temperature_states: str = "current"  # where its loss measures entropy: current | next (WSRL's code)
+    step_with_zero_gradients: bool = False
+    """Networks that an update leaves out still take an Adam step with gradient 0, as in the masked updates of the JAX
+    codes: at 4 critic updates per actor update, momentum carries the actor sqrt(5) times as far as one step."""
+    gradient_clip: float | None = None  # global norm, for each network
+
+    # Conservative term (CQL, Cal-QL)
+    conservative_weight: float = 0.0  # 0 is off
+    conservative_calibrated: bool = False  # Cal-QL: no push below the Monte-Carlo return
+    conservative_samples: int = 10  # N: actions from each of uniform, policy at s, policy at s'
+    conservative_importance_sampling: bool = True
+    conservative_subtract_log_count: bool = False  # WSRL's code, where there is no importance sampling
+    conservative_temperature: float = 1.0
+    conservative_subset: int | None = None  # critics drawn for the term; None is all; WSRL's code: 2 of 10
+    conservative_clip_minimum: float | None = None  # of each difference; CORL -200
+    conservative_clip_maximum: float | None = None
+    conservative_clip_with_lagrange: bool = True  # False in WSRL's code: the clip acts under a fixed weight only
+    conservative_lagrange_gap: float | None = None  # None fixes the weight; a number tunes a further multiplier
+    conservative_lagrange_parameterization: str = "exp"  # exp (Cal-QL, CORL) | softplus (WSRL)
+    conservative_lagrange_initial: float = 2.718281828459045
+    """Cal-QL e, times its weight 5: starts at 13.6; WSRL 1, times weight 1."""
+    conservative_lagrange_maximum: float = 1e6
+    conservative_lagrange_learning_rate: float = 3e-4
+
+    FIXED: ClassVar[frozenset[str]] = frozenset(
+        {"actor_hidden", "critic_hidden", "actor_layer_norm", "critic_layer_norm", "log_std", "log_std_minimum"}
+        | {"log_std_maximum", "initialization", "hidden_gain", "last_hidden_gain", "output_gain", "critic_count"}
+        | {"initial_temperature", "temperature_parameterization"}
+        | {"conservative_lagrange_initial", "conservative_lagrange_parameterization"}
+    )
+    SWITCHABLE: ClassVar[frozenset[str]]  # all others; below
+
+    def __post_init__(self) -> None:
+        require_choice(self.log_std, LOG_STD_KINDS, "sac log_std")
+        require_choice(self.initialization, ("orthogonal", "xavier_uniform"), "sac initialization")
+        require_choice(self.critic_reduction, ("mean", "sum"), "sac critic_reduction")
+        require_choice(self.actor_reduction, ("min", "mean"), "sac actor_reduction")
+        require_choice(self.actor_batch, ("all", "last"), "sac actor_batch")
+        require_choice(self.temperature_states, ("current", "next"), "sac temperature_states")
+        for name in ("temperature_parameterization", "conservative_lagrange_parameterization"):
+            require_choice(getattr(self, name), ("softplus", "exp"), f"sac {name}")
+        for name in ("critic_subset", "conservative_subset"):
+            if getattr(self, name) is not None:
+                require_range(getattr(self, name), 1, self.critic_count, f"sac {name}")
+        for name in ("initial_temperature", "conservative_lagrange_initial", "conservative_temperature"):
+            require_range(getattr(self, name), 1e-8, 1e8, f"sac {name}")
+        for name in ("critic_count", "conservative_samples"):
+            require_range(getattr(self, name), 1, 10_000, f"sac {name}")
+        for name in ("conservative_weight", "actor_behaviour_cloning_weight", "max_target_backup"):
+            require_range(getattr(self, name), 0, 1e8, f"sac {name}")
+        require_range(self.target_rate, 0, 1, "sac target_rate")
+
+
+SACConfig.SWITCHABLE = frozenset(item.name for item in fields(SACConfig)) - SACConfig.FIXED
+
+
+# Losses ---------------------------------------------------------------------------------------------------------------
+def next_state_value(q: Tensor, log_prob: Tensor, temperature: Tensor, *, backup_entropy: bool) -> Tensor:
+    """V(s') = max_n min_i Q_i(s', a'_n), minus temperature * log pi(a'_n*|s') if the entropy is backed up.
+
+    One action gives SAC's equation 3 (arXiv:1812.05905); several the "max target backup" of CQL's and Cal-QL's code.
+    Shapes: q (K, B, N), log_prob (B, N), temperature () -> (B,).
+    """
+    if q.shape[1:] != log_prob.shape:
+        raise ValueError(f"q {tuple(q.shape)} must be (K, B, N) with log_prob (B, N), which is {tuple(log_prob.shape)}")
+    best, index = q.amin(dim=0).max(dim=1)
+    if backup_entropy:
+        best = best - temperature * log_prob.gather(1, index[:, None])[:, 0]
+    return best
+
+
+def actor_loss(q: Tensor, log_prob: Tensor, temperature: Tensor, *, reduction: str) -> Tensor:
+    """Mean of temperature * log pi(a|s) - Q(s, a), SAC's equation 7, with Q the min or mean over critics.
+
+    Shapes: q (E, B), log_prob (B,), temperature () -> ().
+    """
+    if q.shape[1:] != log_prob.shape:
+        raise ValueError(f"q {tuple(q.shape)} must be (E, B) with log_prob (B,), which is {tuple(log_prob.shape)}")
+    q = q.amin(dim=0) if reduction == "min" else q.mean(dim=0)
+    return (temperature * log_prob - q).mean()
+
+
+def temperature_loss(temperature: Tensor, log_prob: Tensor, target_entropy: float) -> Tensor:
+    """temperature * (entropy - target), SAC's equation 18; no gradient to `log_prob`. Shapes: (), (B,) -> ()."""
+    return temperature * (-log_prob.detach().mean() - target_entropy)
+
+
+def random_heads(count: int, subset: int, *, with_replacement: bool, generator: torch.Generator) -> Tensor:
+    """Indices of `subset` of `count` critics (REDQ's algorithm 1, line 6). Shapes: -> (subset,)."""
+    if with_replacement:
+        return torch.randint(count, (subset,), generator=generator, device=generator.device)
+    return torch.rand(count, generator=generator, device=generator.device).argsort()[:subset]
+
+
+# Agent ----------------------------------------------------------------------------------------------------------------
+@dataclass(kw_only=True, eq=False)
+class SAC:
+    """Everything that a checkpoint holds."""
+
+    config: SACConfig
+    action_size: int
+    encoder: FlatEncoder
+    actor: GaussianActor
+    critic: Ensemble
+    target_critic: Ensemble
+    temperature: Scalar
+    lagrange: Scalar
+    optimizers: dict[str, Optimizer]  # actor, critic, temperature, lagrange
+    generator: torch.Generator
+    updates: int = 0
+
+    @property
+    def needs_monte_carlo_return(self) -> bool:
+        """The calibrated term is on."""
+        return self.config.conservative_calibrated and self.config.conservative_weight > 0
+
+    def update(self, batch: Batch, *, critic_updates: int = 1) -> Metrics:
+        """Critics and targets once per chunk of rows, then actor and temperature once."""
+        if self.needs_monte_carlo_return and batch.monte_carlo_return is None:
+            raise InputError(
+                "conservative_calibrated=true needs Monte-Carlo returns, and this batch has none: "
+                "set algorithm.conservative_calibrated=false in phases whose sources cannot give them"
+            )
+        parts = list(chunks(batch, critic_updates))
+        with torch.no_grad():
+            features, next_features = self.encoder(batch.observation), self.encoder(batch.next_observation)
+        metrics: Metrics = {}
+        for rows in parts:
+            metrics |= self._update_critic(batch, features, next_features, rows)
+            self.updates += 1
+            if self.config.step_with_zero_gradients:
+                self._carry_on("actor", "temperature")
+        rows = parts[-1] if self.config.actor_batch == "last" else slice(None)
+        metrics |= self._update_actor(features[rows], next_features[rows], batch.action[rows])
+        if self.config.step_with_zero_gradients:
+            self._carry_on("critic", "lagrange")
+        return metrics
+
+    def act(self, observation: dict[str, Tensor], *, explore: bool) -> Tensor:
+        """The mode of the policy, or a sample. Shapes: each (B, *) -> (B, A)."""
+        with torch.no_grad():
+            mean, log_std = self.actor(self.encoder(observation))
+            return tanh_gaussian.sample(mean, log_std, self.generator)[0] if explore else tanh_gaussian.mode(mean)
+
+    def value(self, observation: dict[str, Tensor], action: Tensor) -> Tensor:
+        """Mean of the online critics. Shapes: each (B, *), (B, A) -> (B,)."""
+        with torch.no_grad():
+            q: Tensor = self.critic(self.encoder(observation), action)  # (E, B)
+            return q.mean(dim=0)
+
+    def _update_critic(self, batch: Batch, features: Tensor, next_features: Tensor, rows: slice) -> Metrics:
+        config = self.config
+        features, next_features, action = features[rows], next_features[rows], batch.action[rows]
+        reward, discount = batch.reward[rows], batch.discount[rows]
+        with torch.no_grad():
+            next_mean, next_log_std = self.actor(next_features)  # (B, A) each
+            next_action, next_log_prob = self._several(next_mean, next_log_std, max(config.max_target_backup, 1))
+            next_q = self.target_critic(next_features, next_action, self._heads(config.critic_subset))  # (K, B, N)
+            next_v = next_state_value(next_q, next_log_prob, self.temperature(), backup_entropy=config.backup_entropy)
+            target = td_target(reward, discount, next_v)
+        metrics: Metrics = {}
+        if config.conservative_weight == 0:
+            q = self.critic(features, action)  # (E, B)
+            conservative = q.new_zeros(())
+        else:
+            floor = batch.monte_carlo_return[rows] if batch.monte_carlo_return is not None else None
+            q, difference = self._conservative(features, action, next_mean, next_log_std, floor)
+            conservative, metrics = self._weighted(difference)
+        errors = squared_td_error(q, target)  # (E,)
+        td_loss = errors.mean() if config.critic_reduction == "mean" else errors.sum()
+        self._descend("critic", td_loss + conservative)
+        polyak_update(self.target_critic, self.critic, config.target_rate)
+        return metrics | {
+            "critic/td_loss": td_loss.detach(),
+            "critic/q": q.detach().mean(),
+            "critic/q_spread": q.detach().std(dim=0, correction=0).mean(),
+            "critic/target": target.mean(),
+        }
+
+    def _conservative(
+        self, features: Tensor, action: Tensor, next_mean: Tensor, next_log_std: Tensor, floor: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Q of the recorded actions, (E, B), and the conservative difference, (E or K, B)."""
+        config, N = self.config, self.config.conservative_samples
+        with torch.no_grad():
+            mean, log_std = self.actor(features)  # (B, A) each
+            current, current_log_prob = self._several(mean, log_std, N)  # (B, N, A), (B, N)
+            following, next_log_prob = self._several(next_mean, next_log_std, N)  # drawn at s', judged at s
+            uniform = torch.rand(current.shape, generator=self.generator, device=current.device) * 2 - 1
+        actions = torch.cat([action.unsqueeze(1), uniform, current, following], dim=1)  # (B, 1 + 3 N, A)
+        heads = self._heads(config.conservative_subset)
+        if heads is None:
+            judged = self.critic(features, actions)  # (E, B, 1 + 3 N), one call
+            q = judged[:, :, 0]
+            q_data, judged = q, judged[:, :, 1:]
+        else:
+            q = self.critic(features, action)
+            q_data, judged = q.index_select(0, heads), self.critic(features, actions[:, 1:], heads)
+        q_random, q_current, q_next = judged.split(N, dim=2)
+        return q, conservative_difference(
+            q_data,
+            q_random,
+            q_current,
+            q_next,
+            log_prob_current=current_log_prob,
+            log_prob_next=next_log_prob,
+            action_size=self.action_size,
+            temperature=config.conservative_temperature,
+            importance_sampling=config.conservative_importance_sampling,
+            subtract_log_count=config.conservative_subtract_log_count,
+            lower_bound=floor if config.conservative_calibrated else None,
+        )
+
+    def _weighted(self, difference: Tensor) -> tuple[Tensor, Metrics]:
+        """The conservative loss from its differences, (E, B) -> (), and a step of the multiplier where it is tuned."""
+        config, gap = self.config, self.config.conservative_lagrange_gap
+        low, high = config.conservative_clip_minimum, config.conservative_clip_maximum
+        if (low is not None or high is not None) and (gap is None or config.conservative_clip_with_lagrange):
+            difference = difference.clamp(low, high)
+        difference = difference.mean(dim=1)  # (E,)
+        metrics = {"critic/conservative_difference": difference.detach().mean()}
+        penalty = difference.mean() if config.critic_reduction == "mean" else difference.sum()
+        if gap is None:
+            return config.conservative_weight * penalty, metrics
+        multiplier = self.lagrange().clamp(max=config.conservative_lagrange_maximum)
+        metrics["critic/lagrange"] = multiplier.detach()
+        self._descend("lagrange", lagrange_loss(multiplier, config.conservative_weight, difference, gap))
+        return multiplier.detach() * config.conservative_weight * penalty, metrics  # the gap has no gradient here
+
+    def _update_actor(self, features: Tensor, next_features: Tensor, recorded: Tensor) -> Metrics:
+        config = self.config
+        mean, log_std = self.actor(features)
+        action, log_prob = tanh_gaussian.sample(mean, log_std, self.generator)
+        with held(self.critic):
+            q = self.critic(features, action)  # (E, B)
+        loss = actor_loss(q, log_prob, self.temperature().detach(), reduction=config.actor_reduction)
+        metrics = {"actor/loss": loss.detach(), "actor/entropy": -log_prob.detach().mean()}
+        if config.actor_behaviour_cloning_weight > 0:
+            cloning = (tanh_gaussian.mode(mean) - recorded).square().sum(dim=1).mean()
+            loss = loss + config.actor_behaviour_cloning_weight * cloning
+            metrics["actor/cloning"] = cloning.detach()
+        self._descend("actor", loss)
+        if config.temperature_states == "next":
+            with torch.no_grad():
+                mean, log_std = self.actor(next_features)
+                _, log_prob = tanh_gaussian.sample(mean, log_std, self.generator)
+        temperature = self.temperature()
+        target_entropy = config.target_entropy_per_dimension * self.action_size
+        self._descend("temperature", temperature_loss(temperature, log_prob, target_entropy))
+        return metrics | {"actor/temperature": temperature.detach()}
+
+    def _several(self, mean: Tensor, log_std: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """`count` samples in each state. Shapes: (B, A), (B, A) -> (B, N, A), (B, N)."""
+        shape = (mean.shape[0], count, mean.shape[1])
+        return tanh_gaussian.sample(mean[:, None].expand(shape), log_std[:, None].expand(shape), self.generator)
+
+    def _heads(self, subset: int | None) -> Tensor | None:
+        if subset is None:
+            return None
+        replacement = self.config.subset_with_replacement
+        return random_heads(self.critic.count, subset, with_replacement=replacement, generator=self.generator)
+
+    def _learning_rate(self, name: str) -> float:
+        config = self.config
+        return {
+            "actor": config.actor_learning_rate,
+            "critic": config.critic_learning_rate,
+            "temperature": config.temperature_learning_rate,
+            "lagrange": config.conservative_lagrange_learning_rate,
+        }[name]
+
+    def _descend(self, name: str, loss: Tensor) -> None:
+        rate, clip = self._learning_rate(name), self.config.gradient_clip
+        descend(self.optimizers[name], loss, learning_rate=rate, gradient_clip=clip)
+
+    def _carry_on(self, *names: str) -> None:
+        for name in names:
+            step_with_zero_gradient(self.optimizers[name], learning_rate=self._learning_rate(name))
+
+
+def create(
+    config: SACConfig,
+    spec: Spec,
+    seeds: Seeds,
+    device: torch.device,
+    statistics: Mapping[str, tuple[Tensor, Tensor]] | None,
+) -> SAC:
+    """Networks from the spec's shapes; the target starts as a copy and takes no gradient."""
+    encoder = FlatEncoder(spec, statistics)
+    (action_size,) = spec.action.shape
+    initialization = Initialization(
+        kind=config.initialization,
+        hidden_gain=config.hidden_gain,
+        last_hidden_gain=config.last_hidden_gain,
+        output_gain=config.output_gain,
+    )
+    actor = GaussianActor(
+        encoder.features,
+        action_size,
+        config.actor_hidden,
+        layer_norm=config.actor_layer_norm,
+        log_std_kind=config.log_std,
+        log_std_range=(config.log_std_minimum, config.log_std_maximum),
+        initialization=initialization,
+        generator=seeds.torch("actor"),
+    ).to(device)
+    critic = Ensemble(
+        encoder.features,
+        action_size,
+        config.critic_hidden,
+        count=config.critic_count,
+        layer_norm=config.critic_layer_norm,
+        initialization=initialization,
+        generator=seeds.torch("critic"),
+    ).to(device)
+    temperature = Scalar(config.initial_temperature, config.temperature_parameterization).to(device)
+    lagrange = Scalar(config.conservative_lagrange_initial, config.conservative_lagrange_parameterization).to(device)
+    return SAC(
+        config=config,
+        action_size=action_size,
+        encoder=encoder.to(device),
+        actor=actor,
+        critic=critic,
+        target_critic=deepcopy(critic).requires_grad_(False),
+        temperature=temperature,
+        lagrange=lagrange,
+        optimizers={
+            "actor": adam(actor, config.actor_learning_rate),
+            "critic": adam(critic, config.critic_learning_rate),
+            "temperature": adam(temperature, config.temperature_learning_rate),
+            "lagrange": adam(lagrange, config.conservative_lagrange_learning_rate),
+        },
+        generator=seeds.torch("agent", device=device),
+    )

@@ -1,0 +1,38 @@
+"""Actions a = tanh(u) in (-1, 1) with u Gaussian.
+
+Haarnoja et al. "Soft Actor-Critic: Off-Policy Maximum Entropy Deep Reinforcement Learning with a Stochastic Actor".
+ICML 2018, arXiv:1801.01290, appendix C: log p(a) = log N(u) - sum_i log(1 - tanh(u_i)^2).
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from robot_rl.functional import gaussian
+
+EDGE = 1e-5
+"""Given actions are moved this far into (-1, 1) before atanh, which is infinite at 1 (Cal-QL's and WSRL's bound)."""
+
+
+def sample(mean: Tensor, log_std: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """An action and its log density, both differentiable in mean and log_std. Shapes: each (*, A) -> (*, A), (*)."""
+    u = gaussian.sample(mean, log_std, generator)
+    return torch.tanh(u), gaussian.log_prob(mean, log_std, u) - _log_jacobian(u)
+
+
+def log_prob(mean: Tensor, log_std: Tensor, action: Tensor) -> Tensor:
+    """Log density of given actions in [-1, 1], finite at the edge. Shapes: each (*, A) -> (*)."""
+    u = torch.atanh(action.clamp(-1 + EDGE, 1 - EDGE))
+    return gaussian.log_prob(mean, log_std, u) - _log_jacobian(u)
+
+
+def mode(mean: Tensor) -> Tensor:
+    """tanh of the Gaussian's mean, the usual deterministic action. Shapes: (*, A) -> (*, A)."""
+    return torch.tanh(mean)
+
+
+def _log_jacobian(u: Tensor) -> Tensor:
+    """sum log(1 - tanh(u)^2) = sum 2 (log 2 - u - softplus(-2u)), which does not cancel at large |u|."""
+    return (2 * (math.log(2) - u - F.softplus(-2 * u))).sum(dim=-1)

@@ -1,0 +1,61 @@
+"""Observations become features: (B, F)."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from robot_rl.errors import InputError
+from robot_rl.spec import Spec
+
+DEVIATION_FLOOR = 1e-6
+"""Channels that vary less are constants: their mean is taken off, and they are not scaled."""
+
+
+class FlatEncoder(nn.Module):
+    """Concatenates vectors in the order of the spec and normalises them by fixed statistics.
+
+    The statistics are buffers, so a checkpoint carries them.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, spec: Spec, statistics: Mapping[str, tuple[Tensor, Tensor]] | None) -> None:
+        """Take `statistics`, mean and standard deviation per key, each (*) or (d,); None is the identity.
+
+        Raises:
+            InputError: an image, or statistics that do not fit the spec.
+        """
+        super().__init__()
+        self.keys = tuple(spec.observation)
+        means, deviations = [], []
+        for key, array in spec.observation.items():
+            if len(array.shape) > 2 or array.dtype == "uint8":
+                raise InputError(
+                    f"observation '{key}' is an image {array.shape} {array.dtype}: the encoder takes vectors only. "
+                    "Leave the key out of the environment's or data set's observations"
+                )
+            zeros = torch.zeros(array.shape)
+            if statistics is not None and key not in statistics:
+                raise InputError(f"the statistics lack observation '{key}'; they have {sorted(statistics)}")
+            mean, deviation = (zeros, zeros + 1) if statistics is None else statistics[key]
+            if mean.shape != zeros.shape or deviation.shape != zeros.shape:
+                raise InputError(f"statistics of '{key}' have shape {tuple(mean.shape)}, the spec says {array.shape}")
+            means.append(mean.reshape(-1).float())
+            deviations.append(deviation.reshape(-1).float())
+        if not means:
+            raise InputError("the spec has no observations: there is nothing to encode")
+        deviation = torch.cat(deviations)
+        self.register_buffer("mean", torch.cat(means))
+        self.register_buffer("deviation", torch.where(deviation < DEVIATION_FLOOR, 1.0, deviation))
+
+    @property
+    def features(self) -> int:
+        """F."""
+        return int(self.mean.shape[0])
+
+    def forward(self, observation: Mapping[str, Tensor]) -> Tensor:
+        """Shapes: each (B, *) -> (B, F)."""
+        flat = torch.cat([observation[key].flatten(start_dim=1).to(self.mean.dtype) for key in self.keys], dim=1)
+        return (flat - self.mean) / self.deviation
