@@ -1,0 +1,1 @@
+"""Hydra YAML, found as `pkg://robot_rl.configs`."""

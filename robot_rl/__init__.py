@@ -1,0 +1,3 @@
+"""robot_rl: offline-to-online reinforcement learning for robots."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,210 @@
+"""From configuration to the parts of a run: data sets, agent, policy. The checks that come before hours of training."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+
+from robot_rl.algorithms import ALGORITHM_CONFIGS, create
+from robot_rl.algorithms.agent import Agent
+from robot_rl.config import ENVIRONMENT_CONFIGS, DatasetConfig, TrainConfig
+from robot_rl.datasets.reader import load_episodes
+from robot_rl.datasets.store import EpisodeStore
+from robot_rl.errors import InputError, nearest
+from robot_rl.replay.buffer import ReplayBuffer
+from robot_rl.seeding import Seeds
+from robot_rl.spec import Spec
+from robot_rl.transforms.action import ActionScale
+from robot_rl.transforms.reward import RewardTransform
+from robot_rl.types import Episode
+
+NOT_OF_THE_RUN = ("resume", "output", "checkpoint_every_s")
+"""Settings that change no number, so a resumed run may change them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedData:
+    """The episodes of one data set, and what the report says of them."""
+
+    spec: Spec
+    episodes: list[Episode]
+    facts: dict[str, Any]
+
+
+# Configuration on disk ------------------------------------------------------------------------------------------------
+
+
+def config_to_json(config: TrainConfig) -> dict[str, Any]:
+    """Plain JSON in which the environment and the algorithm say of which kind they are."""
+    data = asdict(config)
+    for group, value, kinds in (
+        ("environment", config.environment, ENVIRONMENT_CONFIGS),
+        ("algorithm", config.algorithm, ALGORITHM_CONFIGS),
+    ):
+        kind = next((kind for kind, node in kinds.items() if type(value) is node), None)
+        data[group] = None if value is None else {"kind": kind, **asdict(value)}
+    return data
+
+
+def config_from_json(data: dict[str, Any], place: str) -> TrainConfig:
+    """Undo `config_to_json`.
+
+    Raises:
+        InputError: a key or value that this version does not know; names `place`.
+    """
+    plain = dict(data)
+    try:
+        for group, kinds in (("environment", ENVIRONMENT_CONFIGS), ("algorithm", ALGORITHM_CONFIGS)):
+            if plain[group] is None:
+                continue
+            values = dict(plain[group])
+            kind = values.pop("kind")
+            if kind not in kinds:
+                raise InputError(f"{place}: {group} kind '{kind}': {nearest(kind, kinds)}")
+            plain[group] = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kinds[kind]), values))
+        environment, algorithm = plain.pop("environment"), plain.pop("algorithm")
+        typed = OmegaConf.merge(OmegaConf.structured(TrainConfig), plain)
+        typed.environment, typed.algorithm = environment, algorithm
+        config = OmegaConf.to_object(typed)
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{place} holds a configuration that this version does not read: {error}") from error
+    assert isinstance(config, TrainConfig)
+    return config
+
+
+def config_hash(data: dict[str, Any]) -> str:
+    """SHA-256 of everything that changes the numbers of a run, 12 digits."""
+    kept = {key: value for key, value in data.items() if key not in NOT_OF_THE_RUN}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
+
+
+# Data -----------------------------------------------------------------------------------------------------------------
+
+
+def load_data(name: str, config: DatasetConfig, spec: Spec | None) -> LoadedData:
+    """Read a store and hold it against the environment in which the policy is to act.
+
+    Raises:
+        InputError: the data cannot be that of the environment; says which and what to do.
+    """
+    store = EpisodeStore.open(Path(config.path))
+    if spec is not None:
+        check_fit(name, config, store.spec, spec)
+    episodes = load_episodes(
+        Path(config.path),
+        success_reward=config.success_reward,
+        cut_at_success=config.cut_at_success,
+        keep=config.keep,
+        maximum_episodes=config.maximum_episodes,
+    )
+    if not episodes:
+        raise InputError(f"data set {name}: {config.path} has no episode left (keep={config.keep})")
+    if spec is not None and config.out_of_range == "error":
+        _check_range(name, config, episodes, spec)
+    returns = [float(episode.reward.sum()) for episode in episodes]
+    successes = [episode.success for episode in episodes if episode.success is not None]
+    facts = {
+        "path": config.path,
+        "episodes": len(episodes),
+        "steps": sum(map(len, episodes)),
+        "return_mean": float(np.mean(returns)),
+        "success_rate": float(np.mean([success.any() for success in successes])) if successes else None,
+        "provenance": store.provenance,
+    }
+    return LoadedData(spec=store.spec, episodes=episodes, facts=facts)
+
+
+def check_fit(name: str, config: DatasetConfig, recorded: Spec, acted: Spec) -> None:
+    """Refuse a store whose observations, actions or control period are not those of the environment."""
+    where = f"data set {name} ({config.path})"
+    for key, array in acted.observation.items():
+        if key not in recorded.observation:
+            raise InputError(
+                f"{where} has no observation '{key}', which the environment gives; it has "
+                f"{sorted(recorded.observation)}. Choose the observations recorded (environment.observation), "
+                "or another data set"
+            )
+        if recorded.observation[key].shape != array.shape:
+            raise InputError(
+                f"{where}: observation '{key}' has shape {recorded.observation[key].shape}, the environment gives "
+                f"{array.shape}: this data was recorded in another environment"
+            )
+    if recorded.action.shape != acted.action.shape:
+        raise InputError(
+            f"{where}: actions have shape {recorded.action.shape}, the environment takes {acted.action.shape}: "
+            "choose the controller with which the data was recorded"
+        )
+    for fact in ("control_period_s", "action_semantics"):
+        found, wanted = getattr(recorded, fact), getattr(acted, fact)
+        same = np.isclose(found, wanted) if isinstance(found, float) and isinstance(wanted, float) else found == wanted
+        if found is not None and wanted is not None and not same:
+            raise InputError(
+                f"{where} has {fact}={found}, but the environment has {wanted}: set the environment to match"
+            )
+
+
+def _check_range(name: str, config: DatasetConfig, episodes: list[Episode], spec: Spec) -> None:
+    scale = ActionScale.from_spec(spec.action)
+    tolerance = 1e-4 * (scale.high - scale.low)
+    outside = [
+        (episode.action < scale.low - tolerance) | (episode.action > scale.high + tolerance) for episode in episodes
+    ]
+    share = float(np.mean(np.concatenate(outside)))
+    if share > 0:
+        low = np.min([episode.action.min(0) for episode in episodes], 0)
+        high = np.max([episode.action.max(0) for episode in episodes], 0)
+        channel = int(np.argmax(np.maximum(high - scale.high, scale.low - low)))
+        raise InputError(
+            f"data set {name} ({config.path}): {share:.1%} of the recorded action entries lie outside what the "
+            f"environment accepts; channel {channel} reaches [{low[channel]:.3g}, {high[channel]:.3g}], allowed is "
+            f"[{scale.low[channel]:.3g}, {scale.high[channel]:.3g}]. If the robot clipped them too, set "
+            f"datasets.{name}.out_of_range=clip; otherwise the data has other units or another controller"
+        )
+
+
+def empty_buffer(config: TrainConfig, spec: Spec, rows: int) -> ReplayBuffer:
+    """A replay buffer under the run's settings."""
+    replay = config.replay
+    return ReplayBuffer(
+        spec,
+        capacity=rows,
+        scale=ActionScale.from_spec(spec.action),
+        reward=RewardTransform(replay.reward_scale, replay.reward_bias),
+        discount=replay.discount,
+        n_step=replay.n_step,
+        tail=replay.monte_carlo_tail,
+        device=config.device,
+    )
+
+
+# Agent ----------------------------------------------------------------------------------------------------------------
+
+
+def device_of(name: str) -> torch.device:
+    """The device by name.
+
+    Raises:
+        InputError: it is not there; never a silent fallback to the CPU.
+    """
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device={name} cannot be used here ({error}); `robot-rl doctor` lists what can") from error
+    return device
+
+
+def build_agent(
+    config: TrainConfig,
+    spec: Spec,
+    statistics: dict[str, tuple[torch.Tensor, torch.Tensor]] | None,
+    seed: int,
+) -> Agent:
+    """A new agent; the global generator is seeded here, once, for weight initialisation."""
+    torch.manual_seed(Seeds(seed).integer("initialisation"))
+    return create(config.algorithm, spec, Seeds(seed), torch.device(config.device), statistics)

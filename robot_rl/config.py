@@ -1,0 +1,268 @@
+"""Configuration: dataclasses are the schema, YAML picks and overrides, and this file is the only registry.
+
+`apps/` composes with Hydra and calls `OmegaConf.to_object` once; past that line there are only these dataclasses, and
+nobody assigns to them.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+from robot_rl.algorithms import ALGORITHM_CONFIGS
+from robot_rl.errors import InputError, nearest
+
+
+def choose(value: str, choices: tuple[str, ...], place: str) -> None:
+    """Refuse a value that is not one of `choices`.
+
+    Raises:
+        InputError: with the nearest choice.
+    """
+    if value not in choices:
+        raise InputError(f"{place}={value}: {nearest(value, choices)}")
+
+
+@dataclass(kw_only=True)
+class GymnasiumEnvironmentConfig:
+    """A gymnasium or gymnasium-robotics environment by its id."""
+
+    id: str = MISSING
+    arguments: dict[str, Any] = field(default_factory=dict)
+    maximum_steps: int | None = None  # None takes the environment's own limit
+    success: str | None = None
+    """Where success is declared: a key of `info` (`success`, `is_success`, ...); None: the task declares none."""
+    terminate_on_success: bool = False
+    success_reward: list[float] | None = None
+    """[reward without success, reward with success] in place of the native reward; None keeps the native one."""
+    render_size: int = 256
+
+
+@dataclass(kw_only=True)
+class DmControlEnvironmentConfig:
+    """A dm_control suite task."""
+
+    domain: str = MISSING
+    task: str = MISSING
+    action_repeat: int = 1
+    success_threshold: float | None = None
+    """The episode return, per step, from which a run counts as a success; None: no success is declared."""
+    render_size: int = 256
+
+
+@dataclass(kw_only=True)
+class RobosuiteEnvironmentConfig:
+    """A robosuite task."""
+
+    task: str = MISSING
+    robot: str = "Panda"
+    controller: str = "OSC_POSE"  # OSC_POSE | OSC_POSITION | JOINT_POSITION | JOINT_VELOCITY
+    control_frequency_hz: float = 20.0
+    maximum_steps: int = 200
+    observation: list[str] | None = None  # keys; None takes the robot's proprioception and the object state
+    reward_shaping: bool = False
+    terminate_on_success: bool = True
+    success_reward: list[float] | None = None
+    render_size: int = 256
+    camera: str = "agentview"
+
+
+@dataclass(kw_only=True)
+class DatasetConfig:
+    """One store, and how its episodes are read. The store itself is never changed by this."""
+
+    path: str = MISSING
+    out_of_range: str = "error"
+    """Recorded actions outside the environment's bounds: `error`, or `clip` them."""
+    success_reward: list[float] | None = None
+    """[reward without success, reward with success] in place of the recorded reward."""
+    cut_at_success: str = "none"
+    """`first` or `last`: the episode ends, terminated, with its first (last) successful step; `none`: as recorded."""
+    keep: str = "all"  # all | successful
+    maximum_episodes: int | None = None
+
+    def __post_init__(self) -> None:
+        choose(self.out_of_range, ("error", "clip"), "dataset out_of_range")
+        choose(self.cut_at_success, ("none", "first", "last"), "dataset cut_at_success")
+        choose(self.keep, ("all", "successful"), "dataset keep")
+
+
+@dataclass(kw_only=True)
+class ReplayConfig:
+    """What a transition becomes on its way into a batch."""
+
+    discount: float = 0.99
+    n_step: int = 1
+    reward_scale: float = 1.0
+    reward_bias: float = 0.0
+    monte_carlo_tail: str = "zero"
+    """Return after the last step of an episode without termination: `zero`, or `constant`: r_last / (1 - discount)."""
+    capacity: int = 1_000_000  # rows of the online buffer
+
+    def __post_init__(self) -> None:
+        choose(self.monte_carlo_tail, ("zero", "constant"), "replay.monte_carlo_tail")
+        if not 0.0 <= self.discount < 1.0:
+            raise InputError(f"replay.discount={self.discount} must lie in [0, 1)")
+        if self.n_step < 1:
+            raise InputError(f"replay.n_step={self.n_step} must be at least 1")
+
+
+@dataclass(kw_only=True)
+class PhaseConfig:
+    """One phase of a run. The switch from offline to online is the step from one of these to the next."""
+
+    steps: int = MISSING  # gradient updates where `interact` is none, environment steps otherwise
+    interact: str = "none"  # none | policy (the exploring policy acts) | random (uniform actions)
+    updates_per_step: float = 1.0
+    """Update-to-data ratio: k >= 1 is k critic updates, each on its own batch, then one actor update; 0 is a frozen
+    agent; 1/k is one update every k steps."""
+    batch_size: int = 256  # rows of one critic update
+    shares: dict[str, Any] = field(default_factory=lambda: {"offline": 1.0})
+    """Share of each source (a dataset's name, or `online`) in a batch: a number, `proportional` to sizes, or a linear
+    schedule {start, end, steps}. Shares sum to 1."""
+    reset: list[str] = field(default_factory=list)
+    """Parts of the agent that start anew with the phase: names of its networks or optimisers (`actor`, `critic`,
+    `optimizers.actor`, ...)."""
+    algorithm: dict[str, Any] = field(default_factory=dict)
+    """Settings of the algorithm from this phase on, such as `conservative_weight: 0.0`."""
+    evaluate_every: int = 0  # steps; 0 evaluates at the end of the phase only
+    evaluate_at: list[int] = field(default_factory=list)  # further steps of the phase, such as the first thousands
+
+    def __post_init__(self) -> None:
+        choose(self.interact, ("none", "policy", "random"), "phase interact")
+        ratio = self.updates_per_step
+        whole = ratio if ratio >= 1 else (1 / ratio if ratio > 0 else 1.0)
+        if ratio < 0 or not math.isclose(whole, round(whole)):
+            raise InputError(f"phase updates_per_step={ratio} must be 0, a whole number, or 1/k")
+        if self.interact == "none" and ratio < 1:
+            raise InputError("in a phase without interaction every step is an update: updates_per_step must be >= 1")
+        if self.steps < 0 or self.batch_size < 1:
+            raise InputError(f"phase steps={self.steps} and batch_size={self.batch_size} must be positive")
+
+
+@dataclass(kw_only=True)
+class EvaluationConfig:
+    """Evaluation in its own environment with its own seeds."""
+
+    episodes: int = 20
+    final_episodes: int = 20  # after the last phase
+    videos: int = 2  # episodes filmed at the end of each phase; 0 films none
+    seed: int = 1_000_000  # root of the evaluation seeds; never equal to a training seed
+
+
+@dataclass(kw_only=True)
+class TrainConfig:
+    """`robot-rl train`: a run is a list of phases over data sets and an environment."""
+
+    name: str = "run"
+    output: str = "runs/${name}/seed_${seed}"
+    seed: int = 0
+    resume: bool = False
+    device: str = "cpu"
+    threads: int = 1  # torch threads; two are slower than one for networks of this size on a busy machine
+    environment: Any = None  # where it acts and is evaluated; None trains from data alone
+    datasets: dict[str, DatasetConfig] = field(default_factory=dict)
+    algorithm: Any = MISSING
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    phases: dict[str, PhaseConfig] = field(default_factory=dict)  # in order; keyed by name, so overrides can name one
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    normalize_observations: bool = True  # by the mean and deviation of the first data set
+    checkpoint_every_s: float = 60.0
+    log_every: int = 100  # steps between two lines of training metrics
+
+
+@dataclass(kw_only=True)
+class SuccessRule:
+    """Labels a step as successful where a number of the next observation lies in [minimum, maximum]."""
+
+    observation: str = MISSING  # key
+    index: int = 0  # channel
+    minimum: float | None = None
+    maximum: float | None = None
+
+
+@dataclass(kw_only=True)
+class IngestConfig:
+    """`robot-rl ingest SOURCE STORE`: a recording, in any format that has a reader, becomes a zarr store."""
+
+    source: str = MISSING
+    store: str = MISSING
+    format: str | None = None  # None finds the reader by content
+    overwrite: bool = False  # replace a store that is already there
+    maximum_episodes: int | None = None
+    success: SuccessRule | None = None  # labels success where the source does not record it
+    action_low: list[float] | None = None  # bounds of the action where the source declares none: one number for all
+    action_high: list[float] | None = None  # dimensions, or one each; None takes [-1, 1] where the data fits
+    control_period_s: float | None = None  # where the source declares none
+    done_semantics: str = "auto"
+    """Sources with a single `done`: `auto` takes it as termination where the step succeeded and as a time limit
+    elsewhere; `terminated` and `truncated` take it as that."""
+    resimulate: bool = True  # rebuild observations from recorded simulator states where the source has only states
+
+    def __post_init__(self) -> None:
+        choose(self.done_semantics, ("auto", "terminated", "truncated"), "done_semantics")
+
+
+@dataclass(kw_only=True)
+class InspectConfig:
+    """`robot-rl inspect STORE`: what a store holds, printed and plotted."""
+
+    store: str = MISSING
+    plots: str | None = None  # folder of the pictures; None is `<store>_inspect` beside the store; `none` draws none
+
+
+@dataclass(kw_only=True)
+class EvaluateConfig:
+    """`robot-rl evaluate RUN`: episodes of a policy in an environment, optionally recorded."""
+
+    run: str | None = None  # a run's folder or one of its checkpoints
+    policy: str = "checkpoint"  # checkpoint | expert (scripted) | random
+    environment: Any = None  # None takes the run's
+    episodes: int = 20
+    seed: int = 2_000_000
+    device: str = "cpu"
+    threads: int = 1
+    explore: bool = False  # sample from the policy instead of taking its mode
+    expert_noise: float = 0.0  # deviation of Gaussian noise on a scripted expert's normalised action
+    record: str | None = None  # a store to write, or a file ending in .hdf5 (robomimic layout)
+    videos: int = 0
+    output: str | None = None  # folder of videos and `evaluation.json`; None writes into the run, or nothing
+
+    def __post_init__(self) -> None:
+        choose(self.policy, ("checkpoint", "expert", "random"), "policy")
+
+
+@dataclass(kw_only=True)
+class DoctorConfig:
+    """`robot-rl doctor`: what this machine has, and the line that installs what is missing."""
+
+    strict: bool = False  # exit with 1 when something needed is missing
+
+
+ENVIRONMENT_CONFIGS: dict[str, type] = {
+    "gymnasium": GymnasiumEnvironmentConfig,
+    "dm_control": DmControlEnvironmentConfig,
+    "robosuite": RobosuiteEnvironmentConfig,
+}
+
+
+VERB_CONFIGS: dict[str, type] = {
+    "ingest": IngestConfig,
+    "inspect": InspectConfig,
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "doctor": DoctorConfig,
+}
+
+
+def register() -> None:
+    """Put the schemas where Hydra finds them: `<verb>_schema`, and the `<kind>_schema` of each group."""
+    store = ConfigStore.instance()
+    for verb, node in VERB_CONFIGS.items():
+        store.store(name=f"{verb}_schema", node=node)
+    for kind, node in ENVIRONMENT_CONFIGS.items():
+        store.store(group="environment", name=f"{kind}_schema", node=node)
+    for kind, node in ALGORITHM_CONFIGS.items():
+        store.store(group="algorithm", name=f"{kind}_schema", node=node)

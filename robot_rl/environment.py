@@ -1,0 +1,37 @@
+"""The one contract that every simulator, wrapper and robot passes (`robot_rl.testing.contracts`)."""
+
+from typing import Protocol
+
+from robot_rl.spec import Spec
+from robot_rl.types import Array, TimeStep
+
+
+class Environment(Protocol):
+    """An episodic task with gymnasium's semantics and a control period in seconds.
+
+    - `reset(seed=s)` fixes everything random of the coming episode: two environments of one configuration, reset with
+      the same seed, give the same numbers for the same actions, whatever happened in them before.
+    - `step` takes an action in the units of `spec.action`, clips it to the bounds, and returns what was really applied.
+    - After `TimeStep.last` the next call is `reset`; `step` then raises RuntimeError.
+    - Returned arrays are the caller's: no later step changes them.
+    """
+
+    @property
+    def spec(self) -> Spec:
+        """Shapes, bounds, units; never changes."""
+
+    @property
+    def maximum_steps(self) -> int:
+        """Steps after which an episode is truncated."""
+
+    def reset(self, *, seed: int) -> TimeStep:
+        """Begin an episode."""
+
+    def step(self, action: Array) -> TimeStep:
+        """Apply one action for one control period. Shapes: (A,)."""
+
+    def render(self) -> Array:
+        """The scene now. Shapes: (height, width, 3), uint8."""
+
+    def close(self) -> None:
+        """Free the simulator or the robot; calling it twice is allowed."""

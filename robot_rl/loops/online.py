@@ -1,0 +1,60 @@
+"""The online loop: act, store, update."""
+
+import torch
+
+from robot_rl.config import PhaseConfig
+from robot_rl.loops.run import Run
+from robot_rl.replay.mixture import counts, sample_mixture
+from robot_rl.types import Metrics
+
+
+def run_online(run: Run, phase: PhaseConfig) -> bool:
+    """Environment steps with `updates_per_step` updates each; a stop is honoured when the episode has ended.
+
+    An episode that runs when the phase ends is cut as truncated: the next phase begins with a reset, and every
+    checkpoint stands between two episodes.
+    """
+    if run.environment is None:
+        raise RuntimeError("a phase that interacts needs an environment")
+    environment, progress, replay = run.environment, run.progress, run.sources["online"]
+    repeats = max(1, int(phase.updates_per_step))
+    every = round(1 / phase.updates_per_step) if 0 < phase.updates_per_step < 1 else 1
+    metrics: Metrics = {}
+
+    while progress.phase_step < phase.steps:
+        if run.stop_requested():
+            return False
+        run.save_if_due()
+
+        step = environment.reset(seed=run.seeds.integer("episode", progress.episodes))
+        replay.begin(step.observation)
+        progress.episodes += 1
+        episode_return, length, success = 0.0, 0, False
+        while not step.last and progress.phase_step < phase.steps:
+            if phase.interact == "random":
+                uniform = torch.rand(environment.spec.action.shape, generator=run.generator) * 2.0 - 1.0
+                action = run.policy.scale.unnormalize(uniform)
+            else:
+                action = run.policy.act(step.observation)
+            step = environment.step(action)
+            replay.add(step)
+            episode_return, length, success = episode_return + step.reward, length + 1, success or bool(step.success)
+            progress.phase_step += 1
+            progress.environment_steps += 1
+
+            if phase.updates_per_step > 0 and progress.phase_step % every == 0:
+                sizes = {name: len(source) for name, source in run.sources.items()}
+                rows = counts(phase.shares, sizes, progress.phase_step, phase.batch_size)
+                # A source that is still empty (no finished episode yet) is waited for, not replaced by another.
+                if all(sizes[name] > 0 for name, count in rows.items() if count):
+                    batch = sample_mixture(run.sources, rows, repeats, run.generator)
+                    metrics = run.agent.update(batch, critic_updates=repeats)
+                    progress.updates += repeats
+            run.after_step(phase, metrics)
+        replay.cut()
+        if step.last:
+            numbers = {"return": episode_return, "length": float(length)}
+            if step.success is not None:
+                numbers["success"] = float(success)
+            run.recorder.event("episode", progress, numbers)
+    return True

@@ -1,0 +1,42 @@
+"""The list of phases that is a run.
+
+The switch from offline to online is the step from one phase of the list to the next; nothing else knows of it.
+"""
+
+from robot_rl import checkpoint
+from robot_rl.algorithms import with_overrides
+from robot_rl.loops.offline import run_offline
+from robot_rl.loops.online import run_online
+from robot_rl.loops.run import Run
+
+
+def run_phases(run: Run) -> bool:
+    """Run what is left of the phases; False when a stop was requested and the state was saved instead."""
+    names, progress = list(run.phases), run.progress
+    while progress.phase_index < len(names):
+        progress.phase = names[progress.phase_index]
+        phase = run.phases[progress.phase]
+        interact = phase.interact != "none"
+        # Relative to the run's configuration, not to the phase before: what a phase does not name is as in the file.
+        run.agent.config = with_overrides(run.base_config, phase.algorithm)
+        for source in run.sources.values():
+            source.complete_only = run.agent.needs_monte_carlo_return
+        if not progress.phase_begun:
+            progress.phase_begun = True
+            run.recorder.event("phase_start", progress, interact=interact)
+            if phase.reset:
+                checkpoint.reset_parts(run.agent, run.fresh_agent(progress.phase_index), phase.reset)
+        run.display.begin_phase(progress.phase, progress.phase_step, phase.steps, interact)
+        run.skip_time()
+        finished = run_online(run, phase) if interact else run_offline(run, phase)
+        run.tick()
+        if not finished:
+            run.recorder.event("interrupt", progress)
+            run.save()
+            return False
+        run.evaluate(at_end=True, last=progress.phase_index == len(names) - 1)
+        run.recorder.event("phase_end", progress)
+        progress.phase_index += 1
+        progress.phase_step, progress.phase_begun = 0, False
+        run.save()
+    return True

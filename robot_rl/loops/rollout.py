@@ -1,0 +1,99 @@
+"""Episodes of a policy in an environment: the one place where evaluation, recording and filming happen."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from robot_rl.algorithms.agent import Agent
+from robot_rl.environment import Environment
+from robot_rl.spec import Spec
+from robot_rl.transforms.action import ActionScale
+from robot_rl.types import Array, Episode, Policy, TimeStep
+
+
+@dataclass(kw_only=True)
+class AgentPolicy:
+    """An agent as a policy: arrays in, actions in the units of the spec out.
+
+    Args:
+        explore: sample from the policy instead of taking its mode.
+    """
+
+    agent: Agent
+    spec: Spec
+    scale: ActionScale
+    device: torch.device
+    explore: bool = False
+
+    def reset(self) -> None:
+        """Nothing to forget: the policy sees only the present observation."""
+
+    def act(self, observation: Mapping[str, Array]) -> Array:
+        """One action in the units of the spec. Shapes: each (*) -> (A,)."""
+        return self.scale.unnormalize(self.agent.act(self._tensors(observation), explore=self.explore)[0])
+
+    def value(self, observation: Mapping[str, Array], action: Array) -> float | None:
+        """The critic's value of an action in the units of the spec; None where the algorithm has no critic."""
+        normalized = torch.from_numpy(self.scale.normalize(action))[None].to(self.device)
+        value = self.agent.value(self._tensors(observation), normalized)
+        return None if value is None else float(value[0])
+
+    def _tensors(self, observation: Mapping[str, Array]) -> dict[str, torch.Tensor]:
+        return {key: torch.from_numpy(observation[key])[None].to(self.device) for key in self.spec.observation}
+
+
+@dataclass(kw_only=True)
+class Film:
+    """What the camera saw: T + 1 frames, and the critic's value of the action taken in each (NaN in the last)."""
+
+    frames: list[Array] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)  # empty without a critic
+
+
+def run_episode(
+    environment: Environment,
+    policy: Policy,
+    *,
+    seed: int,
+    film: Film | None = None,
+    value: Callable[[Mapping[str, Array], Array], float | None] | None = None,
+) -> Episode:
+    """One episode from reset to end, as it would be recorded: with the actions that were really applied."""
+    step = environment.reset(seed=seed)
+    policy.reset()
+    steps: list[TimeStep] = [step]
+    if film is not None:
+        film.frames.append(environment.render())
+    while not step.last:
+        action = policy.act(step.observation)
+        if film is not None and value is not None:
+            estimate = value(step.observation, action)
+            if estimate is not None:
+                film.values.append(estimate)
+        step = environment.step(action)
+        steps.append(step)
+        if film is not None:
+            film.frames.append(environment.render())
+    if film is not None and film.values:
+        film.values.append(math.nan)
+    return assemble(steps, {"seed": seed})
+
+
+def assemble(steps: list[TimeStep], metadata: dict[str, Any]) -> Episode:
+    """An episode from its reset and its T steps."""
+    taken = steps[1:]
+    declared = all(step.success is not None for step in taken)
+    return Episode(
+        observation={key: np.stack([step.observation[key] for step in steps]) for key in steps[0].observation},
+        action=np.stack([np.asarray(step.action) for step in taken]),
+        reward=np.asarray([step.reward for step in taken], np.float32),
+        terminated=np.asarray([step.terminated for step in taken]),
+        truncated=np.asarray([step.truncated for step in taken]),
+        success=np.asarray([bool(step.success) for step in taken]) if declared else None,
+        intervened=np.asarray([step.intervened for step in taken]),
+        metadata=metadata,
+    )

@@ -1,0 +1,196 @@
+"""A training run's state, and what its loops share: logging, evaluation, checkpoints.
+
+All state is in `Run`, so a checkpoint of it goes on with the same numbers on the same machine.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from robot_rl import checkpoint
+from robot_rl.algorithms import with_overrides
+from robot_rl.algorithms.agent import Agent
+from robot_rl.clock import Clock
+from robot_rl.config import PhaseConfig
+from robot_rl.environment import Environment
+from robot_rl.loops.evaluate import EpisodeResult, evaluate
+from robot_rl.loops.rollout import AgentPolicy, Film
+from robot_rl.recorder import Progress, Recorder
+from robot_rl.replay.buffer import ReplayBuffer
+from robot_rl.replay.mixture import check_shares
+from robot_rl.seeding import Seeds
+from robot_rl.types import Metrics
+
+SAVING_SHARE = 0.05
+"""Largest share of the time that periodic checkpoints may take; a large replay buffer is then saved less often."""
+
+
+class Display(Protocol):
+    """Shows a person where the run is."""
+
+    def begin_phase(self, name: str, done: int, steps: int, interact: bool) -> None:
+        """A phase starts, or goes on after `done` steps."""
+
+    def advance(self, done: int, metrics: Mapping[str, float]) -> None:
+        """So many steps of the phase are done; the newest numbers."""
+
+    def evaluation(self, progress: Progress, metrics: Mapping[str, float]) -> None:
+        """An evaluation ended."""
+
+    def say(self, text: str) -> None:
+        """One line."""
+
+
+@dataclass(kw_only=True)
+class Evaluator:
+    """Evaluates the present policy in an environment that training never touches."""
+
+    environment: Environment
+    policy: AgentPolicy  # its mode
+    seeds: Seeds
+    episodes: int
+    final_episodes: int
+    videos: int
+    write_film: Callable[[Film, EpisodeResult, str], str]  # film, result, name -> path relative to the run's folder
+
+
+@dataclass(kw_only=True)
+class Run:
+    """Everything that moves while a run goes on. `save` and `restore` are exact inverses."""
+
+    folder: Path
+    config_json: dict[str, Any]
+    phases: dict[str, PhaseConfig]
+    agent: Agent
+    fresh_agent: Callable[[int], Agent]  # a new one, for resets; the argument is the phase's index
+    sources: dict[str, ReplayBuffer]  # data sets, and `online` where any phase interacts
+    environment: Environment | None  # None where no phase interacts
+    policy: AgentPolicy  # exploring
+    evaluator: Evaluator | None
+    recorder: Recorder
+    display: Display
+    clock: Clock
+    seeds: Seeds
+    generator: torch.Generator  # draws batches and uniform actions
+    stop_requested: Callable[[], bool]
+    checkpoint_every_s: float
+    log_every: int
+    progress: Progress = field(default_factory=Progress)
+    saved: int = 0  # checkpoints written so far
+    _saved_ns: int = 0
+    _save_ns: int = 0
+    _tick_ns: int = 0
+    _tick_steps: int = 0
+    _tick_updates: int = 0
+
+    def __post_init__(self) -> None:
+        self.base_config = self.agent.config
+        for index, (name, phase) in enumerate(self.phases.items()):
+            check_shares(phase.shares, self.sources, f"phases.{name}")
+            with_overrides(self.base_config, phase.algorithm)
+            if phase.reset:
+                fresh = self.fresh_agent(index)
+                checkpoint.reset_parts(fresh, fresh, phase.reset)
+        self._saved_ns = self._tick_ns = self.clock.now_ns()
+
+    def skip_time(self) -> None:
+        """Forget the time since the last tick: it was not spent on training."""
+        self._tick_ns = self.clock.now_ns()
+
+    # Called by the loops ----------------------------------------------------------------------------------------------
+
+    def after_step(self, phase: PhaseConfig, metrics: Metrics) -> None:
+        """Count, log and evaluate what is due after a step of the phase; `metrics` of its last update."""
+        step = self.progress.phase_step
+        if step % self.log_every == 0 and metrics:
+            self.log(metrics)
+        due = step in phase.evaluate_at or (phase.evaluate_every > 0 and step % phase.evaluate_every == 0)
+        if due and step < phase.steps:
+            self.evaluate()
+
+    def log(self, metrics: Metrics) -> None:
+        """One line of training metrics, with the rates since the last one."""
+        before_ns, steps, updates = self._tick_ns, self._tick_steps, self._tick_updates
+        self.tick()
+        seconds = max((self._tick_ns - before_ns) * 1e-9, 1e-9)
+        numbers = {name: float(value) for name, value in metrics.items()}
+        numbers["updates_per_s"] = (self.progress.updates - updates) / seconds
+        if self.phases[self.progress.phase].interact != "none":
+            numbers["steps_per_s"] = (self.progress.environment_steps - steps) / seconds
+        self._tick_steps, self._tick_updates = self.progress.environment_steps, self.progress.updates
+        self.recorder.event("train", self.progress, numbers)
+        self.display.advance(self.progress.phase_step, numbers)
+
+    def evaluate(self, *, at_end: bool = False, last: bool = False) -> None:
+        """Evaluate the present policy on new seeds; films only at the end of a phase."""
+        if self.evaluator is None:
+            return
+        evaluator = self.evaluator
+        self.tick()
+        number = self.progress.evaluations
+        count = evaluator.final_episodes if last else evaluator.episodes
+        seeds = [evaluator.seeds.integer("evaluation", number, index) for index in range(count)]
+        films_wanted = evaluator.videos if at_end else 0
+        results, metrics, films = evaluate(evaluator.environment, evaluator.policy, seeds, films=films_wanted)
+        name = f"{self.progress.phase_index}_{self.progress.phase}"
+        videos = [
+            evaluator.write_film(film, result, f"{name}_{index}")
+            for index, (film, result) in enumerate(zip(films, results, strict=False))
+        ]
+        self.progress.evaluations += 1
+        episodes = [result.to_json() for result in results]
+        self.skip_time()  # evaluation is not training time
+        self.recorder.event("evaluation", self.progress, metrics, episodes=episodes, videos=videos)
+        self.display.evaluation(self.progress, metrics)
+
+    def save_if_due(self) -> None:
+        """Write a checkpoint when the last one is old enough. To be called where no episode is running."""
+        now = self.clock.now_ns()
+        if now - self._saved_ns >= max(self.checkpoint_every_s * 1e9, self._save_ns / SAVING_SHARE):
+            self.tick()
+            self.save()
+
+    def tick(self) -> None:
+        """Count the time since the last tick as time of the run."""
+        now = self.clock.now_ns()
+        self.progress.elapsed_s += (now - self._tick_ns) * 1e-9
+        self._tick_ns = now
+
+    # State ------------------------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write a checkpoint of everything."""
+        begin = self.clock.now_ns()
+        tensors, agent_state = checkpoint.pack_agent(self.agent)
+        tensors = {f"agent.{key}": value for key, value in tensors.items()}
+        tensors["generator"] = self.generator.get_state()
+        state: dict[str, Any] = {
+            "config": self.config_json,
+            "progress": asdict(self.progress),
+            "agent": agent_state,
+            "metrics_bytes": self.recorder.sync(),
+        }
+        if "online" in self.sources:
+            replay, state["replay"] = self.sources["online"].state()
+            tensors |= {f"replay.{key}": value for key, value in replay.items()}
+        self.saved += 1
+        checkpoint.save(self.folder / "checkpoints", self.saved, tensors, state)
+        self._saved_ns = self.clock.now_ns()
+        self._save_ns = self._saved_ns - begin
+
+    def restore(self, number: int, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
+        """Undo `save` on a run that was built from the same configuration."""
+
+        def under(prefix: str) -> dict[str, torch.Tensor]:
+            return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+        checkpoint.unpack_agent(self.agent, under("agent."), state["agent"])
+        self.generator.set_state(tensors["generator"])
+        self.progress = Progress(**state["progress"])
+        if "online" in self.sources:
+            self.sources["online"].restore(under("replay."), state["replay"])
+        self.saved = number
+        self._tick_steps, self._tick_updates = self.progress.environment_steps, self.progress.updates

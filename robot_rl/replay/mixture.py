@@ -1,0 +1,86 @@
+"""Batches from several sources by share: offline only, online only, symmetric, any ratio or schedule."""
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robot_rl.errors import InputError, nearest
+from robot_rl.replay.buffer import ReplayBuffer
+from robot_rl.types import Batch
+
+
+def check_shares(shares: Mapping[str, Any], sources: Mapping[str, object], place: str) -> None:
+    """Refuse shares of unknown sources, of wrong form, or that do not sum to one.
+
+    Raises:
+        InputError: names `place`.
+    """
+    for name, share in shares.items():
+        if name not in sources:
+            raise InputError(f"{place}.shares names '{name}': {nearest(name, sources)}")
+        if isinstance(share, Mapping):
+            if set(share) != {"start", "end", "steps"} or not float(share["steps"]) > 0:
+                raise InputError(f"{place}.shares.{name}={dict(share)}: a schedule is {{start, end, steps}}, steps > 0")
+        elif share != "proportional" and not (isinstance(share, int | float) and 0 <= share <= 1):
+            raise InputError(
+                f"{place}.shares.{name}={share}: expected a number in [0, 1], a schedule, or `proportional`"
+            )
+    proportional = [share == "proportional" for share in shares.values()]
+    if any(proportional):
+        if not all(proportional):
+            raise InputError(f"{place}.shares={dict(shares)}: `proportional` applies to all sources or to none")
+        return
+    for step in (0, 10**12):
+        total = sum(_share(share, step) for share in shares.values())
+        if abs(total - 1.0) > 1e-6:
+            raise InputError(f"{place}.shares={dict(shares)} sum to {total:g}, not to 1")
+
+
+def _share(share: Any, step: int) -> float:
+    if isinstance(share, Mapping):
+        done = min(step / float(share["steps"]), 1.0)
+        return float(share["start"] + done * (share["end"] - share["start"]))
+    return float(share)
+
+
+def counts(shares: Mapping[str, Any], sizes: Mapping[str, int], step: int, batch_size: int) -> dict[str, int]:
+    """Rows of each source in a batch of `batch_size`: exact at shares 0 and 1, otherwise by largest remainder."""
+    if any(share == "proportional" for share in shares.values()):
+        total = sum(sizes[name] for name in shares)
+        wanted = {name: batch_size * sizes[name] / max(total, 1) for name in shares}
+    else:
+        wanted = {name: batch_size * _share(share, step) for name, share in shares.items()}
+    rows = {name: int(value + 1e-9) for name, value in wanted.items()}
+    order = sorted(wanted, key=lambda name: rows[name] - wanted[name])
+    for name in order[: batch_size - sum(rows.values())]:
+        rows[name] += 1
+    return rows
+
+
+def sample_mixture(
+    sources: Mapping[str, ReplayBuffer],
+    rows: Mapping[str, int],
+    repeats: int,
+    generator: torch.Generator,
+) -> Batch:
+    """`repeats` batches one behind the other, each with `rows[name]` transitions of every source."""
+    parts = [sources[name].sample(count * repeats, generator) for name, count in rows.items() if count]
+    return parts[0] if len(parts) == 1 else _interleave(parts, repeats)
+
+
+def _interleave(parts: list[Batch], repeats: int) -> Batch:
+    def join(tensors: list[Tensor]) -> Tensor:
+        split = [tensor.reshape(repeats, -1, *tensor.shape[1:]) for tensor in tensors]
+        return torch.cat(split, 1).flatten(0, 1)
+
+    joined: dict[str, Any] = {}
+    for field in fields(Batch):
+        values = [getattr(part, field.name) for part in parts]
+        if isinstance(values[0], dict):
+            joined[field.name] = {key: join([value[key] for value in values]) for key in values[0]}
+        else:
+            joined[field.name] = None if any(value is None for value in values) else join(values)
+    return replace(parts[0], **joined)
