@@ -50,4 +50,4 @@ clean:
 	find . -path './$(VENV)' -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean
-	if [ -f '$(VENV)/robot_rl.stamp' ]; then rm -rf '$(VENV)' '$(VENV).lock'; fi
+	if [ -f '$(VENV)/robot_rl.stamp' ]; then rm -rf '$(VENV)'; fi

@@ -16,7 +16,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-from yaml import YAMLError
+from yaml import YAMLError  # type: ignore[import-untyped]  # PyYAML ships no types, Hydra raises its errors
 
 from robot_rl import config as schema_module
 from robot_rl.apps import schema
@@ -237,16 +237,21 @@ def _type_words(annotation: str) -> str:
 
 
 def _near(key: str, verb: str, overrides: list[str]) -> str:
-    """The keys nearest to `key`, and those beside it."""
+    """The key nearest to `key`, and those beside it."""
     names = _all_keys(verb, overrides)
-    leaves = {name.split(".")[-1]: name for name in reversed(names)}
-    close = get_close_matches(key, names, n=1, cutoff=0.6)
-    close = close or [leaves[leaf] for leaf in get_close_matches(key.split(".")[-1], leaves, n=1, cutoff=0.6)]
-    parent = key.rpartition(".")[0]
-    beside = sorted({name for name in names if name.rpartition(".")[0] == parent})
+    parent, _, leaf = key.rpartition(".")
+    beside = sorted(name for name in names if name.rpartition(".")[0] == parent)
+    leaves = {name.rpartition(".")[2]: name for name in reversed(names)}
+    close = get_close_matches(key, beside, n=1, cutoff=0.6 if parent == "" else 0.8)
+    close = close or [
+        f"{parent}.{near}" for near in get_close_matches(leaf, [n[len(parent) + 1 :] for n in beside], n=1)
+    ]
+    close = close or get_close_matches(key, names, n=1, cutoff=0.8)
+    close = close or [leaves[near] for near in get_close_matches(leaf, leaves, n=1, cutoff=0.8)]
     guess = f"did you mean '{close[0]}'? " if close else ""
-    listed = f"Keys: {', '.join(beside)}." if beside else f"`robot-rl {verb} --help` lists the keys."
-    return guess + listed
+    if not beside and parent in schema.groups(verb):
+        return f"{guess}Choose {parent}=NAME first: it decides which keys there are."
+    return guess + (f"Keys: {', '.join(beside)}." if beside else f"`robot-rl {verb} --help` lists the keys.")
 
 
 def _all_keys(verb: str, overrides: list[str]) -> list[str]:
@@ -264,9 +269,9 @@ def _all_keys(verb: str, overrides: list[str]) -> list[str]:
 
 def _dotted(node: DictConfig, prefix: str) -> list[str]:
     names = []
-    for name in node:
+    for name in map(str, node):
         names.append(f"{prefix}{name}")
-        if OmegaConf.is_missing(node, name) or OmegaConf.is_interpolation(node, str(name)):
+        if OmegaConf.is_missing(node, name) or OmegaConf.is_interpolation(node, name):
             continue
         if isinstance(node[name], DictConfig):
             names += _dotted(node[name], f"{prefix}{name}.")

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import yaml  # type: ignore[import-untyped]  # PyYAML ships no types; Hydra brings it
+
 import robot_rl
 
 ROOT = Path(robot_rl.__file__).parent
@@ -112,12 +114,12 @@ def _as_yaml(node: ast.expr | None) -> str | None:
     match node:
         case None | ast.Name(id="MISSING"):
             return None
-        case ast.Constant(value=value):
-            return (
-                {None: "null", True: "true", False: "false"}.get(value, str(value))
-                if not isinstance(value, int | float) or isinstance(value, bool)
-                else ast.unparse(node)
-            )
+        case ast.Constant(value=str(text)):
+            return text
+        case ast.Constant(value=None):
+            return "null"
+        case ast.Constant(value=bool(value)):
+            return "true" if value else "false"
         case ast.Call(func=ast.Name(id="field"), keywords=keywords):
             given = {k.arg: k.value for k in keywords}
             if "default" in given:
@@ -211,20 +213,27 @@ def class_fields(name: str) -> dict[str, Field]:
 
 
 def choices(group: str) -> dict[str, str]:
-    """The YAML files of a group, by name, each with its first line of comment."""
+    """The YAML files of a group, by name, each with its first line of comment, or else its first settings."""
     found: dict[str, str] = {}
     for path in sorted((CONFIGS / group).glob("*.yaml")):
-        comments = (
-            line.lstrip("# ").rstrip() for line in path.read_text(encoding="utf-8").splitlines() if "#" in line[:1]
-        )
-        found[path.stem] = next((line for line in comments if line and not line.startswith("@package")), "")
+        text = path.read_text(encoding="utf-8")
+        comments = [line.lstrip("# ").rstrip() for line in text.splitlines() if line.startswith("#")]
+        said = next((line for line in comments if line and not line.startswith("@package")), None)
+        found[path.stem] = _first_settings(text) if said is None else said
     return found
 
 
+def _first_settings(text: str) -> str:
+    settings = {key: value for key, value in (yaml.safe_load(text) or {}).items() if not isinstance(value, dict | list)}
+    return " ".join(f"{key}={value}" for key, value in list(settings.items())[:3])
+
+
 def groups(verb: str) -> list[str]:
-    """The groups that a verb's YAML can choose from: those of its keys that are groups, and `experiment` for train."""
-    names = [entry.name for entry in fields(_classes("VERB_CONFIGS")[verb]) if entry.name in GROUPS]
-    return ["experiment", *names] if verb == "train" else names
+    """The groups that a verb's YAML chooses from: the entries of its defaults list that have a name and a choice."""
+    path = CONFIGS / f"{verb}.yaml"
+    defaults = (yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}).get("defaults", [])
+    names = [name.split()[-1] for entry in defaults if isinstance(entry, dict) for name in entry]
+    return sorted(names, key=lambda name: name != "experiment")  # an experiment chooses the others
 
 
 def summary(verb: str) -> str:
