@@ -1,0 +1,262 @@
+"""What every reader shares: its protocol, what a recording is, and the rules that label one."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from robot_rl.datasets.schema import Finding
+from robot_rl.errors import InputError, nearest
+from robot_rl.spec import ArraySpec, Spec
+from robot_rl.types import Array, Episode
+
+FLAT_KEY = "state"
+"""Observation key of a source with one flat vector, the same as the environments of this project use."""
+
+Resimulate = Callable[[Mapping[str, Any], str, Array, Array], Episode]
+"""(environment information, model XML, states (T, S), actions (T, A)) -> the episode with observations."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuccessLabel:
+    """A step succeeds where a number of the next observation lies in [minimum, maximum]."""
+
+    observation: str
+    index: int = 0
+    minimum: float | None = None
+    maximum: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.minimum is None and self.maximum is None:
+            raise InputError("the success rule has no limits: set success.minimum or success.maximum")
+
+    def __call__(self, observation: Mapping[str, Array], place: str) -> Array:
+        """Success of each step. A step without a real next observation is judged by the last one there is.
+
+        Shapes: each (T + 1, *) -> (T,).
+
+        Raises:
+            InputError: there is no such key or channel.
+        """
+        if self.observation not in observation:
+            raise InputError(
+                f"{place}: success.observation={self.observation}: {nearest(self.observation, observation)}"
+            )
+        rows = observation[self.observation]
+        flat = rows.reshape(len(rows), -1)
+        if not 0 <= self.index < flat.shape[1]:
+            raise InputError(
+                f"{place}: success.index={self.index}, but '{self.observation}' has {flat.shape[1]} channels"
+            )
+        value = flat[1:, self.index]
+        low = -np.inf if self.minimum is None else self.minimum
+        high = np.inf if self.maximum is None else self.maximum
+        return np.asarray((value >= low) & (value <= high))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """What a person may say about a recording; the fields mirror `IngestConfig`."""
+
+    maximum_episodes: int | None = None
+    success: SuccessLabel | None = None
+    action_low: Sequence[float] | None = None  # one number, or (A,)
+    action_high: Sequence[float] | None = None
+    control_period_s: float | None = None
+    done_semantics: str = "auto"  # auto | terminated | truncated
+    resimulate: Resimulate | None = None  # None refuses recordings that hold states only
+
+
+@dataclass(kw_only=True)
+class Recording:
+    """An opened source. Episodes are read one at a time, in order; `close` frees the file."""
+
+    spec: Spec
+    provenance: dict[str, Any]
+    count: int
+    read: Callable[[int], Episode]
+    findings: list[Finding] = field(default_factory=list)
+    resources: ExitStack = field(default_factory=ExitStack)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def episodes(self) -> Iterator[Episode]:
+        """Episodes in the order of the source.
+
+        Raises:
+            InputError: one of them cannot be used; the message names it.
+        """
+        for index in range(self.count):
+            yield self.read(index)
+
+    def close(self) -> None:
+        """Free the file; calling it twice is allowed."""
+        self.resources.close()
+
+    def __enter__(self) -> "Recording":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+class Reader(Protocol):
+    """One format."""
+
+    @property
+    def name(self) -> str:
+        """As in `format=NAME`."""
+
+    @property
+    def description(self) -> str:
+        """What the format is recognised by, for error messages."""
+
+    def probe(self, path: Path) -> str | None:
+        """What makes this file one of the format, by content; None where it is not."""
+
+    def open(self, path: Path, options: ReadOptions) -> Recording:
+        """Open a recording.
+
+        Raises:
+            InputError: the file is damaged, or lacks something; names the key and the remedy.
+        """
+
+
+def provenance(path: Path, reader: str, version: int, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Where a store comes from: file name, size, SHA-256, format, and what the source says about itself."""
+    sha = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            sha.update(block)
+    return {
+        "source": path.name,
+        "source_bytes": path.stat().st_size,
+        "source_sha256": sha.hexdigest(),
+        "format": reader,
+        "reader_version": version,
+        "attributes": {key: plain(value) for key, value in attributes.items()},
+    }
+
+
+def plain(value: Any) -> Any:
+    """A JSON value of a number, array or text from HDF5 or a pickle."""
+    match value:
+        case bytes():
+            return value.decode(errors="replace")
+        case np.ndarray():
+            return [plain(item) for item in value] if value.dtype == object else plain(value.tolist())
+        case np.generic():
+            return plain(value.item())
+        case dict():
+            return {str(key): plain(item) for key, item in value.items()}
+        case list() | tuple():
+            return [plain(item) for item in value]
+        case float() if not np.isfinite(value):
+            return str(value)
+        case str() | int() | float() | bool() | None:
+            return value
+    return str(value)
+
+
+def parse_json(text: Any, place: str) -> dict[str, Any]:
+    """A JSON object of an attribute.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        value = json.loads(plain(text))
+    except (TypeError, json.JSONDecodeError) as error:
+        raise InputError(f"{place} is not JSON ({error}): repair the attribute, or remove it") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{place} is not a JSON object")
+    return value
+
+
+def array_spec(array: Array) -> ArraySpec:
+    """The spec of rows (N, *), without bounds."""
+    return ArraySpec(shape=tuple(array.shape[1:]), dtype=str(array.dtype))
+
+
+def action_spec(actions: Array, options: ReadOptions, place: str) -> ArraySpec:
+    """Bounds as the options declare them, [-1, 1] without. Shapes: (T, A).
+
+    Raises:
+        InputError: the declared bounds do not fit.
+    """
+    if actions.ndim != 2:
+        raise InputError(f"{place}: actions have shape {actions.shape}, expected (steps, A)")
+    if (options.action_low is None) != (options.action_high is None):
+        raise InputError("action_low and action_high go together: set both or none")
+    low = _bound(options.action_low, -1.0, actions.shape[1], "action_low")
+    high = _bound(options.action_high, 1.0, actions.shape[1], "action_high")
+    if not (low < high).all():
+        raise InputError(f"action_low={low.tolist()} must lie below action_high={high.tolist()}")
+    return ArraySpec(shape=(actions.shape[1],), dtype=str(actions.dtype), low=low, high=high)
+
+
+def binary_success(rewards: Sequence[Array]) -> float | None:
+    """The reward that means success, where the whole recording knows two rewards: {0, 1} or {-1, 0}; else None."""
+    values = np.unique(np.concatenate([np.unique(reward) for reward in rewards]))
+    if len(values) == 2 and tuple(values) in ((0.0, 1.0), (-1.0, 0.0)):
+        return float(values[1])
+    return None
+
+
+@dataclass(kw_only=True)
+class SuccessSource:
+    """Where success comes from: the source's own record, then a rule, then a reward with two values."""
+
+    rule: SuccessLabel | None
+    success_reward: float | None
+
+    @staticmethod
+    def of(
+        options: ReadOptions, rewards: Sequence[Array], recorded: bool, path: Path
+    ) -> tuple["SuccessSource", list[Finding]]:
+        """Decide it for a recording, and say so."""
+        place = path.name
+        if recorded:
+            findings = []
+            if options.success is not None:
+                findings.append(
+                    Finding(
+                        severity="warning",
+                        place=place,
+                        text="the source records success, so the rule in `success` is not used",
+                        remedy="leave the rule away",
+                    )
+                )
+            return SuccessSource(rule=None, success_reward=None), findings
+        if options.success is not None:
+            return SuccessSource(rule=options.success, success_reward=None), []
+        reward = binary_success(rewards)
+        if reward is None:
+            return SuccessSource(rule=None, success_reward=None), []
+        text = f"success is taken from the reward, which has two values: a step with reward {reward:g} succeeds"
+        return SuccessSource(rule=None, success_reward=reward), [
+            Finding(severity="information", place=place, text=text, remedy="set success.observation for another rule")
+        ]
+
+    def label(self, episode: Episode, place: str) -> Episode:
+        """The episode with success, where there is a way to tell."""
+        if episode.success is not None:
+            return episode
+        if self.rule is not None:
+            return replace(episode, success=self.rule(episode.observation, place))
+        if self.success_reward is not None:
+            return replace(episode, success=episode.reward == self.success_reward)
+        return episode
+
+
+def _bound(values: Sequence[float] | None, default: float, size: int, name: str) -> Array:
+    numbers = [default] if values is None else list(values)
+    if len(numbers) not in (1, size):
+        raise InputError(f"{name} has {len(numbers)} numbers, but the action has {size} dimensions: give 1 or {size}")
+    return np.broadcast_to(np.asarray(numbers, np.float64), (size,)).copy()

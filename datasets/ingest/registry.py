@@ -1,0 +1,46 @@
+"""The readers, and which of them a file is for."""
+
+from pathlib import Path
+
+from robot_rl.datasets.ingest.base import Reader
+from robot_rl.datasets.ingest.d4rl_hdf5 import D4rlHdf5Reader
+from robot_rl.datasets.ingest.dapg_pickle import DapgPickleReader
+from robot_rl.datasets.ingest.hdf5 import is_hdf5, outline
+from robot_rl.datasets.ingest.robomimic_hdf5 import RobomimicHdf5Reader
+from robot_rl.datasets.ingest.robosuite_raw import RobosuiteRawReader
+from robot_rl.errors import InputError, nearest
+
+READERS: tuple[Reader, ...] = (RobomimicHdf5Reader(), RobosuiteRawReader(), D4rlHdf5Reader(), DapgPickleReader())
+
+
+def find_reader(path: Path, format: str | None = None) -> Reader:
+    """The reader of a file: by content, or the one that is named.
+
+    Raises:
+        InputError: there is no such file or format, or no reader knows the content; says what was seen.
+    """
+    if not path.exists():
+        siblings = [str(entry) for entry in path.parent.glob("*")] if path.parent.is_dir() else []
+        raise InputError(f"there is no file at {path}: {nearest(str(path), siblings)}")
+    if path.is_dir():
+        inside = ", ".join(sorted(entry.name for entry in path.iterdir())[:10])
+        raise InputError(f"{path} is a folder, and none of the readers takes one: name a file in it ({inside})")
+    if format is not None:
+        names = {reader.name: reader for reader in READERS}
+        if format not in names:
+            raise InputError(f"format={format}: {nearest(format, names)}")
+        return names[format]
+    for reader in READERS:
+        if reader.probe(path) is not None:
+            return reader
+    known = "; ".join(f"{reader.name}: {reader.description}" for reader in READERS)
+    raise InputError(f"{path} is in no format that a reader knows. It is: {_seen(path)}. Known formats: {known}")
+
+
+def _seen(path: Path) -> str:
+    if path.stat().st_size == 0:
+        return "an empty file"
+    if is_hdf5(path):
+        return outline(path)
+    with path.open("rb") as file:
+        return f"a file that begins with {file.read(16)!r}"

@@ -1,0 +1,280 @@
+"""robomimic HDF5: one group per demonstration, observations by key, `dones` that mix two kinds of end.
+
+Format of "What Matters in Learning from Offline Human Demonstrations for Robot Manipulation" (arXiv 2108.03298), also
+written by MimicGen and RoboCasa, and by `robot_rl.datasets.export_robomimic`, whose additions are read back.
+"""
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from robot_rl.datasets.ingest.base import (
+    FLAT_KEY,
+    ReadOptions,
+    Recording,
+    SuccessSource,
+    action_spec,
+    array_spec,
+    parse_json,
+    plain,
+    provenance,
+)
+from robot_rl.datasets.ingest.hdf5 import clear_hdf5_errors, dataset, is_hdf5, leaves, open_file
+from robot_rl.datasets.schema import Finding
+from robot_rl.errors import InputError
+from robot_rl.spec import Spec
+from robot_rl.types import Array, Episode
+
+VERSION = 1
+SPEC_ATTRIBUTE = "robot_rl_spec"
+METADATA_ATTRIBUTE = "robot_rl_metadata"
+EXTRAS = "robot_rl_extras"
+JUMP = 1e-6
+STORED = ("obs", "next_obs", "actions", "rewards", "dones", "states", "terminated", "truncated", "success",
+          "intervened", "init_state_dict", EXTRAS)  # fmt: skip
+
+
+class RobomimicHdf5Reader:
+    """`format=robomimic_hdf5`."""
+
+    name = "robomimic_hdf5"
+    description = "HDF5 with groups data/demo_<number> that hold obs/<key>, actions and rewards"
+
+    def probe(self, path: Path) -> str | None:
+        """Demonstrations with observations."""
+        if not is_hdf5(path):
+            return None
+        with open_file(path) as file:
+            demos = demo_names(file)
+            if not demos or not any("obs" in file["data"][name] for name in demos):
+                return None
+        return f"it has {len(demos)} demonstrations under data, with observations"
+
+    def open(self, path: Path, options: ReadOptions) -> Recording:
+        """Open the file; demonstrations are read one by one, in the order of their numbers.
+
+        Raises:
+            InputError: damaged, or without observations, actions or rewards.
+        """
+        with ExitStack() as stack:
+            file = stack.enter_context(open_file(path))
+            data = file.get("data", file)
+            demos = demo_names(file)[: options.maximum_episodes]
+            if not demos:
+                raise InputError(f"{path}: there are no groups data/demo_<number>")
+            filters = _filters(file)
+            environment = parse_json(data.attrs["env_args"], f"{path}: env_args") if "env_args" in data.attrs else {}
+            rewards = [dataset(data[name], "rewards", path).reshape(-1) for name in demos]
+            recorded = all("success" in data[name] for name in demos)
+            success, findings = SuccessSource.of(options, rewards, recorded=recorded, path=path)
+            findings += _findings(path, data, demos)
+            keys = _observation_keys(data[demos[0]], path)
+            first = _demo(data[demos[0]], keys, options, path)
+            spec = _spec(data, first, environment, options, path)
+            attributes = {key: value for key, value in data.attrs.items() if key not in ("env_args", SPEC_ATTRIBUTE)}
+            origin = provenance(path, self.name, VERSION, attributes) | {"environment": environment}
+
+            def read(index: int) -> Episode:
+                name = demos[index]
+                episode = _demo(data[name], keys, options, path)
+                if name in filters:
+                    episode.metadata["filters"] = filters[name]
+                return success.label(episode, f"{path}: data/{name}")
+
+            return Recording(
+                spec=spec,
+                provenance=origin,
+                count=len(demos),
+                read=read,
+                findings=findings,
+                resources=stack.pop_all(),
+            )
+
+
+def demo_names(file: h5py.File) -> list[str]:
+    """Names of the demonstrations, by number: demo_2 comes before demo_10."""
+    data = file.get("data")
+    if not isinstance(data, h5py.Group):
+        return []
+    names = [name for name in data if name.startswith("demo_") and name[5:].isdigit()]
+    return sorted(names, key=lambda name: int(name[5:]))
+
+
+def control_period_s(environment: dict[str, Any]) -> float | None:
+    """1 / control_freq of a robosuite environment, where it is recorded."""
+    frequency_hz = environment.get("control_freq")
+    return 1.0 / float(frequency_hz) if isinstance(frequency_hz, int | float) and frequency_hz > 0 else None
+
+
+def action_semantics(environment: dict[str, Any]) -> str | None:
+    """Such as `osc_pose_delta`, of a robosuite controller configuration, where it is recorded."""
+    controller = environment.get("controller_configs")
+    if not isinstance(controller, dict) or not isinstance(controller.get("type"), str):
+        return None
+    kind = str(controller["type"]).lower()
+    if kind.startswith("osc") and "control_delta" in controller:
+        return f"{kind}_{'delta' if controller['control_delta'] else 'absolute'}"
+    return kind
+
+
+def _spec(data: h5py.Group, first: Episode, environment: dict[str, Any], options: ReadOptions, path: Path) -> Spec:
+    if SPEC_ATTRIBUTE in data.attrs:
+        return Spec.from_json(parse_json(data.attrs[SPEC_ATTRIBUTE], f"{path}: {SPEC_ATTRIBUTE}"))
+    settings = environment.get("env_kwargs")
+    settings = settings if isinstance(settings, dict) else {}
+    period_s = control_period_s(settings)
+    return Spec(
+        observation={key: array_spec(array) for key, array in first.observation.items()},
+        action=action_spec(first.action, options, str(path)),
+        control_period_s=options.control_period_s if period_s is None else period_s,
+        action_semantics=action_semantics(settings),
+    )
+
+
+def _observation_keys(demo: h5py.Group, path: Path) -> dict[str, str]:
+    """Key of the store by key of the file; nested groups are joined with `/`."""
+    if not isinstance(demo.get("obs"), h5py.Group) or not leaves(demo["obs"]):
+        raise InputError(
+            f"{path}: {demo.name.strip('/')} has no observations under 'obs', only {', '.join(demo)}: extract them "
+            "with robomimic's dataset_states_to_obs.py, or ingest the raw robosuite recording with resimulate=true"
+        )
+    names = leaves(demo["obs"])
+    return {FLAT_KEY if names == ["flat"] else name: name for name in names}
+
+
+def _demo(demo: h5py.Group, keys: dict[str, str], options: ReadOptions, path: Path) -> Episode:
+    with clear_hdf5_errors(path):
+        place = f"{path}: {demo.name.strip('/')}"
+        actions, rewards = dataset(demo, "actions", path), dataset(demo, "rewards", path).reshape(-1)
+        steps = len(actions)
+        lengths = {"actions": steps, "rewards": len(rewards)}
+        if "num_samples" in demo.attrs:
+            lengths["num_samples"] = int(demo.attrs["num_samples"])
+        _observation_keys(demo, path)
+        observation, has_final = {}, "next_obs" in demo
+        for key, name in keys.items():
+            rows = dataset(demo["obs"], name, path)
+            rows = rows[:, None] if rows.ndim == 1 else rows
+            lengths[f"obs/{name}"] = len(rows)
+            last = rows[-1:]
+            if has_final:
+                following = dataset(demo["next_obs"], name, path)
+                lengths[f"next_obs/{name}"] = len(following)
+                last = following[-1:].reshape(last.shape) if len(following) else last
+            observation[key] = np.concatenate([rows, last])
+        flags = {}
+        for name in ("dones", "terminated", "truncated", "success", "intervened"):
+            if name in demo:
+                flags[name] = dataset(demo, name, path).reshape(-1).astype(bool)
+                lengths[name] = len(flags[name])
+        if len(set(lengths.values())) > 1 or steps == 0:
+            raise InputError(
+                f"{place}: lengths disagree, expected the same number everywhere, at least one: {lengths}. Leave this "
+                "demonstration out, or record it again"
+            )
+        terminated, truncated = _ends(flags, rewards, options.done_semantics)
+        extras = {"simulator_state": dataset(demo, "states", path)} if "states" in demo else {}
+        if EXTRAS in demo:
+            extras |= {name: dataset(demo[EXTRAS], name, path) for name in leaves(demo[EXTRAS])}
+        return Episode(
+            observation=observation,
+            action=actions,
+            reward=rewards,
+            terminated=terminated,
+            truncated=truncated,
+            success=flags.get("success"),
+            intervened=flags.get("intervened"),
+            has_final_observation=has_final,
+            extras=extras,
+            metadata=_metadata(demo, path),
+        )
+
+
+def _ends(flags: dict[str, Array], rewards: Array, done_semantics: str) -> tuple[Array, Array]:
+    """The two facts behind `dones`; only the last step of a demonstration can end it. Shapes: (T,) each."""
+    steps = len(rewards)
+    if "terminated" in flags and "truncated" in flags:
+        return flags["terminated"], flags["truncated"]
+    terminated, truncated = np.zeros(steps, bool), np.zeros(steps, bool)
+    done = bool(flags["dones"][-1]) if "dones" in flags else False
+    match done_semantics:
+        case "terminated":
+            terminated[-1] = done
+        case "auto":  # 0 and 1 are robosuite's sparse reward; of a dense one, a positive number says nothing
+            sparse = bool(np.isin(rewards, (0.0, 1.0)).all())
+            succeeded = bool(flags["success"][-1]) if "success" in flags else sparse and bool(rewards[-1] > 0)
+            terminated[-1] = done and succeeded
+    truncated[-1] = not terminated[-1]
+    return terminated, truncated
+
+
+def _metadata(demo: h5py.Group, path: Path) -> dict[str, Any]:
+    place = f"{path}: {demo.name.strip('/')}"
+    if METADATA_ATTRIBUTE in demo.attrs:
+        return parse_json(demo.attrs[METADATA_ATTRIBUTE], f"{place}: {METADATA_ATTRIBUTE}")
+    metadata: dict[str, Any] = {"source": demo.name.strip("/")}
+    if "init_state_dict" in demo:
+        group = demo["init_state_dict"]
+        metadata["initial_state"] = {name: plain(dataset(group, name, path)) for name in leaves(group)}
+    if "ep_meta" in demo.attrs:
+        metadata["episode"] = parse_json(demo.attrs["ep_meta"], f"{place}: ep_meta")
+        if "lang" in metadata["episode"]:
+            metadata["language"] = metadata["episode"]["lang"]
+    return metadata
+
+
+def _filters(file: h5py.File) -> dict[str, list[str]]:
+    """Names of the masks (train, valid, ...) that each demonstration is in."""
+    filters: dict[str, list[str]] = {}
+    for mask in file["mask"] if isinstance(file.get("mask"), h5py.Group) else ():
+        for name in file["mask"][mask][()]:
+            filters.setdefault(plain(name), []).append(mask)
+    return filters
+
+
+def _findings(path: Path, data: h5py.Group, demos: list[str]) -> list[Finding]:
+    findings = []
+    early = [name for name in demos if "dones" in data[name] and data[name]["dones"][:-1].any()]
+    if early:
+        findings.append(
+            Finding(
+                severity="information",
+                place=path.name,
+                text=f"{len(early)} demonstrations go on after a step marked done; only their last step ends them",
+                remedy="to end them with the first success, train with cut_at_success: first",
+            )
+        )
+    shifted = [
+        f"{name}: {key}"
+        for name in demos
+        if "next_obs" in data[name]
+        for key in leaves(data[name]["next_obs"])
+        if key in data[name]["obs"] and not _follows(data[name]["obs"][key][()], data[name]["next_obs"][key][()])
+    ]
+    if shifted:
+        findings.append(
+            Finding(
+                severity="warning",
+                place=path.name,
+                text=f"next_obs is not the next observation in {len(shifted)} places, such as {shifted[0]}: "
+                "only its last row is stored",
+                remedy="check how the recording was cut",
+            )
+        )
+    ignored = sorted({name for name in data[demos[0]] if name not in STORED})
+    if ignored:
+        findings.append(
+            Finding(
+                severity="information", place=path.name, text=f"not stored: {', '.join(ignored)} of each demonstration"
+            )
+        )
+    return findings
+
+
+def _follows(observation: Array, following: Array) -> bool:
+    return len(observation) != len(following) or bool(
+        np.allclose(observation[1:].astype(np.float64), following[:-1].astype(np.float64), rtol=0, atol=JUMP)
+    )
