@@ -24,6 +24,8 @@ class Series:
     low: Sequence[float] | None = None
     high: Sequence[float] | None = None
     markers: bool = False
+    thinned: bool = False
+    """The band holds the extremes that averaging took away; the vertical axis need not reach them."""
     tips: Sequence[str] | None = None
     dashed: bool = False
 
@@ -107,7 +109,9 @@ def thin(series: Series) -> Series:
         y.append(sum(values) / len(values) if values else math.nan)
         low.append(min(values, default=math.nan))
         high.append(max(values, default=math.nan))
-    return Series(label=series.label, x=x, y=y, color=series.color, low=low, high=high, dashed=series.dashed)
+    return Series(
+        label=series.label, x=x, y=y, color=series.color, low=low, high=high, dashed=series.dashed, thinned=True
+    )
 
 
 def chart(
@@ -151,14 +155,13 @@ def _finite(values: Sequence[float] | None) -> list[float]:
 
 
 def _y_range(panels: Sequence[Panel]) -> tuple[float, float]:
-    values = [
-        value
-        for panel in panels
-        for one in panel.series
-        for part in (one.y, one.low, one.high)
-        for value in _finite(part)
-    ]
-    values += [panel.level[0] for panel in panels if panel.level is not None and math.isfinite(panel.level[0])]
+    values: list[float] = []
+    for panel in panels:
+        for one in panel.series:
+            parts = (one.y,) if one.thinned else (one.y, one.low, one.high)
+            values += [value for part in parts for value in _finite(part)]
+        if panel.level is not None:
+            values += _finite([panel.level[0]])
     if not values:
         return 0.0, 1.0
     return _padded(min(values), max(values), 0.06)
@@ -185,7 +188,8 @@ def _panel(panel: Panel, left: float, right: float, y_axis: Axis, height: float,
         x_start, x_end = max(x_axis(start), left), min(x_axis(end), right)
         parts.append(f'<rect class="shade" x="{x_start:.1f}" y="{top:.1f}" width="{max(x_end - x_start, 0):.1f}" ')
         parts.append(f'height="{bottom - top:.1f}"><title>{escape(label)}</title></rect>')
-        parts.append(f'<text class="note" x="{x_start + 4:.1f}" y="{bottom - 6:.1f}">{escape(label)}</text>')
+        if x_end - x_start > 7 * len(label):  # pixels: else the label would not fit
+            parts.append(f'<text class="note" x="{x_start + 4:.1f}" y="{bottom - 6:.1f}">{escape(label)}</text>')
     for value in y_axis.ticks:
         y = y_axis(value)
         parts.append(f'<line class="grid" x1="{left:.1f}" x2="{right:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')

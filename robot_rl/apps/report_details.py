@@ -15,21 +15,22 @@ from robot_rl.apps.report_read import Run
 from robot_rl.apps.report_sections import duration, plain, score_text
 
 VIDEO_BYTES = 15_000_000  # of all films of a report together, as base64
+SCALE_RATIO = 10.0  # metrics further apart than this get charts of their own
 RATES = ("updates_per_s", "steps_per_s")
 
 
 def diagnostics(run: Run) -> str:
     """What the critic believes against what was obtained, how wrong it is, and how the policy explores."""
     names = sorted({name for event in run.events if event.event == "train" for name in event.metrics} - set(RATES))
-    groups: list[tuple[str, list[str], str]] = [
-        ("Temporal-difference error", [name for name in names if _is_error(name)], ""),
-        ("Conservative term", [name for name in names if name.startswith(("conservative/", "cql/"))], ""),
-        ("Entropy and temperature", [name for name in names if "entropy" in name or "temperature" in name], ""),
+    groups: list[tuple[str, list[str]]] = [
+        ("Temporal-difference error", [name for name in names if _is_error(name)]),
+        ("Conservative term", [name for name in names if name.startswith(("conservative/", "cql/"))]),
+        ("Entropy and temperature", [name for name in names if "entropy" in name or "temperature" in name]),
     ]
-    used = {name for _, group, _ in groups for name in group}
+    used = {name for _, group in groups for name in group}
     values = [name for name in names if name not in used and _is_value(name)]
     parts = [_values(run, values)]
-    small = [_metrics_chart(run, group, title) for title, group, _ in groups if group]
+    small = [_metrics_chart(run, part, title) for title, group in groups for part in _by_scale(run, group)]
     if small:
         parts.append(f'<div class="pair">{"".join(small)}</div>')
     rest = [name for name in names if name not in used and name not in values]
@@ -103,6 +104,20 @@ def _obtained(run: Run) -> tuple[list[float], str]:
 
 def _switch(run: Run) -> list[tuple[float, str]]:
     return [] if run.switch is None else [(float(run.switch.start.updates), "switch")]
+
+
+def _by_scale(run: Run, names: Sequence[str]) -> list[list[str]]:
+    """Metrics of one order of magnitude together, so that none is a flat line beside another."""
+    sizes = {
+        name: max((abs(y) for y in run.training_series(name)[1] if math.isfinite(y)), default=0.0) for name in names
+    }
+    groups: list[list[str]] = []
+    for name in sorted(names, key=lambda name: -sizes[name]):
+        if groups and sizes[name] * SCALE_RATIO >= sizes[groups[-1][0]]:
+            groups[-1].append(name)
+        else:
+            groups.append([name])
+    return groups
 
 
 def _metrics_chart(run: Run, names: Sequence[str], title: str) -> str:
@@ -193,11 +208,12 @@ def films(run: Run) -> str:
         spent += size
         data = base64.b64encode(path.read_bytes()).decode("ascii")
         parts.append(
-            '<figure><video controls loop muted playsinline preload="metadata" '
+            '<figure><video loop muted playsinline preload="auto" '
             f'src="data:video/mp4;base64,{data}"></video>'
+            f'<input type="range" max="1000" value="0" aria-label="position in {escape(path.stem)}">'
             f'<figcaption class="small soft">{escape(label)}</figcaption></figure>'
         )
-    note = "Below the picture: the critic's value over the episode, with its scale fitted to the episode."
+    note = "Below the picture: the critic's value, with its scale fitted to the episode. A click stops, the bar seeks."
     missing = f"Left out: {', '.join(left_out)}. They are in {run.path / 'videos'}." if left_out else ""
     return section(
         "Films of evaluation episodes",
@@ -213,11 +229,12 @@ def _ordered_films(run: Run) -> list[tuple[Path, str]]:
     last_of_phase = {one.phase_index: one for one in reversed(filmed)}  # the newest is written last and stays
     tellings = sorted(last_of_phase.values(), key=lambda one: -one.phase_index)
     ordered: dict[Path, str] = {}
+    name = "success" if run.score == "success_rate" else "return"
     for one in [*tellings, *filmed]:
         path = (root / str(one.video)).resolve()
         if path.is_relative_to(root):  # a changed record must not pull other files into the page
             ordered.setdefault(
-                path, f"{one.phase}, step {number(one.phase_step)}: {score_text(one, run.score)} · {path.stem}"
+                path, f"{one.phase}, step {number(one.phase_step)}: {name} {score_text(one, run.score)} · {path.stem}"
             )
     folder = root / "videos"
     others = [path for path in folder.glob("*.mp4") if not path.name.startswith(".")] if folder.is_dir() else []

@@ -9,7 +9,8 @@ STYLE = """
 @media (prefers-color-scheme:dark){:root{--bg:#101317;--card:#181c22;--text:#e6e9ed;--soft:#9aa5b1;--rule:#2c333c;
 --plot:#1c2128;--shade:#242b34;--s1:#58a6ff;--s2:#ff8a4c;--s3:#56d364;--s4:#d2a8ff;--s5:#e3b341;--s6:#4dd0e1;
 --good:#56d364;--bad:#ff7b72;--mark:#b6c0cb}}
-@media print{:root{--bg:#fff;--card:#fff;--text:#000;--soft:#444;--rule:#ccc;--plot:#fff;--shade:#eee;--s1:#0b6bcb;
+@media print{input{display:none}
+:root{--bg:#fff;--card:#fff;--text:#000;--soft:#444;--rule:#ccc;--plot:#fff;--shade:#eee;--s1:#0b6bcb;
 --s2:#d9480f;--s3:#2b8a3e;--s4:#862e9c;--s5:#a67c00;--s6:#0b7285;--good:#2b8a3e;--bad:#c92a2a;--mark:#495057}
 section,figure,video{break-inside:avoid}.card{box-shadow:none!important}nav{display:none}}
 *{box-sizing:border-box}
@@ -48,16 +49,25 @@ svg .note{font-size:11.5px}svg .callout-text{fill:var(--bad);font-weight:600}
 .s6{stroke:var(--s6)}.f1{fill:var(--s1)}.f2{fill:var(--s2)}.f3{fill:var(--s3)}.f4{fill:var(--s4)}.f5{fill:var(--s5)}
 .f6{fill:var(--s6)}.legend{display:flex;flex-wrap:wrap;gap:4px 18px;font-size:13px;color:var(--soft);padding-left:5.6%}
 .legend i{display:inline-block;width:20px;border-top:3px solid;margin-right:6px;vertical-align:4px}
-.legend i.dashed{border-top-style:dashed}.b1{border-color:var(--s1)}.b2{border-color:var(--s2)}
-.b3{border-color:var(--s3)}.b4{border-color:var(--s4)}.b5{border-color:var(--s5)}.b6{border-color:var(--s6)}
+.legend i.dashed{border-top-style:dashed}.legend .b1{border-color:var(--s1)}.legend .b2{border-color:var(--s2)}
+.legend .b3{border-color:var(--s3)}.legend .b4{border-color:var(--s4)}
+.legend .b5{border-color:var(--s5)}.legend .b6{border-color:var(--s6)}
 .pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(430px,1fr));gap:6px 22px}
 .films{display:grid;grid-template-columns:repeat(auto-fill,minmax(270px,1fr));gap:16px;margin-top:10px}
-video{width:100%;border-radius:6px;background:#000;display:block}
+video{width:100%;border-radius:6px;background:#000;display:block;cursor:pointer}
+input[type=range]{width:100%;margin:4px 0 0;display:block;accent-color:var(--s1)}
 #tip{position:fixed;pointer-events:none;background:var(--text);color:var(--bg);padding:5px 9px;border-radius:6px;
 font-size:12.5px;white-space:pre-line;max-width:340px;z-index:9;display:none}
 """
 
 SCRIPT = """
+for(const video of document.querySelectorAll('video')){
+ const bar=video.nextElementSibling;
+ video.ontimeupdate=()=>{if(video.duration)bar.value=1000*video.currentTime/video.duration};
+ video.onclick=()=>video.paused?video.play():video.pause();
+ bar.oninput=()=>{video.pause();video.currentTime=bar.value*video.duration/1000};
+ if(!matchMedia('(prefers-reduced-motion: reduce)').matches)video.autoplay=true;
+}
 const tip=document.getElementById('tip');
 document.addEventListener('mousemove',event=>{
  const text=event.target.dataset&&event.target.dataset.tip;

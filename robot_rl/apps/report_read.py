@@ -163,12 +163,28 @@ def score_name(evaluations: Sequence[Evaluation]) -> str:
     return "success_rate" if declared else "return_mean"
 
 
+def baseline(evaluations: Sequence[Evaluation]) -> Evaluation | None:
+    """The last evaluation before the first online update: of the phases before, or at step 0 of the online phase.
+
+    Evaluations whose score is not finite are left out. None where nothing was measured before the switch.
+    """
+    score = score_name(evaluations)
+    first = next((evaluation for evaluation in evaluations if evaluation.online), None)
+    start = math.inf if first is None else first.environment_steps - first.phase_step
+    before = [
+        evaluation
+        for evaluation in evaluations
+        if (not evaluation.online or evaluation.environment_steps <= start) and math.isfinite(evaluation.metric(score))
+    ]
+    return before[-1] if before else None
+
+
 def dip(evaluations: Sequence[Evaluation], window_steps: int = DIP_WINDOW_STEPS) -> Dip | None:
     """What the switch to online training cost.
 
-    The baseline is the last evaluation before the first online update: of the phases before, or at step 0 of the online
-    phase. The minimum is sought in the first `window_steps` environment steps after the switch, and the recovery is the
-    first later evaluation that reaches the baseline again. Scores that are not finite are left out.
+    It is measured against `baseline`. The minimum is sought in the first `window_steps` environment steps after the
+    switch, and the recovery is the first later evaluation that reaches the baseline again. Scores that are not finite
+    are left out.
 
     Args:
         evaluations: in the order of training.
@@ -179,30 +195,29 @@ def dip(evaluations: Sequence[Evaluation], window_steps: int = DIP_WINDOW_STEPS)
     """
     score = score_name(evaluations)
     measured = [evaluation for evaluation in evaluations if math.isfinite(evaluation.metric(score))]
+    before = baseline(evaluations)
     first = next((evaluation for evaluation in evaluations if evaluation.online), None)
-    if first is None:
+    if first is None or before is None:
         return None
     start = first.environment_steps - first.phase_step
-    before = [evaluation for evaluation in measured if not evaluation.online or evaluation.environment_steps <= start]
     after = [evaluation for evaluation in measured if evaluation.online and evaluation.environment_steps > start]
     window = [evaluation for evaluation in after if evaluation.environment_steps - start <= window_steps]
-    if not before or not window:
+    if not window:
         return None
-    baseline = before[-1]
     lowest = min(window, key=lambda evaluation: evaluation.metric(score))
     recovered = next(
         (
             evaluation.environment_steps - start
             for evaluation in after
             if evaluation.environment_steps >= lowest.environment_steps
-            and evaluation.metric(score) >= baseline.metric(score)
+            and evaluation.metric(score) >= before.metric(score)
         ),
         None,
     )
-    low, high = baseline.metric("success_low"), lowest.metric("success_high")
+    low, high = before.metric("success_low"), lowest.metric("success_high")
     return Dip(
         score=score,
-        baseline=baseline.metric(score),
+        baseline=before.metric(score),
         minimum=lowest.metric(score),
         minimum_step=lowest.environment_steps - start,
         recovery_step=recovered,

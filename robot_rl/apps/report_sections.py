@@ -7,9 +7,10 @@ from typing import Any
 
 from robot_rl.apps.report_chart import Callout, Panel, Series, chart, number
 from robot_rl.apps.report_page import folded, paragraph, section, table
-from robot_rl.apps.report_read import Dip, Evaluation, PhaseSpan, Run, dip
+from robot_rl.apps.report_read import Dip, Evaluation, PhaseSpan, Run, baseline, dip
 
 ROLLING_EPISODES = 20
+MINIMUM_EPISODES = 5  # below which a rolling mean says nothing yet
 
 
 def percent(value: float) -> str:
@@ -37,6 +38,13 @@ def score_text(evaluation: Evaluation, score: str) -> str:
     """The score of an evaluation in the unit of the score."""
     value = evaluation.metric(score)
     return percent(value) if score == "success_rate" else plain(value)
+
+
+def return_text(evaluation: Evaluation) -> str:
+    """Mean and standard deviation of the return."""
+    deviation = evaluation.metric("return_std")
+    rounded = f" ± {plain(float(f'{deviation:.2g}'))}" if math.isfinite(deviation) else ""
+    return f"{plain(evaluation.metric('return_mean'))}{rounded}"
 
 
 def interval_text(evaluation: Evaluation) -> str:
@@ -174,7 +182,7 @@ def key_numbers(run: Run) -> str:
                 f"after {phase.name}" if phase.complete else f"{phase.name}, so far",
                 percent(one.metric("success_rate")),
                 interval_text(one),
-                f"{plain(one.metric('return_mean'))} ± {plain(one.metric('return_std'))}",
+                return_text(one),
                 plain(one.metric("value_mean")),
                 plain(one.metric("length_mean")),
                 str(one.count) if one.count else "–",
@@ -246,12 +254,12 @@ def _curve(run: Run, name: str, label: str, lost: Dip | None) -> str:
         start = None if run.switch is None else run.switch.start.environment_steps
         if start is not None:
             marks.append((start, "online updates begin"))
-            shades = [(0.0, float(start), "frozen policy")] if start > 0 else []
+            shades = [(0.0, float(start), "no updates yet")] if start > 0 else []
         callouts = []
         if lost is not None and lost.depth > 0 and start is not None:
             depth = f"{100 * lost.depth:.0f} points" if rate else number(lost.depth)
             callouts.append(Callout(x=start + lost.minimum_step, y=lost.minimum, label=f"dip: {depth}"))
-        baseline = lost.baseline if lost is not None else (offline[-1].metric(name) if offline else math.nan)
+        before = baseline(run.evaluations)
         panels.append(
             Panel(
                 title="Online",
@@ -261,7 +269,7 @@ def _curve(run: Run, name: str, label: str, lost: Dip | None) -> str:
                 marks=marks,
                 shades=shades,
                 callouts=callouts,
-                level=(baseline, "before the switch"),
+                level=None if before is None else (before.metric(name), "before the switch"),
                 share=1.6 if offline else 1.0,
             )
         )
@@ -290,7 +298,7 @@ def _score_series(evaluations: Sequence[Evaluation], name: str, label: str, colo
     tips = [
         f"{one.phase}, step {number(one.phase_step)}\n"
         f"success {percent(one.metric('success_rate'))} ({interval_text(one)})\n"
-        f"return {plain(one.metric('return_mean'))} ± {plain(one.metric('return_std'))}\n{_count(one)}, "
+        f"return {return_text(one)}\n{_count(one)}, "
         f"{number(one.updates)} updates, {number(one.environment_steps)} environment steps"
         for one in evaluations
     ]
@@ -367,7 +375,8 @@ def _rolling(values: Sequence[float]) -> list[float]:
     means = []
     for end in range(1, len(values) + 1):
         window = [value for value in values[max(0, end - ROLLING_EPISODES) : end] if math.isfinite(value)]
-        means.append(sum(window) / len(window) if window else math.nan)
+        enough = len(window) >= min(MINIMUM_EPISODES, len(values))
+        means.append(sum(window) / len(window) if window and enough else math.nan)
     return means
 
 
@@ -380,7 +389,7 @@ def evaluation_table(run: Run) -> str:
             number(one.environment_steps),
             percent(one.metric("success_rate")),
             interval_text(one),
-            f"{plain(one.metric('return_mean'))} ± {plain(one.metric('return_std'))}",
+            return_text(one),
             plain(one.metric("length_mean")),
             plain(one.metric("value_mean")),
             str(one.count),

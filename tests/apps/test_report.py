@@ -1,6 +1,6 @@
 """Reports of made-up runs: whole, partial and broken ones.
 
-`python tests/apps/test_report.py FOLDER` writes a run and its report, to look at.
+`PYTHONPATH=. python tests/apps/test_report.py FOLDER` writes a run and its report, to look at.
 """
 
 import json
@@ -227,7 +227,15 @@ def test_a_finished_run_becomes_one_page_that_needs_nothing_else(tmp_path: Path)
     page = report(maker.write())
     assert all(address.startswith("data:") for address in page.addresses)
     assert page.tags.count("video") == 1
-    for words in ("Panda", "calql", "finished", "seed 0", "Key numbers", "The dip: success fell from", "frozen policy"):
+    for words in (
+        "Panda",
+        "calql",
+        "finished",
+        "seed 0",
+        "Key numbers",
+        "The dip: success fell from",
+        "online updates begin",
+    ):
         assert words in page.text
     for words in (
         "Value against return",
