@@ -85,7 +85,7 @@ class DmControlEnvironment:
             np.broadcast_to(bound, bounds.shape).astype(np.float64) for bound in (bounds.minimum, bounds.maximum)
         )
         names = tuple(model.id2name(index, "actuator") for index in range(model.nu))
-        self.reset(seed=0)
+        self._begin(seed=0)
         return Spec(
             observation={key: ArraySpec(shape=value.shape) for key, value in self._observe().items()},
             action=ArraySpec(
@@ -100,37 +100,42 @@ class DmControlEnvironment:
             metadata={"simulator": "dm_control", "domain": domain, "task": task, "action_repeat": self._repeat},
         )
 
+    def _begin(self, seed: int) -> None:
+        """Put physics and task at the start of the episode of a seed."""
+        self._generator.seed(seed)
+        with self._physics.reset_context():
+            self._task.initialize_episode(self._physics)
+
     def _observe(self) -> dict[str, Array]:
         return {key: float32(value) for key, value in self._task.get_observation(self._physics).items()}
 
     def reset(self, *, seed: int) -> TimeStep:
         """Begin an episode; everything random in it follows from the seed."""
-        self._generator.seed(seed)
+        self._begin(seed)
         self._return = 0.0
-        with self._physics.reset_context():
-            self._task.initialize_episode(self._physics)
         return self._rules.begin(self._observe())
 
     def step(self, action: Array) -> TimeStep:
         """Apply one action for one control period. Shapes: (A,)."""
         self._rules.need_running()
         applied = clip_action(action, self._spec.action)
-        reward, terminated = 0.0, False
+        reward = 0.0
+        discount: float | None = None  # None goes on; 0 is a termination; 1 an end that says nothing about the state
         for _ in range(self._repeat):
             self._task.before_step(applied, self._physics)
             self._physics.step(self._env._n_sub_steps)
             self._task.after_step(self._physics)
             reward += float(self._task.get_reward(self._physics))
-            terminated = self._task.get_termination(self._physics) is not None
-            if terminated:
+            discount = self._task.get_termination(self._physics)
+            if discount is not None:
                 break
         self._return += reward
-        last = terminated or self._rules.steps + 1 >= self._rules.maximum_steps
+        last = discount is not None or self._rules.steps + 1 >= self._rules.maximum_steps
         return self._rules.finish_step(
             observation=self._observe(),
             reward=reward,
-            terminated=terminated,
-            truncated=False,
+            terminated=discount is not None and discount < 1.0,
+            truncated=discount is not None and discount >= 1.0,
             success=None if self._threshold is None else last and self._reached(self._threshold),
             action=applied,
         )

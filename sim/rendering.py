@@ -17,6 +17,9 @@ from robot_rl.types import Array
 
 INSTALL = "install one with `apt-get install libegl1 libgl1-mesa-dri` or `apt-get install libosmesa6`"
 STATE = mujoco.mjtState.mjSTATE_INTEGRATION  # everything that the scene follows from
+SHADOW_PIXELS = 1024
+"""Side of the shadow map. MuJoCo's 4096, and its four samples a pixel, take a software renderer up to six times as long
+(Franka kitchen: 1.16 s a frame against 0.19 s)."""
 MAXIMUM_GEOMETRIES = 10_000  # of a scene
 
 
@@ -68,6 +71,8 @@ class Renderer:
         self._exit = atexit.register(_close, reference)
         model.vis.global_.offwidth = max(size, model.vis.global_.offwidth)
         model.vis.global_.offheight = max(size, model.vis.global_.offheight)
+        model.vis.quality.offsamples = 0
+        model.vis.quality.shadowsize = SHADOW_PIXELS
         self._scene = mujoco.MjvScene(model, maxgeom=MAXIMUM_GEOMETRIES)
         self._options = mujoco.MjvOption()
         for group in hidden_geometry_groups:
