@@ -114,7 +114,7 @@ def _run(verb: str, words: _Words, out: Console) -> int:
         from robot_rl.apps.doctor import examine
 
         return examine(strict="strict=true" in words.overrides)
-    named = pages.POSITIONAL[verb]
+    named = schema.POSITIONAL[verb]
     if len(words.positional) > len(named):
         usage = " ".join(word.upper() for word in named)
         extra = words.positional[len(named)]

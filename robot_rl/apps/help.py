@@ -6,15 +6,6 @@ from rich.text import Text
 
 from robot_rl.apps import schema
 
-POSITIONAL = {
-    "ingest": ("source", "store"),
-    "inspect": ("store",),
-    "train": ("experiment",),
-    "evaluate": ("run",),
-    "doctor": (),
-}
-"""The keys that the words without `=` stand for, in order."""
-
 EXAMPLES = {
     "ingest": [
         ("robot-rl ingest demo.hdf5 data/lift", "the reader is found by content"),
@@ -57,11 +48,11 @@ def print_usage(console: Console) -> None:
 
 def print_verb(console: Console, verb: str) -> None:
     """The page of `robot-rl VERB --help`."""
-    words = "".join(f" [{word.upper()}]" for word in POSITIONAL[verb])
+    words = "".join(f" [{word.upper()}]" for word in schema.POSITIONAL[verb])
     console.print(Text.assemble("Usage: ", (f"robot-rl {verb}{words} [key=value ...]", "bold")))
     console.print(Text(schema.summary(verb)))
-    if POSITIONAL[verb]:
-        pairs = ", ".join(f"{word.upper()} is short for {word}={word.upper()}" for word in POSITIONAL[verb])
+    if schema.POSITIONAL[verb]:
+        pairs = ", ".join(f"{word.upper()} is short for {word}={word.upper()}" for word in schema.POSITIONAL[verb])
         console.print(Text(f"{pairs}.", "dim"))
     console.print()
     groups = schema.groups(verb)

@@ -20,6 +20,15 @@ ROOT = Path(robot_rl.__file__).parent
 CONFIGS = ROOT / "configs"
 GROUPS = {"environment": "ENVIRONMENT_CONFIGS", "algorithm": "ALGORITHM_CONFIGS"}
 
+POSITIONAL = {
+    "ingest": ("source", "store"),
+    "inspect": ("store",),
+    "train": ("experiment",),
+    "evaluate": ("run",),
+    "doctor": (),
+}
+"""The keys that the words without `=` stand for, in order."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Field:
