@@ -8,10 +8,10 @@ from robot_rl.apps.report_page import page
 from robot_rl.apps.report_read import read_run
 from robot_rl.apps.report_sections import (
     curves,
+    environment_name,
     evaluation_table,
     headline,
     key_numbers,
-    named,
     tiles,
     training_episodes,
 )
@@ -48,7 +48,7 @@ def write_report(run: Path) -> Path:
     path = run / "report.html"
     temporary = run / f".report.{os.getpid()}.tmp.html"
     try:
-        temporary.write_text(page(f"{named(record, 'environment')}: {run.name}", body), "utf-8")
+        temporary.write_text(page(f"{environment_name(record)}: {run.name}", body), "utf-8")
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

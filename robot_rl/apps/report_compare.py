@@ -88,6 +88,7 @@ def summary_table(groups: Mapping[str, Sequence[Path]]) -> list[dict[str, Any]]:
     Keys: group, run, seed, status, score (its name), offline, baseline, minimum, dip, recovery_step, final, regret,
     updates, environment_steps, wall_time_s. What a run has not is NaN (`recovery_step`: None). `regret` is the mean of
     1 - success over online environment steps by trapezoids, from the offline policy on; NaN where there is no success.
+    `wall_time_s` is that of training, without evaluation.
     """
     rows = []
     for label, members in _read(groups).items():

@@ -4,6 +4,7 @@ import base64
 import math
 from collections.abc import Sequence
 from html import escape
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from omegaconf import OmegaConf
 from robot_rl.apps.report_chart import Panel, Series, chart, number
 from robot_rl.apps.report_page import folded, paragraph, section, table
 from robot_rl.apps.report_read import Run
-from robot_rl.apps.report_sections import duration, plain, score_text
+from robot_rl.apps.report_sections import as_number, duration, percent, plain, score_text
 
 VIDEO_BYTES = 15_000_000  # of all films of a report together, as base64
 SCALE_RATIO = 10.0  # metrics further apart than this get charts of their own
+VALUES = ("q", "target", "v")  # of a metric's name behind the slash: what the critic believes
 RATES = ("updates_per_s", "steps_per_s")
 
 
@@ -24,11 +26,12 @@ def diagnostics(run: Run) -> str:
     names = sorted({name for event in run.events if event.event == "train" for name in event.metrics} - set(RATES))
     groups: list[tuple[str, list[str]]] = [
         ("Temporal-difference error", [name for name in names if _is_error(name)]),
-        ("Conservative term", [name for name in names if name.startswith(("conservative/", "cql/"))]),
-        ("Entropy and temperature", [name for name in names if "entropy" in name or "temperature" in name]),
+        ("Conservative term", [name for name in names if "conservative" in name or "lagrange" in name]),
+        ("Entropy", [name for name in names if "entropy" in name]),
+        ("Temperature", [name for name in names if "temperature" in name and "entropy" not in name]),
     ]
     used = {name for _, group in groups for name in group}
-    values = [name for name in names if name not in used and _is_value(name)]
+    values = [name for name in names if name not in used and name.split("/")[-1] in VALUES]
     parts = [_values(run, values)]
     small = [_metrics_chart(run, part, title) for title, group in groups for part in _by_scale(run, group)]
     if small:
@@ -51,14 +54,9 @@ def _is_error(name: str) -> bool:
     return "td" in name.split("/")[-1] or name in ("critic/loss", "value/loss")
 
 
-def _is_value(name: str) -> bool:
-    last = name.split("/")[-1]
-    return last in ("q", "value", "v", "target", "target_q") or last.startswith(("q_", "value_"))
-
-
 def _values(run: Run, names: Sequence[str]) -> str:
     series = []
-    for color, name in zip((1, 4, 6), names, strict=False):
+    for color, name in zip(cycle((1, 4, 6)), names, strict=False):
         x, y = run.training_series(name)
         series.append(Series(label=f"{name} (batches)", x=x, y=y, color=color))
     x = [one.updates for one in run.evaluations]
@@ -142,22 +140,11 @@ def throughput(run: Run) -> str:
                 number(phase.environment_steps),
                 number(phase.updates / seconds) if seconds > 0 else "–",
                 number(phase.environment_steps / seconds) if seconds > 0 else "–",
-                _median(run, phase.index, "updates_per_s"),
-                _median(run, phase.index, "steps_per_s"),
             ]
         )
     if not rows:
         return ""
-    header = [
-        "phase",
-        "wall time",
-        "updates",
-        "env steps",
-        "updates/s",
-        "env steps/s",
-        "updates/s, training",
-        "env steps/s, training",
-    ]
+    header = ["phase", "time", "updates", "env steps", "updates/s", "env steps/s"]
     charts = []
     for color, (name, label) in enumerate(zip(RATES, ("updates/s", "environment steps/s"), strict=True), start=1):
         found = [event for event in run.events if event.event == "train" and name in event.metrics]
@@ -171,24 +158,13 @@ def throughput(run: Run) -> str:
                     [panel], y_label="", description=label, width=520, height=210, y_range=(0.0, max(top, 1e-9) * 1.08)
                 )
             )
-    note = "The first two rates hold evaluation, films and checkpoints; the last two are medians of training alone."
+    note = "Time is that of training with its checkpoints; evaluation, and what a crash undid, are not in it."
     return section(
         "Throughput",
         table(header, rows),
         paragraph(note, "soft small"),
         f'<div class="pair">{"".join(charts)}</div>' if charts else "",
     )
-
-
-def _median(run: Run, phase_index: int, name: str) -> str:
-    values = sorted(
-        event.metrics[name]
-        for event in run.events
-        if event.event == "train"
-        and event.phase_index == phase_index
-        and math.isfinite(event.metrics.get(name, math.nan))
-    )
-    return number(values[len(values) // 2]) if values else "–"
 
 
 def films(run: Run) -> str:
@@ -225,17 +201,16 @@ def films(run: Run) -> str:
 
 def _ordered_films(run: Run) -> list[tuple[Path, str]]:
     root = run.path.resolve()
-    filmed = [one for one in reversed(run.evaluations) if one.video is not None]
+    filmed = [one for one in reversed(run.evaluations) if one.videos]
     last_of_phase = {one.phase_index: one for one in reversed(filmed)}  # the newest is written last and stays
     tellings = sorted(last_of_phase.values(), key=lambda one: -one.phase_index)
     ordered: dict[Path, str] = {}
     name = "success" if run.score == "success_rate" else "return"
     for one in [*tellings, *filmed]:
-        path = (root / str(one.video)).resolve()
-        if path.is_relative_to(root):  # a changed record must not pull other files into the page
-            ordered.setdefault(
-                path, f"{one.phase}, step {number(one.phase_step)}: {name} {score_text(one, run.score)} · {path.stem}"
-            )
+        label = f"{one.phase}, step {number(one.phase_step)}: {name} {score_text(one, run.score)}"
+        for path in ((root / video).resolve() for video in one.videos):
+            if path.is_relative_to(root):  # a changed record must not pull other files into the page
+                ordered.setdefault(path, f"{label} · {path.stem}")
     folder = root / "videos"
     others = [path for path in folder.glob("*.mp4") if not path.name.startswith(".")] if folder.is_dir() else []
     for path in sorted(others, key=lambda path: (-path.stat().st_mtime_ns, path.name)):
@@ -260,7 +235,8 @@ def data(run: Run) -> str:
             [
                 str(name),
                 str(known.get("path", "–")),
-                *(_cell(known.get(key)) for key in ("episodes", "steps", "return_mean", "success_rate")),
+                *(plain(as_number(known.get(key))) for key in ("episodes", "steps", "return_mean")),
+                percent(as_number(known.get("success_rate"))),
                 _words(rest),
             ]
         )
@@ -268,12 +244,9 @@ def data(run: Run) -> str:
     return section("Data", table(header, rows, text_columns=(1, 6)))
 
 
-def _cell(value: object) -> str:
-    return plain(float(value)) if isinstance(value, int | float) else ("–" if value is None else str(value))
-
-
 def _words(facts: dict[str, Any]) -> str:
-    return ", ".join(f"{key}: {value}" for key, value in facts.items())
+    parts = [_words(value) if isinstance(value, dict) else f"{key}: {value}" for key, value in facts.items()]
+    return ", ".join(part for part in parts if part)
 
 
 def reproduction(run: Run) -> str:

@@ -66,7 +66,7 @@ for(const video of document.querySelectorAll('video')){
  video.ontimeupdate=()=>{if(video.duration)bar.value=1000*video.currentTime/video.duration};
  video.onclick=()=>video.paused?video.play():video.pause();
  bar.oninput=()=>{video.pause();video.currentTime=bar.value*video.duration/1000};
- if(!matchMedia('(prefers-reduced-motion: reduce)').matches)video.autoplay=true;
+ if(!matchMedia('(prefers-reduced-motion: reduce)').matches)video.play().catch(()=>{});
 }
 const tip=document.getElementById('tip');
 document.addEventListener('mousemove',event=>{

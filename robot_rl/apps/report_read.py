@@ -30,14 +30,9 @@ class Event:
     phase_step: int  # gradient updates in a phase without interaction, environment steps in one with
     environment_steps: int  # since the start of the run
     updates: int  # since the start of the run
-    elapsed_s: float
+    elapsed_s: float  # of training: evaluation, and time lost to a crash, are not in it
     metrics: dict[str, float]
-    fields: dict[str, Any]  # what only some events carry: `interact`, `episodes`, `video`
-
-    @property
-    def position(self) -> tuple[int, int]:
-        """Where in the run this happened, in the order of training."""
-        return self.phase_index, self.phase_step
+    fields: dict[str, Any]  # what only some events carry: `interact`, `episodes`, `videos`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +61,7 @@ class Evaluation:
     metrics: dict[str, float]
     elapsed_s: float = 0.0
     episodes: tuple[EvaluationEpisode, ...] = ()
-    video: str | None = None  # relative to the run's folder
+    videos: tuple[str, ...] = ()  # relative to the run's folder
 
     def metric(self, name: str) -> float:
         """The metric, or NaN where it was not measured."""
@@ -120,7 +115,7 @@ class PhaseSpan:
 
     @property
     def elapsed_s(self) -> float:
-        """Wall time of this phase, evaluation included."""
+        """Wall time of this phase, without evaluation."""
         return self.last.elapsed_s - self.start.elapsed_s
 
 
@@ -253,9 +248,6 @@ def read_run(path: Path) -> Run:
 def read_events(path: Path) -> tuple[list[Event], bool]:
     """The events of `metrics.jsonl` in the order of training, and whether the last line was cut short.
 
-    A run that was killed resumes from its last checkpoint and repeats what came after it: of those lines only the
-    later writing stays.
-
     Raises:
         InputError: where the file is missing, or a line before the last is not an event.
     """
@@ -277,16 +269,8 @@ def read_events(path: Path) -> tuple[list[Event], bool]:
                 f"{path}, line {number} is not an event of a run ({error!r}): the file was changed or damaged; "
                 "restore it, or delete the line to go without it"
             ) from error
-        if events and event.position < events[-1].position:
-            events = [kept for kept in events if not _repeated(kept, event)]
         events.append(event)
     return events, cut_line
-
-
-def _repeated(earlier: Event, resumed: Event) -> bool:
-    """An event of the part of the run that was lost, which the resumed run writes again from `resumed` on."""
-    again = earlier.position == resumed.position and earlier.event == resumed.event
-    return again or earlier.position > resumed.position
 
 
 def _event(line: Any) -> Event:
@@ -332,13 +316,8 @@ def _evaluations(events: Sequence[Event], phases: Sequence[PhaseSpan]) -> list[E
     never = len(phases) + max((phase.index for phase in phases), default=0)
     interacting = next((phase.index for phase in phases if phase.interact), never)
     online = next((phase.index for phase in phases if phase.interact and phase.updates > 0), never)
-    by_position: dict[tuple[int, int], Evaluation] = {}
-    for event in events:
-        if event.event != "evaluation":
-            continue
-        video = event.fields.get("video")
-        by_position.pop(event.position, None)  # a repeated evaluation moves to the end, where it was made
-        by_position[event.position] = Evaluation(
+    return [
+        Evaluation(
             phase=event.phase,
             phase_index=event.phase_index,
             phase_step=event.phase_step,
@@ -349,9 +328,11 @@ def _evaluations(events: Sequence[Event], phases: Sequence[PhaseSpan]) -> list[E
             metrics=event.metrics,
             elapsed_s=event.elapsed_s,
             episodes=tuple(_episode(entry) for entry in event.fields.get("episodes") or ()),
-            video=None if video is None else str(video),
+            videos=tuple(str(video) for video in event.fields.get("videos") or ()),
         )
-    return list(by_position.values())
+        for event in events
+        if event.event == "evaluation"
+    ]
 
 
 def _episode(entry: dict[str, Any]) -> EvaluationEpisode:

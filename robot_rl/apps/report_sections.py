@@ -53,20 +53,29 @@ def interval_text(evaluation: Evaluation) -> str:
     return f"{100 * low:.0f}–{100 * high:.0f} %" if math.isfinite(low) and math.isfinite(high) else "–"
 
 
-def named(run: Run, group: str) -> str:
-    """What the run calls its environment or algorithm: `run.json` first, then the configuration."""
-    fact = run.facts.get(group)
-    if isinstance(fact, str):
-        return fact
-    settings = run.config.get(group)
-    if isinstance(settings, str):
-        return settings
-    if isinstance(settings, dict):
-        keys = ("id", "domain", "task", "robot") if group == "environment" else ("name", "kind")
-        words = [str(settings[key]) for key in keys if settings.get(key)]
-        if words:
-            return " ".join(words)
-    return f"unnamed {group}"
+def environment_name(run: Run) -> str:
+    """The environment as its configuration names it; the run's name where there is none."""
+    settings = run.config.get("environment")
+    keys = ("id", "domain", "task", "robot")
+    words = [str(settings[key]) for key in keys if settings.get(key)] if isinstance(settings, dict) else []
+    return " ".join(words) if words else str(run.config.get("name", run.path.name))
+
+
+def algorithm_name(run: Run) -> str:
+    """The algorithm of each phase, as far as it changes: such as `Cal-QL → SAC`."""
+    settings, phases = run.config.get("algorithm"), run.config.get("phases")
+    if not isinstance(settings, dict):
+        return "unnamed algorithm"
+    overrides = [phase.get("algorithm") or {} for phase in phases.values()] if isinstance(phases, dict) else [{}]
+    names = [_variant({**settings, **override}) for override in overrides]
+    return " → ".join(name for index, name in enumerate(names) if index == 0 or name != names[index - 1])
+
+
+def _variant(settings: dict[str, Any]) -> str:
+    kind = str(settings.get("kind", "unnamed algorithm"))
+    if kind == "sac" and as_number(settings.get("conservative_weight")) > 0:
+        return "Cal-QL" if settings.get("conservative_calibrated") else "CQL"
+    return kind.upper() if len(kind) <= 3 else kind
 
 
 def last_of_phases(run: Run) -> list[tuple[PhaseSpan, Evaluation]]:
@@ -90,9 +99,9 @@ def headline(run: Run) -> str:
     seed = run.facts.get("seed", run.config.get("seed", "unknown"))
     elapsed = duration(run.events[-1].elapsed_s) if run.events else "–"
     title = (
-        f"<h1>{escape(named(run, 'environment'))} "
+        f"<h1>{escape(environment_name(run))} "
         f'<span class="badge {run.status}">{words[run.status]}</span></h1>'
-        f'<p class="soft">{escape(str(run.config.get("name", run.path.name)))} · {escape(named(run, "algorithm"))} · '
+        f'<p class="soft">{escape(str(run.config.get("name", run.path.name)))} · {escape(algorithm_name(run))} · '
         f"seed {escape(str(seed))} · {escape(' → '.join(phase.name for phase in run.phases))} · {elapsed}</p>"
     )
     notes = []
@@ -127,9 +136,7 @@ def tiles(run: Run) -> str:
     offline = [(phase, one) for phase, one in found if not one.interacted]
     parts = []
     if offline:
-        parts.append(
-            _tile(score_text(offline[-1][1], run.score), f"{name} after {offline[-1][0].name}", offline[-1][1])
-        )
+        parts.append(_tile(score_text(offline[-1][1], run.score), f"{name} {_moment(offline[-1][0])}", offline[-1][1]))
     if found[-1][1].interacted:
         ending = "final" if run.status == "finished" else "latest"
         label = f"{ending} {name}, {number(found[-1][1].environment_steps)} environment steps"
@@ -137,13 +144,19 @@ def tiles(run: Run) -> str:
     lost = dip(run.evaluations)
     if lost is not None:
         depth = f"{100 * lost.depth:.0f} points" if run.score == "success_rate" else number(lost.depth)
-        recovery = "not recovered" if lost.recovery_step is None else f"recovered by step {number(lost.recovery_step)}"
+        recovery = (
+            "not recovered" if lost.recovery_step is None else f"recovered within {number(lost.recovery_step)} steps"
+        )
         if lost.depth > 0:
             parts.append(f'<div class="tile"><b>{depth}</b><span>dip at the switch, {recovery}</span></div>')
         else:
             parts.append('<div class="tile"><b>no dip</b><span>at the switch to online training</span></div>')
-    parts.append(f'<div class="tile"><b>{duration(run.events[-1].elapsed_s)}</b><span>wall time</span></div>')
+    parts.append(f'<div class="tile"><b>{duration(run.events[-1].elapsed_s)}</b><span>training time</span></div>')
     return f'<div class="tiles">{"".join(parts)}</div>'
+
+
+def _moment(phase: PhaseSpan) -> str:
+    return f"after {phase.name}" if phase.complete else f"in {phase.name}, so far"
 
 
 def _tile(value: str, label: str, evaluation: Evaluation) -> str:
@@ -165,12 +178,12 @@ def key_numbers(run: Run) -> str:
         rows.append(
             [
                 f"data: {name}",
-                percent(_number(facts.get("success_rate"))),
+                percent(as_number(facts.get("success_rate"))),
                 "–",
-                plain(_number(facts.get("return_mean"))),
+                plain(as_number(facts.get("return_mean"))),
                 "–",
                 _mean_length(facts),
-                plain(_number(facts.get("episodes"))),
+                plain(as_number(facts.get("episodes"))),
                 "–",
                 "–",
             ]
@@ -179,7 +192,7 @@ def key_numbers(run: Run) -> str:
     for phase, one in found:
         rows.append(
             [
-                f"after {phase.name}" if phase.complete else f"{phase.name}, so far",
+                _moment(phase),
                 percent(one.metric("success_rate")),
                 interval_text(one),
                 return_text(one),
@@ -215,12 +228,12 @@ def _datasets(run: Run) -> list[tuple[str, dict[str, Any]]]:
     )
 
 
-def _number(value: object) -> float:
+def as_number(value: object) -> float:
     return float(value) if isinstance(value, int | float) else math.nan
 
 
 def _mean_length(facts: dict[str, Any]) -> str:
-    episodes, steps = _number(facts.get("episodes")), _number(facts.get("steps"))
+    episodes, steps = as_number(facts.get("episodes")), as_number(facts.get("steps"))
     return plain(steps / episodes) if episodes > 0 else "–"
 
 
@@ -334,7 +347,7 @@ def dip_words(lost: Dip | None, run: Run) -> str:
     text += (
         "and has not come back within this run."
         if lost.recovery_step is None
-        else f"and was back where it had been by step {number(lost.recovery_step)}."
+        else f"and needed {number(lost.recovery_step)} steps to be back where it had been."
     )
     if lost.significant is False:
         text += " The 95 % intervals of the two evaluations overlap, so it may be chance: more episodes would tell."
@@ -366,7 +379,8 @@ def training_episodes(run: Run) -> str:
     returns = _rolling([event.metrics.get("return", math.nan) for event in episodes])
     series = Series(label=f"return, mean of {ROLLING_EPISODES} episodes", x=x, y=returns, color=6)
     panel = Panel(x_label="environment steps", series=[series], marks=marks, x_range=(0.0, max(x)))
-    parts.append(folded("Return", chart([panel], y_label="return", description="return while training", height=230)))
+    drawn = chart([panel], y_label="return", description="return while training", height=230)
+    parts.append(folded("Return", drawn) if parts else drawn)
     note = f"{number(len(episodes))} episodes with the exploring policy, so its noise and its failures are in here."
     return section("Training episodes", paragraph(note, "soft small"), *parts)
 

@@ -56,16 +56,18 @@ class RunMaker:
                     "steps": 3540,
                     "return_mean": 0.72,
                     "success_rate": 0.72,
-                    "sha256": "9b1f0c2a77e0",
+                    "provenance": {"source": "lift_demo.hdf5", "sha256": "9b1f0c2a77e0"},
                 }
             },
         }
         (path / "run.json").write_text(json.dumps(facts))
         (path / "config.yaml").write_text(
             f"name: lift\nseed: {seed}\noutput: runs/${{name}}/seed_${{seed}}\n"
-            "environment:\n  task: Lift\n  robot: Panda\nalgorithm:\n  name: calql\n"
+            "environment:\n  kind: robosuite\n  task: Lift\n  robot: Panda\n"
+            "algorithm:\n  kind: sac\n  conservative_weight: 5.0\n  conservative_calibrated: true\n"
             "replay:\n  discount: 0.98\n  reward_scale: 1.0\n  reward_bias: 0.0\n"
-            "phases:\n  offline:\n    steps: 20000\n  warmup:\n    steps: 2000\n  online:\n    steps: 20000\n"
+            "phases:\n  offline:\n    steps: 20000\n  warmup:\n    steps: 2000\n"
+            "  online:\n    steps: 20000\n    algorithm: {conservative_weight: 0.0}\n"
         )
 
     def event(self, event: str, phase: str, index: int, step: int, metrics: Record | None = None, **more: Any) -> None:
@@ -91,7 +93,7 @@ class RunMaker:
             {"seed": 1_000_000 + k, "return": r, "length": int(n), "success": bool(s) if self.success else None}
             for k, (s, n, r) in enumerate(zip(success, lengths, returns, strict=True))
         ]
-        more = {} if video is None else {"video": video}
+        more = {"videos": [] if video is None else [video]}
         self.event("evaluation", phase, index, step, metrics, episodes=episodes, **more)
 
     def train(self, phase: str, index: int, step: int, share: float, conservative: float) -> None:
@@ -102,13 +104,13 @@ class RunMaker:
             index,
             step,
             {
-                "critic/loss": 0.02 + 0.3 * math.exp(-self.place["updates"] / 4000) + 0.004 * abs(noise[0]),
-                "critic/td_error": 0.05 + 0.2 * math.exp(-self.place["updates"] / 5000) + 0.01 * abs(noise[1]),
+                "critic/q_spread": 0.02 + 0.3 * math.exp(-self.place["updates"] / 4000) + 0.004 * abs(noise[0]),
+                "critic/td_loss": 0.05 + 0.2 * math.exp(-self.place["updates"] / 5000) + 0.01 * abs(noise[1]),
                 "critic/q": share * 0.6 + 0.02 * noise[2],
                 "actor/entropy": 4.0 - 3 * share + 0.1 * noise[3],
                 "actor/loss": -share + 0.05 * noise[4],
-                "temperature": 0.1 * math.exp(-self.place["updates"] / 15000),
-                "conservative/gap": conservative * (0.4 + 0.05 * noise[5]),
+                "actor/temperature": 0.1 * math.exp(-self.place["updates"] / 15000),
+                "critic/conservative_difference": conservative * (0.4 + 0.05 * noise[5]),
                 "updates_per_s": 210 + 8 * noise[6],
                 "steps_per_s": 0.0 if index == 0 else 60 + 4 * noise[7],
             },
@@ -229,7 +231,7 @@ def test_a_finished_run_becomes_one_page_that_needs_nothing_else(tmp_path: Path)
     assert page.tags.count("video") == 1
     for words in (
         "Panda",
-        "calql",
+        "Cal-QL → SAC",
         "finished",
         "seed 0",
         "Key numbers",
@@ -239,7 +241,7 @@ def test_a_finished_run_becomes_one_page_that_needs_nothing_else(tmp_path: Path)
         assert words in page.text
     for words in (
         "Value against return",
-        "conservative/gap",
+        "critic/conservative_difference",
         "updates/s",
         "lift.zarr",
         "9b1f0c2a77e0",
@@ -283,11 +285,11 @@ def test_metrics_alone_make_a_page(tmp_path: Path) -> None:
 def test_numbers_that_are_not_finite_are_gaps_and_are_named(tmp_path: Path) -> None:
     maker = RunMaker(tmp_path / "run").offline().online()
     for line in maker.lines[::3]:
-        for name in ("critic/loss", "value_mean", "return_std", "success_rate"):
+        for name in ("critic/q_spread", "value_mean", "return_std", "success_rate"):
             if name in line["metrics"]:
                 line["metrics"][name] = (math.nan, math.inf, None)[len(name) % 3]
     page = report(maker.write())
-    assert "Not finite at least once, drawn as gaps: critic/loss" in page.text
+    assert "Not finite at least once, drawn as gaps: critic/q_spread" in page.text
 
 
 def test_a_metric_that_is_never_finite_still_has_a_page(tmp_path: Path) -> None:
@@ -307,9 +309,11 @@ def test_names_cannot_write_into_the_page(tmp_path: Path) -> None:
         }
     run = maker.write()
     facts = json.loads((run / "run.json").read_text())
-    facts["command"] = facts["versions"]["torch"] = facts["environment"] = bad
+    facts["command"] = facts["versions"]["torch"] = facts["machine"][bad] = bad
     facts["datasets"][bad] = {"path": bad, bad: bad}
     (run / "run.json").write_text(json.dumps(facts))
+    config = {"name": bad, "environment": {"id": bad}, "algorithm": {"kind": bad}, "phases": {bad: {"steps": 1}}}
+    (run / "config.yaml").write_text(json.dumps(config))
     page = report(run)
     assert "img" not in page.tags
     assert page.addresses == []
@@ -347,16 +351,6 @@ def test_broken_side_files_are_named(tmp_path: Path) -> None:
     (run / "config.yaml").write_text("a: [")
     with pytest.raises(InputError, match=r"config\.yaml is not a configuration"):
         read_run(run)
-
-
-def test_what_a_killed_run_repeats_is_counted_once(tmp_path: Path) -> None:
-    maker = RunMaker(tmp_path / "run").offline(12_000, end=False)
-    whole = [line for line in maker.lines if line["phase_step"] <= 12_000]
-    repeated = [line for line in whole if line["phase_step"] > 6000]
-    maker.lines = whole + repeated  # killed at 12000, resumed from a checkpoint at 6000
-    run = read_run(maker.write())
-    assert len(run.events) == len(whole)
-    assert [one.phase_step for one in run.evaluations] == [0, 4000, 8000, 12_000]
 
 
 def test_films_beyond_the_limit_are_named_and_the_newest_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
