@@ -69,7 +69,7 @@ def _print_overview(console: Console, store: EpisodeStore, episodes: list[Episod
         ("extras", ", ".join(sorted(episodes[0].extras)) if episodes[0].extras else "none"),
     ):
         table.add_row(Text(name, "dim"), Text(value))
-    console.print(table)
+    _print_table(console, table)
 
 
 def _print_channels(console: Console, store: EpisodeStore, episodes: list[Episode]) -> None:
@@ -107,7 +107,7 @@ def _print_array(console: Console, name: str, spec: ArraySpec, numbers: dict[str
         if saturated is not None:
             cells.append(f"{saturated[channel]:.1%}")
         table.add_row(*(Text(cell) for cell in cells), style=style)
-    console.print(table)
+    _print_table(console, table)
     if total > CHANNELS_SHOWN:
         console.print(Text(f"  and {total - CHANNELS_SHOWN} more channels", "dim"))
 
@@ -118,8 +118,15 @@ def _print_provenance(console: Console, provenance: dict[str, Any]) -> None:
     for key, value in provenance.items():
         text = value if isinstance(value, str) else json.dumps(value)
         table.add_row(Text(key, "dim"), Text(text if len(text) <= 400 else f"{text[:400]} ...", overflow="fold"))
-    console.print(table)
+    _print_table(console, table)
 
 
 def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    return Table(title=title, box=None, padding=(0, 2, 0, 0))
+
+
+def _print_table(console: Console, table: Table) -> None:
+    """The title on a line of its own: rich would wrap it to the width of the columns."""
+    console.print(Text(f"\n{table.title}", "bold"), soft_wrap=True)
+    table.title = None
+    console.print(table)

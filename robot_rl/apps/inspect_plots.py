@@ -1,6 +1,6 @@
 """Pictures of a store: how long and how good its episodes are, the range of every channel, a few episodes in time."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +31,16 @@ def draw(folder: Path, spec: Spec, episodes: Sequence[Episode]) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     style = {"font.size": 9, "axes.titlesize": 10, "axes.titlelocation": "left", "axes.spines.top": False,
              "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "legend.frameon": False}  # fmt: skip
-    paths = []
-    for name, size, fill in (
+    pictures: list[tuple[str, tuple[float, float], Callable[[Any], None]]] = [
         ("episodes", (10.0, 3.2), lambda figure: _episodes(figure, episodes)),
         ("channels", (10.0, 2.4 * (1 + len(spec.observation))), lambda figure: _channels(figure, spec, episodes)),
         ("examples", (10.0, 7.5), lambda figure: _examples(figure, spec, episodes)),
-    ):
+    ]
+    paths = []
+    for name, size, fill in pictures:
         with matplotlib.rc_context(style):
             figure: Any = Figure(figsize=size, layout="constrained")
-            canvas: Any = FigureCanvasAgg(figure)  # type: ignore[no-untyped-call]  # matplotlib has few types
+            canvas: Any = FigureCanvasAgg(figure)
             fill(figure)
             paths.append(folder / f"{name}.png")
             canvas.print_figure(paths[-1], dpi=RESOLUTION_DPI)
@@ -114,6 +115,8 @@ def _examples(figure: Any, spec: Spec, episodes: Sequence[Episode]) -> None:
     places = sorted({int(place) for place in np.linspace(0, len(order) - 1, EXAMPLES).round()})
     grid = figure.subplots(3, len(places), squeeze=False, sharex="col", sharey="row")
     key = next((k for k, s in spec.observation.items() if len(s.shape) == 1), None)
+    moving_action = _moving([episode.action for episode in episodes])
+    moving_state = [] if key is None else _moving([episode.observation[key] for episode in episodes])
     for column, place in enumerate(places):
         index = int(order[place])
         episode = episodes[index]
@@ -127,21 +130,27 @@ def _examples(figure: Any, spec: Spec, episodes: Sequence[Episode]) -> None:
                 linewidth=0, step="mid",
             )  # fmt: skip
         top.set_title(f"episode {index}, return {episode.reward.sum(dtype=np.float64):.4g}")
-        _lines(middle, time[:-1], episode.action, spec.action)
+        _lines(middle, time, episode.action, spec.action, moving_action)
         if key is not None:
-            _lines(bottom, time, episode.observation[key], spec.observation[key])
+            _lines(bottom, time, episode.observation[key], spec.observation[key], moving_state)
         bottom.set_xlabel("step" if period_s is None else "time [s]")
+    for axes in grid[1:, -1]:
+        axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0), title="channel", alignment="left")
     grid[0, 0].set_ylabel("reward\n(green: success)")
-    grid[1, 0].set_ylabel(f"action\n({min(LINES, spec.action.shape[0])} channels that move most)")
+    grid[1, 0].set_ylabel("action\n(channels that move most)")
     grid[2, 0].set_ylabel(f"observation '{key}'\n(channels that move most)")
 
 
-def _lines(axes: Any, time: Array, rows: Array, spec: ArraySpec) -> None:
-    moving = np.sort(np.argsort(-rows.astype(np.float64).std(axis=0), kind="stable")[:LINES])
-    for channel in moving:
+def _moving(arrays: Sequence[Array]) -> list[int]:
+    """The channels with the largest deviation, in order."""
+    deviation = np.concatenate(arrays).astype(np.float64).std(axis=0)
+    return sorted(int(channel) for channel in np.argsort(-deviation, kind="stable")[:LINES])
+
+
+def _lines(axes: Any, time: Array, rows: Array, spec: ArraySpec, channels: Sequence[int]) -> None:
+    for channel in channels:
         label = str(channel) if spec.names is None else spec.names[channel]
         axes.plot(time[: len(rows)], rows[:, channel], linewidth=0.9, label=label)
-    axes.legend(fontsize=6, ncols=3, loc="upper right", handlelength=1.0, columnspacing=0.8)
     for bound in _common_bounds(spec):
         axes.axhline(bound, color="black", linewidth=0.8, linestyle="--")
 
