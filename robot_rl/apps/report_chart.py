@@ -242,6 +242,11 @@ def _band(series: Series, x_axis: Axis, y_axis: Axis) -> str:
         return ""
     parts = []
     for segment in _segments(list(zip(series.x, series.low, series.high, strict=True))):
+        if len(segment) == 1:
+            x, low, high = segment[0]
+            ends = f'y1="{_inside(y_axis, low):.1f}" y2="{_inside(y_axis, high):.1f}"'
+            parts.append(f'<line class="whisker s{series.color}" x1="{x_axis(x):.1f}" x2="{x_axis(x):.1f}" {ends}/>')
+            continue
         upper = [f"{x_axis(x):.1f},{_inside(y_axis, high):.1f}" for x, _, high in segment]
         lower = [f"{x_axis(x):.1f},{_inside(y_axis, low):.1f}" for x, low, _ in reversed(segment)]
         parts.append(f'<polygon class="band f{series.color}" points="{" ".join(upper + lower)}"/>')

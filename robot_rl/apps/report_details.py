@@ -63,7 +63,7 @@ def _values(run: Run, names: Sequence[str]) -> str:
     expected = [one.metric("value_mean") for one in run.evaluations]
     if any(math.isfinite(value) for value in expected):
         series.append(Series(label="value expected at the first step", x=x, y=expected, color=2, markers=True))
-    obtained, label = _obtained(run)
+    obtained, label, remark = _obtained(run)
     if any(math.isfinite(value) for value in obtained):
         series.append(Series(label=label, x=x, y=obtained, color=3, markers=True, dashed=True))
     if not any(len(one.x) for one in series):
@@ -72,32 +72,28 @@ def _values(run: Run, names: Sequence[str]) -> str:
         "An expected value that climbs away from what is obtained is overestimation; a jump at the switch means that "
         "offline values were on another scale than online ones (which Cal-QL is there to prevent)."
     )
-    if label.endswith("undiscounted"):
-        note += " The obtained return is not discounted here, so it lies further from zero than a perfect critic would."
     drawn = chart(
         [Panel(x_label="gradient updates", series=series, marks=_switch(run))],
         y_label="value",
         description="values of the critic against obtained returns",
         height=290,
     )
-    return f"<h3>Value against return</h3>{drawn}{paragraph(note, 'soft small')}"
+    return f"<h3>Value against return</h3>{drawn}{paragraph(f'{note} {remark}'.strip(), 'soft small')}"
 
 
-def _obtained(run: Run) -> tuple[list[float], str]:
-    """Return of each evaluation on the reward scale of training, discounted where it was recorded so."""
+def _obtained(run: Run) -> tuple[list[float], str, str]:
+    """Return of each evaluation on the reward scale of training, its label, and a remark on how far it compares."""
     discounted = [one.metric("discounted_return_mean") for one in run.evaluations]
     if any(math.isfinite(value) for value in discounted):
-        return discounted, "return obtained, discounted"
+        return discounted, "return obtained, discounted", ""
     replay = run.config.get("replay")
     settings = replay if isinstance(replay, dict) else {}
-    scale, bias = settings.get("reward_scale", 1.0), settings.get("reward_bias", 0.0)
-    if not isinstance(scale, int | float) or not isinstance(bias, int | float):
-        scale, bias = 1.0, 0.0
-    lengths = [one.metric("length_mean") if bias else 0.0 for one in run.evaluations]
-    returns = [
-        one.metric("return_mean") * scale + bias * length for one, length in zip(run.evaluations, lengths, strict=True)
-    ]
-    return returns, "return obtained, undiscounted"
+    if as_number(settings.get("reward_bias", 0.0)) != 0.0:
+        remark = "The obtained return is not drawn: with a reward_bias it compares with a value only when discounted."
+        return [], "", remark
+    scale = as_number(settings.get("reward_scale", 1.0))
+    remark = "The obtained return is not discounted here, so it lies further from zero than a perfect critic would."
+    return [one.metric("return_mean") * scale for one in run.evaluations], "return obtained, undiscounted", remark
 
 
 def _switch(run: Run) -> list[tuple[float, str]]:

@@ -9,10 +9,6 @@ STYLE = """
 @media (prefers-color-scheme:dark){:root{--bg:#101317;--card:#181c22;--text:#e6e9ed;--soft:#9aa5b1;--rule:#2c333c;
 --plot:#1c2128;--shade:#242b34;--s1:#58a6ff;--s2:#ff8a4c;--s3:#56d364;--s4:#d2a8ff;--s5:#e3b341;--s6:#4dd0e1;
 --good:#56d364;--bad:#ff7b72;--mark:#b6c0cb}}
-@media print{input{display:none}
-:root{--bg:#fff;--card:#fff;--text:#000;--soft:#444;--rule:#ccc;--plot:#fff;--shade:#eee;--s1:#0b6bcb;
---s2:#d9480f;--s3:#2b8a3e;--s4:#862e9c;--s5:#a67c00;--s6:#0b7285;--good:#2b8a3e;--bad:#c92a2a;--mark:#495057}
-section,figure,video{break-inside:avoid}.card{box-shadow:none!important}nav{display:none}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--bg);color:var(--text);font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
 main{max-width:1120px;margin:0 auto;padding:28px 20px 60px}
@@ -35,7 +31,8 @@ code,pre{font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans M
 pre{background:var(--plot);border:1px solid var(--rule);border-radius:6px;padding:10px 12px;overflow:auto;margin:8px 0;
 max-height:640px}pre.line{white-space:pre-wrap;overflow-wrap:anywhere}
 details{margin:10px 0}summary{cursor:pointer;font-weight:600}
-figure{margin:10px 0 4px}svg{display:block;width:100%;height:auto}
+figure{margin:10px 0 4px;overflow-x:auto}
+svg{display:block;width:100%;min-width:680px;height:auto}.pair svg{min-width:380px}
 svg text{font:12px system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;fill:var(--soft)}
 svg .panel-title{fill:var(--text);font-weight:600;font-size:13px}svg .tick{font-size:11.5px}
 svg .note{font-size:11.5px}svg .callout-text{fill:var(--bad);font-weight:600}
@@ -43,6 +40,7 @@ svg .note{font-size:11.5px}svg .callout-text{fill:var(--bad);font-weight:600}
 .shade{fill:var(--shade)}.mark{stroke:var(--mark);stroke-dasharray:2 3;stroke-width:1.3}
 .level{stroke:var(--mark);stroke-dasharray:6 4;stroke-width:1.2}
 .line{fill:none;stroke-width:2;stroke-linejoin:round}.line.dashed{stroke-dasharray:6 4}.band{opacity:.17}
+.whisker{stroke-width:5;opacity:.3}
 .hit{fill:transparent}.hit:hover{fill:var(--mark);fill-opacity:.25}
 .callout{fill:none;stroke:var(--bad);stroke-width:2}
 .s1{stroke:var(--s1)}.s2{stroke:var(--s2)}.s3{stroke:var(--s3)}.s4{stroke:var(--s4)}.s5{stroke:var(--s5)}
@@ -52,12 +50,16 @@ svg .note{font-size:11.5px}svg .callout-text{fill:var(--bad);font-weight:600}
 .legend i.dashed{border-top-style:dashed}.legend .b1{border-color:var(--s1)}.legend .b2{border-color:var(--s2)}
 .legend .b3{border-color:var(--s3)}.legend .b4{border-color:var(--s4)}
 .legend .b5{border-color:var(--s5)}.legend .b6{border-color:var(--s6)}
-.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(430px,1fr));gap:6px 22px}
+.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(430px,100%),1fr));gap:6px 22px}
 .films{display:grid;grid-template-columns:repeat(auto-fill,minmax(270px,1fr));gap:16px;margin-top:10px}
 video{width:100%;border-radius:6px;background:#000;display:block;cursor:pointer}
 input[type=range]{width:100%;margin:4px 0 0;display:block;accent-color:var(--s1)}
 #tip{position:fixed;pointer-events:none;background:var(--text);color:var(--bg);padding:5px 9px;border-radius:6px;
 font-size:12.5px;white-space:pre-line;max-width:340px;z-index:9;display:none}
+@media print{input{display:none}
+:root{--bg:#fff;--card:#fff;--text:#000;--soft:#444;--rule:#ccc;--plot:#fff;--shade:#eee;--s1:#0b6bcb;
+--s2:#d9480f;--s3:#2b8a3e;--s4:#862e9c;--s5:#a67c00;--s6:#0b7285;--good:#2b8a3e;--bad:#c92a2a;--mark:#495057}
+figure,tr,.tile{break-inside:avoid}h2,h3{break-after:avoid}svg,.pair svg{min-width:0}}
 """
 
 SCRIPT = """

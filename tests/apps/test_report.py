@@ -353,6 +353,27 @@ def test_broken_side_files_are_named(tmp_path: Path) -> None:
         read_run(run)
 
 
+def test_the_obtained_return_is_drawn_only_where_it_compares_with_a_value(tmp_path: Path) -> None:
+    maker = RunMaker(tmp_path / "run").offline()
+    run = maker.write()
+    assert "return obtained, undiscounted" in report(run).text
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace("reward_bias: 0.0", "reward_bias: -1.0"))
+    assert "with a reward_bias it compares with a value only when discounted" in report(run).text
+    for line in maker.lines:
+        line["metrics"] |= {"discounted_return_mean": -9.0} if line["event"] == "evaluation" else {}
+    maker.write()
+    assert "return obtained, discounted" in report(run).text
+
+
+def test_a_single_evaluation_still_shows_its_interval(tmp_path: Path) -> None:
+    maker = RunMaker(tmp_path / "run")
+    maker.event("phase_start", "offline", 0, 0, interact=False)
+    maker.evaluate("offline", 0, 0, 0.5, 0.1)
+    write_report(maker.write())
+    assert (tmp_path / "run" / "report.html").read_text().count('class="whisker') == 2  # success, return
+
+
 def test_films_beyond_the_limit_are_named_and_the_newest_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = RunMaker(tmp_path / "run").offline().online(video="videos/final.mp4").write()
     (run / "videos").mkdir()
