@@ -138,17 +138,19 @@ def packages() -> list[Finding]:
     try:
         lines = importlib.metadata.requires("robot-rl") or []
     except importlib.metadata.PackageNotFoundError:
-        remedy = "pip install -e .[dev]   (in the checkout)"
+        remedy = "pip install -e '.[dev]'   (in the checkout)"
         return [Finding(name="robot-rl", found="not installed", good=False, remedy=remedy)]
     found = [Finding(name="robot-rl", found=importlib.metadata.version("robot-rl"), good=True)]
     for line in lines:
         requirement = Requirement(line)
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-            found.append(_package(requirement))
+            found.append(package(line.partition(";")[0].strip()))
     return found
 
 
-def _package(requirement: Requirement) -> Finding:
+def package(line: str) -> Finding:
+    """A requirement such as `numpy>=1.26,<2` against what is installed."""
+    requirement = Requirement(line)
     remedy = f"pip install '{requirement.name}{requirement.specifier}'"
     try:
         version = importlib.metadata.version(requirement.name)
@@ -221,21 +223,27 @@ def codecs() -> list[Finding]:
 
 
 def ros() -> list[Finding]:
-    """ROS 2: a sourced distribution, or the wheels, never both."""
-    distribution = os.environ.get("ROS_DISTRO")
-    wheel = any(d.metadata["Name"].lower().startswith("ros-") for d in importlib.metadata.distributions())
+    """ROS 2, and whether its Python client imports."""
+    wheels = any(d.metadata["Name"].lower().startswith("ros-") for d in importlib.metadata.distributions())
+    kind = ros_kind(os.environ.get("ROS_DISTRO"), wheels=wheels)
+    if not kind.good and not kind.needed:
+        return [kind]
     works, message = attempt("import rclpy; print(rclpy.__file__)")
-    rows = []
-    if distribution is not None and wheel:
-        both = f"{distribution} is sourced and the wheels are installed"
+    remedy = "make the virtual environment with the Python of the sourced distribution"
+    return [kind, Finding(name="rclpy", found=message, good=works, needed=False, remedy=remedy)]
+
+
+def ros_kind(distribution: str | None, *, wheels: bool) -> Finding:
+    """Where ROS 2 comes from: a sourced distribution, or the wheels, never both.
+
+    Args:
+        distribution: what ROS_DISTRO says.
+        wheels: whether packages `ros-...` are installed.
+    """
+    if distribution is not None and wheels:
         remedy = "pip uninstall -y $(pip freeze | grep -o '^ros-[a-z0-9-]*')   (or start a shell without ROS)"
-        rows.append(Finding(name="ROS 2", found=both, good=False, needed=True, remedy=remedy))
-    kind = f"sourced {distribution}" if distribution is not None else ("wheels" if wheel else "not there")
-    remedy = (
-        f"make the virtual environment with the Python of {distribution}"
-        if distribution is not None
-        else "source /opt/ros/<distribution>/setup.bash, or: pip install -e .[ros2]   (in the checkout)"
-    )
-    found = f"{kind}, rclpy at {message}" if works else f"{kind} ({message})"
-    rows.append(Finding(name="rclpy", found=found, good=works, needed=False, remedy=remedy))
-    return rows
+        return Finding(name="ROS 2", found=f"{distribution} is sourced, and the wheels too", good=False, remedy=remedy)
+    if distribution is None and not wheels:
+        remedy = "source /opt/ros/DISTRIBUTION/setup.bash, or: pip install -e '.[ros2]'   (in the checkout)"
+        return Finding(name="ROS 2", found="not there", good=False, needed=False, remedy=remedy)
+    return Finding(name="ROS 2", found="wheels" if wheels else f"{distribution}, sourced", good=True)

@@ -156,6 +156,8 @@ def fields(located: tuple[Path, ast.ClassDef]) -> list[Field]:
     for statement, following in zip(node.body, [*node.body[1:], None], strict=True):
         if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
             continue
+        if ast.unparse(statement.annotation).startswith("ClassVar"):
+            continue
         if statement.value is not None and statement.lineno != statement.value.lineno:
             lines = range(statement.lineno, (statement.end_lineno or statement.lineno) + 1)
         else:
