@@ -73,7 +73,7 @@ def _values(run: Run, names: Sequence[str]) -> str:
         "offline values were on another scale than online ones (which Cal-QL is there to prevent)."
     )
     drawn = chart(
-        [Panel(x_label="gradient updates", series=series, marks=_switch(run))],
+        [Panel(x_label="gradient updates", series=series, marks=_switch(run), x_range=_all_updates(run))],
         y_label="value",
         description="values of the critic against obtained returns",
         height=290,
@@ -100,6 +100,10 @@ def _switch(run: Run) -> list[tuple[float, str]]:
     return [] if run.switch is None else [(float(run.switch.start.updates), "switch")]
 
 
+def _all_updates(run: Run) -> tuple[float, float]:
+    return 0.0, float(max((event.updates for event in run.events), default=0))
+
+
 def _by_scale(run: Run, names: Sequence[str]) -> list[list[str]]:
     """Metrics of one order of magnitude together, so that none is a flat line beside another."""
     sizes = {
@@ -119,7 +123,7 @@ def _metrics_chart(run: Run, names: Sequence[str], title: str) -> str:
     for index, name in enumerate(names):
         x, y = run.training_series(name)
         series.append(Series(label=name, x=x, y=y, color=index % 6 + 1))
-    panel = Panel(title=title, x_label="gradient updates", series=series, marks=_switch(run))
+    panel = Panel(title=title, x_label="gradient updates", series=series, marks=_switch(run), x_range=_all_updates(run))
     return chart([panel], y_label="", description=title, width=520, height=240)
 
 

@@ -59,7 +59,9 @@ font-size:12.5px;white-space:pre-line;max-width:340px;z-index:9;display:none}
 @media print{input{display:none}
 :root{--bg:#fff;--card:#fff;--text:#000;--soft:#444;--rule:#ccc;--plot:#fff;--shade:#eee;--s1:#0b6bcb;
 --s2:#d9480f;--s3:#2b8a3e;--s4:#862e9c;--s5:#a67c00;--s6:#0b7285;--good:#2b8a3e;--bad:#c92a2a;--mark:#495057}
-figure,tr,.tile{break-inside:avoid}h2,h3{break-after:avoid}svg,.pair svg{min-width:0}}
+figure,tr,.tile{break-inside:avoid}h2,h3{break-after:avoid}
+main{padding:0}th,td{padding:3px 5px;font-size:10.5px}.pair{grid-template-columns:1fr 1fr}
+.films{grid-template-columns:repeat(3,1fr)}.tiles{grid-template-columns:repeat(4,1fr)}svg,.pair svg{min-width:0}}
 """
 
 SCRIPT = """
