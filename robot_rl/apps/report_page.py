@@ -56,7 +56,7 @@ video{width:100%;border-radius:6px;background:#000;display:block;cursor:pointer}
 input[type=range]{width:100%;margin:4px 0 0;display:block;accent-color:var(--s1)}
 #tip{position:fixed;pointer-events:none;background:var(--text);color:var(--bg);padding:5px 9px;border-radius:6px;
 font-size:12.5px;white-space:pre-line;max-width:340px;z-index:9;display:none}
-@media print{input{display:none}
+@media print{input[type=range]{display:none}
 :root{--bg:#fff;--card:#fff;--text:#000;--soft:#444;--rule:#ccc;--plot:#fff;--shade:#eee;--s1:#0b6bcb;
 --s2:#d9480f;--s3:#2b8a3e;--s4:#862e9c;--s5:#a67c00;--s6:#0b7285;--good:#2b8a3e;--bad:#c92a2a;--mark:#495057}
 figure,tr,.tile{break-inside:avoid}h2,h3{break-after:avoid}
