@@ -119,9 +119,9 @@ class PhaseConfig:
     """Update-to-data ratio: k >= 1 is k critic updates, each on its own batch, then one actor update; 0 is a frozen
     agent; 1/k is one update every k steps."""
     batch_size: int = 256  # rows of one critic update
-    shares: dict[str, Any] = field(default_factory=lambda: {"offline": 1.0})
+    shares: dict[str, Any] = field(default_factory=dict)
     """Share of each source (a dataset's name, or `online`) in a batch: a number, `proportional` to sizes, or a linear
-    schedule {start, end, steps}. Shares sum to 1."""
+    schedule {start, end, steps}. Shares sum to 1. None given: all `online` where the phase acts, else all `offline`."""
     reset: list[str] = field(default_factory=list)
     """Parts of the agent that start anew with the phase: names of its networks or optimisers (`actor`, `critic`,
     `optimizers.actor`, ...)."""
@@ -140,6 +140,8 @@ class PhaseConfig:
             raise InputError("in a phase without interaction every step is an update: updates_per_step must be >= 1")
         if self.steps < 0 or self.batch_size < 1:
             raise InputError(f"phase steps={self.steps} and batch_size={self.batch_size} must be positive")
+        if not self.shares:
+            self.shares = {"offline" if self.interact == "none" else "online": 1.0}
 
 
 @dataclass(kw_only=True)

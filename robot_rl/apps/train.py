@@ -45,6 +45,7 @@ from robot_rl.replay.buffer import ReplayBuffer
 from robot_rl.seeding import Seeds
 from robot_rl.spec import Spec
 from robot_rl.transforms.action import ActionScale
+from robot_rl.transforms.reward import RewardTransform
 
 SUMMARY = "Train: offline from recorded data, then online in an environment, as a list of phases."
 
@@ -65,8 +66,7 @@ def run(config: TrainConfig) -> int:
                 training = stack.enter_context(contextlib.closing(build_environment(config.environment)))
             evaluation = stack.enter_context(contextlib.closing(build_environment(config.environment)))
         display = stack.enter_context(ConsoleDisplay(console))
-        this = _assemble(config, config_json, folder, training, evaluation, display, found)
-        stack.callback(this.recorder.close)
+        this = _assemble(config, config_json, folder, training, evaluation, display, stack, found)
         with _stop_on_signal(display) as requested:
             this.stop_requested = lambda: bool(requested)
             finished = run_phases(this)
@@ -108,6 +108,7 @@ def _assemble(
     training: Environment | None,
     evaluation: Environment | None,
     display: "ConsoleDisplay",
+    stack: contextlib.ExitStack,
     found: Path | None,
 ) -> Run:
     seeds = Seeds(config.seed)
@@ -136,14 +137,12 @@ def _assemble(
     tensors: dict[str, torch.Tensor] = {}
     state: dict[str, Any] = {}
     if found is None:
-        checkpoint.write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config_json)))
-        facts = {name: data.facts for name, data in loaded.items()}
-        checkpoint.write_text(folder / "run.json", json.dumps(_run_facts(config, config_json, facts), indent=1))
         recorder = Recorder(folder)
     else:
         tensors, state = checkpoint.load(found)
         recorder = Recorder(folder, resume_at=state["metrics_bytes"], updates=state["progress"]["updates"])
 
+    stack.callback(recorder.close)
     scale, device = ActionScale.from_spec(spec.action), torch.device(config.device)
     evaluator = None
     if evaluation is not None:
@@ -155,6 +154,8 @@ def _assemble(
             final_episodes=config.evaluation.final_episodes,
             videos=config.evaluation.videos,
             write_film=_FilmWriter(folder, spec),
+            discount=config.replay.discount,
+            reward=RewardTransform(config.replay.reward_scale, config.replay.reward_bias),
         )
     this = Run(
         folder=folder,
@@ -175,7 +176,12 @@ def _assemble(
         checkpoint_every_s=config.checkpoint_every_s,
         log_every=config.log_every,
     )
-    if found is not None:
+    if found is None:
+        # Last, because these two make the folder a run: what was refused above leaves none behind.
+        facts = {name: data.facts for name, data in loaded.items()}
+        checkpoint.write_text(folder / "run.json", json.dumps(_run_facts(config, config_json, facts), indent=1))
+        checkpoint.write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config_json)))
+    else:
         this.restore(int(found.name), tensors, state)
         display.say(f"Going on from {found}: phase {this.progress.phase}, step {this.progress.phase_step}")
     return this

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from robot_rl.environment import Environment
 from robot_rl.loops.rollout import AgentPolicy, Film, run_episode
+from robot_rl.transforms.reward import RewardTransform
 from robot_rl.types import Episode, EpisodeSink, Policy
 
 
@@ -72,6 +74,7 @@ def evaluate(
     films: int = 0,
     sink: EpisodeSink | None = None,
     on_episode: Callable[[EpisodeResult], None] | None = None,
+    discounting: tuple[RewardTransform, float] | None = None,
 ) -> tuple[list[EpisodeResult], dict[str, float], list[Film]]:
     """One episode for each seed.
 
@@ -79,12 +82,14 @@ def evaluate(
         films: so many of the first episodes are rendered.
         sink: takes every episode, for recording.
         on_episode: told after each, for progress bars.
+        discounting: the learner's reward transform and discount, for `discounted_return_mean`, the number that the
+            critic's `value_mean` claims to predict.
 
     Returns:
         results, their summary (`value_mean` is the critic's value at the first step, where there is a critic), films.
     """
     value = policy.value if isinstance(policy, AgentPolicy) else None
-    results, recorded, first_values = [], [], []
+    results, recorded, first_values, discounted = [], [], [], []
     for number, seed in enumerate(seeds):
         film = Film() if number < films else None
         episode = run_episode(environment, policy, seed=seed, film=film, value=value)
@@ -95,6 +100,10 @@ def evaluate(
             estimate = value(first, episode.action[0])
             if estimate is not None:
                 first_values.append(estimate)
+        if discounting is not None:
+            transform, discount = discounting
+            rewards = transform(torch.from_numpy(episode.reward)).numpy()
+            discounted.append(float(rewards @ discount ** np.arange(len(rewards))))
         if sink is not None:
             sink.append(episode)
         results.append(EpisodeResult.of(episode))
@@ -103,4 +112,6 @@ def evaluate(
     metrics = summarize(results)
     if first_values:
         metrics["value_mean"] = float(np.mean(first_values))
+    if discounted:
+        metrics["discounted_return_mean"] = float(np.mean(discounted))
     return results, metrics, recorded

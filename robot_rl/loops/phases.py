@@ -27,7 +27,7 @@ def run_phases(run: Run) -> bool:
             if phase.reset:
                 checkpoint.reset_parts(run.agent, run.fresh_agent(progress.phase_index), phase.reset)
         run.display.begin_phase(progress.phase, progress.phase_step, phase.steps, interact)
-        run.skip_time()
+        run.begin_rates()
         finished = run_online(run, phase) if interact else run_offline(run, phase)
         run.tick()
         if not finished:

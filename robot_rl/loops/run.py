@@ -22,6 +22,7 @@ from robot_rl.recorder import Progress, Recorder
 from robot_rl.replay.buffer import ReplayBuffer
 from robot_rl.replay.mixture import check_shares
 from robot_rl.seeding import Seeds
+from robot_rl.transforms.reward import RewardTransform
 from robot_rl.types import Metrics
 
 SAVING_SHARE = 0.05
@@ -55,6 +56,8 @@ class Evaluator:
     final_episodes: int
     videos: int
     write_film: Callable[[Film, EpisodeResult, str], str]  # film, result, name -> path relative to the run's folder
+    discount: float
+    reward: RewardTransform
 
 
 @dataclass(kw_only=True)
@@ -83,6 +86,7 @@ class Run:
     _saved_ns: int = 0
     _save_ns: int = 0
     _tick_ns: int = 0
+    _logged_s: float = 0.0
     _tick_steps: int = 0
     _tick_updates: int = 0
 
@@ -100,6 +104,12 @@ class Run:
         """Forget the time since the last tick: it was not spent on training."""
         self._tick_ns = self.clock.now_ns()
 
+    def begin_rates(self) -> None:
+        """Start counting steps and updates per second anew, as at the start of a phase."""
+        self.skip_time()
+        self._logged_s = self.progress.elapsed_s
+        self._tick_steps, self._tick_updates = self.progress.environment_steps, self.progress.updates
+
     # Called by the loops ----------------------------------------------------------------------------------------------
 
     def after_step(self, phase: PhaseConfig, metrics: Metrics) -> None:
@@ -113,9 +123,10 @@ class Run:
 
     def log(self, metrics: Metrics) -> None:
         """One line of training metrics, with the rates since the last one."""
-        before_ns, steps, updates = self._tick_ns, self._tick_steps, self._tick_updates
+        steps, updates = self._tick_steps, self._tick_updates
         self.tick()
-        seconds = max((self._tick_ns - before_ns) * 1e-9, 1e-9)
+        seconds = max(self.progress.elapsed_s - self._logged_s, 1e-9)
+        self._logged_s = self.progress.elapsed_s
         numbers = {name: float(value) for name, value in metrics.items()}
         numbers["updates_per_s"] = (self.progress.updates - updates) / seconds
         if self.phases[self.progress.phase].interact != "none":
@@ -134,7 +145,13 @@ class Run:
         count = evaluator.final_episodes if last else evaluator.episodes
         seeds = [evaluator.seeds.integer("evaluation", number, index) for index in range(count)]
         films_wanted = evaluator.videos if at_end else 0
-        results, metrics, films = evaluate(evaluator.environment, evaluator.policy, seeds, films=films_wanted)
+        results, metrics, films = evaluate(
+            evaluator.environment,
+            evaluator.policy,
+            seeds,
+            films=films_wanted,
+            discounting=(evaluator.reward, evaluator.discount),
+        )
         name = f"{self.progress.phase_index}_{self.progress.phase}"
         videos = [
             evaluator.write_film(film, result, f"{name}_{index}")
@@ -193,4 +210,3 @@ class Run:
         if "online" in self.sources:
             self.sources["online"].restore(under("replay."), state["replay"])
         self.saved = number
-        self._tick_steps, self._tick_updates = self.progress.environment_steps, self.progress.updates
