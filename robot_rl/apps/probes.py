@@ -116,13 +116,13 @@ def machine() -> list[Finding]:
     cores = len(os.sched_getaffinity(0))
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     free = shutil.disk_usage(Path.cwd()).free / 2**30
-    supported = (3, 11) <= sys.version_info[:2] <= (3, 13)
+    supported = sys.version_info[:2] in ((3, 11), (3, 12))  # labmaze and numpy < 2 have no wheels for 3.13
     return [
         Finding(
             name="Python",
             found=f"{platform.python_version()} ({sys.executable})",
             good=supported,
-            remedy="make a virtual environment with Python 3.11, 3.12 or 3.13",
+            remedy="make a virtual environment with Python 3.11 or 3.12",
         ),
         Finding(name="system", found=platform.platform(), good=platform.system() == "Linux", remedy="use Linux"),
         Finding(name="CPU cores", found=str(cores), good=True),
