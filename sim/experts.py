@@ -107,10 +107,11 @@ class FetchPickAndPlaceExpert:
     """Carries the block of FetchPickAndPlace to its goal: hover, descend, close, carry, hold."""
 
     hover_m = 0.08
-    aligned_m = 0.01
-    depth_m = 0.012
+    aligned_m = 0.02  # horizontal error at which the descent begins
+    depth_m = 0.015  # vertical error at which the fingers close
+    slipped_m = 0.05
     grasp_steps = 4
-    gain = 6.0
+    gain = 10.0
 
     def __init__(self, spec: Spec) -> None:
         need_keys(spec, ("observation", "desired_goal"), "FetchPickAndPlace")
@@ -126,7 +127,7 @@ class FetchPickAndPlaceExpert:
         hand, block = state[:3], state[3:6]
         error = block - hand
         distance = float(np.linalg.norm(error[:2]))
-        if self._closing > 0 and float(np.linalg.norm(error)) > 0.05:
+        if self._closing > 0 and float(np.linalg.norm(error)) > self.slipped_m:
             self._closing = 0  # it slipped out
         if self._closing > 0:
             self._closing += 1

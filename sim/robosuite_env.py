@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -95,6 +95,32 @@ def make_task(task: str, robot: str, controller: str, control_frequency_hz: floa
         raise InputError(f"robosuite refuses task={task} with robot={robot}: {error}") from error
 
 
+def observation_keys(env: Any, wanted: Sequence[str] | None) -> dict[str, str]:
+    """Our key of each low-dimensional observation -> robosuite's; None takes robomimic's choice.
+
+    Raises:
+        InputError: robosuite has no such observation.
+    """
+    available = {
+        (OBJECT if key == "object-state" else key): key
+        for key, value in env.observation_spec().items()
+        if np.ndim(value) <= 1 and np.size(value) > 0  # no images; a tool without fingers has no finger positions
+    }
+    if wanted is None:
+        proprioception = [key for key in available if key.startswith("robot") and key.endswith(DEFAULT_SUFFIXES)]
+        wanted = [*proprioception, *([OBJECT] if OBJECT in available else [])]
+    for key in wanted:
+        if key not in available:
+            raise InputError(f"robosuite observation '{key}': {nearest(key, available)}")
+    return {key: available[key] for key in wanted}
+
+
+def observe(env: Any, keys: Mapping[str, str]) -> dict[str, Array]:
+    """The state now, not the one that robosuite sampled at the beginning of the last control period."""
+    raw = env._get_observations(force_update=True)
+    return {key: float32(raw[name]) for key, name in keys.items()}
+
+
 class RobosuiteEnvironment:
     """One robosuite task with low-dimensional observations and a controller on normalised actions.
 
@@ -148,7 +174,7 @@ class RobosuiteEnvironment:
             )
         self._renderer: Renderer | None = None
         self._render_size, self._camera = render_size, camera
-        self._keys = self._choose_keys(observation)
+        self._keys = observation_keys(self._env, observation)
         self._spec = self._make_spec(task, robot, controller, period)
 
     @property
@@ -160,21 +186,6 @@ class RobosuiteEnvironment:
     def maximum_steps(self) -> int:
         """Steps after which an episode is truncated."""
         return self._rules.maximum_steps
-
-    def _choose_keys(self, wanted: Sequence[str] | None) -> dict[str, str]:
-        """Our key of each observation -> robosuite's."""
-        available = {
-            (OBJECT if key == "object-state" else key): key
-            for key, value in self._env.observation_spec().items()
-            if np.asarray(value).ndim <= 1
-        }
-        if wanted is None:
-            proprioception = [key for key in available if key.startswith("robot") and key.endswith(DEFAULT_SUFFIXES)]
-            wanted = [*proprioception, *([OBJECT] if OBJECT in available else [])]
-        for key in wanted:
-            if key not in available:
-                raise InputError(f"robosuite observation '{key}': {nearest(key, available)}")
-        return {key: available[key] for key in wanted}
 
     def _make_spec(self, task: str, robot: str, controller: str, period_s: float) -> Spec:
         low, high = (np.asarray(bound, np.float64) for bound in self._env.action_spec)
@@ -201,9 +212,7 @@ class RobosuiteEnvironment:
         )
 
     def _observe(self) -> dict[str, Array]:
-        """The state now, not the one that robosuite sampled at the beginning of the last control period."""
-        raw = self._env._get_observations(force_update=True)
-        return {key: float32(raw[name]) for key, name in self._keys.items()}
+        return observe(self._env, self._keys)
 
     def reset(self, *, seed: int) -> TimeStep:
         """Begin an episode; everything random in it follows from the seed."""
@@ -258,6 +267,8 @@ def describe(key: str, value: Array) -> ArraySpec:
         return ArraySpec(shape=(3,), names=("x", "y", "z"), unit="m", frame="world")
     if key.endswith("_quat") and value.shape == (4,):
         return ArraySpec(shape=(4,), names=("x", "y", "z", "w"), unit="1", frame="world")
-    units = {"gripper_qpos": "m", "gripper_qvel": "m/s", "joint_pos": "rad", "joint_vel": "rad/s"}
+    units = {"joint_pos": "rad", "joint_vel": "rad/s"}
+    if value.shape == (2,):  # two sliding fingers; grippers with more joints turn them
+        units |= {"gripper_qpos": "m", "gripper_qvel": "m/s"}
     unit = next((unit for suffix, unit in units.items() if key.endswith(suffix)), None)
     return ArraySpec(shape=value.shape, unit=unit)
