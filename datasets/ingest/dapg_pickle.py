@@ -6,7 +6,7 @@ arXiv 1709.10087). A pickle is a program, so it runs in an unpickler that admits
 
 import pickle
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -34,6 +34,11 @@ def _encode(text: str, encoding: str = "utf-8") -> bytes:
     return text.encode(encoding)
 
 
+def _from_buffer(buffer: bytearray, dtype: np.dtype[Any], shape: tuple[int, ...], order: Literal["C", "F"]) -> Array:
+    """What numpy's `_frombuffer` does in pickles of protocol 5."""
+    return np.frombuffer(buffer, dtype).reshape(shape, order=order)
+
+
 def _admitted() -> dict[tuple[str, str], Any]:
     from numpy.core import multiarray
 
@@ -44,6 +49,8 @@ def _admitted() -> dict[tuple[str, str], Any]:
         ("numpy._core.multiarray", "_reconstruct"): multiarray._reconstruct,  # type: ignore[attr-defined]  # numpy 2
         ("numpy.core.multiarray", "scalar"): multiarray.scalar,  # type: ignore[attr-defined]  # no stub
         ("numpy._core.multiarray", "scalar"): multiarray.scalar,  # type: ignore[attr-defined]  # numpy 2
+        ("numpy.core.numeric", "_frombuffer"): _from_buffer,
+        ("numpy._core.numeric", "_frombuffer"): _from_buffer,
         ("_codecs", "encode"): _encode,
     }
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -19,7 +19,7 @@ from robot_rl.types import Array, Episode
 
 SUMMARY = "Turn a recording (robomimic, robosuite, D4RL, DAPG) into an episode store."
 
-BLOCK_STEPS = 16_384  # steps that are committed at once
+BLOCK_STEPS = 4096  # steps that are committed at once
 COLORS = {"error": "bold red", "warning": "yellow", "information": "cyan"}
 
 
@@ -41,7 +41,8 @@ def run(config: IngestConfig) -> int:
             ("Stored ", "green"),
             f"{len(store)} episodes, {store.steps} steps of {reader.name} in ",
             (str(target), "bold"),
-        )
+        ),
+        soft_wrap=True,
     )
     print_findings(console, findings)
     console.print(Text("Look at it:   ", "dim") + Text(f"robot-rl inspect {target}"), soft_wrap=True)
@@ -78,18 +79,20 @@ def _write(console: Console, recording: Recording, path: Path) -> None:
     )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("Ingesting", total=len(recording), rate="-")
-        steps = 0
         for episode in recording.episodes():
             block.append(episode)
-            steps += len(episode)
             if sum(map(len, block)) >= BLOCK_STEPS:
-                store.extend(block)
+                _commit(store, block, progress, task)
                 block = []
-            elapsed_s = progress.tasks[task].elapsed
-            rate = f"{steps / elapsed_s:,.0f}" if elapsed_s else "-"
-            progress.update(task, advance=1, rate=rate)
-        store.extend(block)
+        _commit(store, block, progress, task)
     store.finish()
+
+
+def _commit(store: EpisodeStore, block: list[Episode], progress: Progress, task: TaskID) -> None:
+    store.extend(block)
+    elapsed_s = progress.tasks[task].elapsed
+    rate = f"{store.steps / elapsed_s:,.0f}" if elapsed_s else "-"
+    progress.update(task, advance=len(block), rate=rate)
 
 
 def _options(config: IngestConfig) -> ReadOptions:
