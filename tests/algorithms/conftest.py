@@ -1,0 +1,89 @@
+"""Small agents and random batches for the tests of algorithms."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from robot_rl.algorithms import AlgorithmConfig, BCConfig, IQLConfig, SACConfig
+from robot_rl.spec import ArraySpec, Spec
+from robot_rl.types import Batch
+
+WIDTHS = {"actor_hidden": [16, 16], "critic_hidden": [16, 16]}
+CALIBRATED = {"conservative_weight": 5.0, "conservative_calibrated": True, "conservative_samples": 4}
+
+CONFIGS: dict[str, Callable[[], AlgorithmConfig]] = {
+    "bc": lambda: BCConfig(actor_hidden=[16, 16]),
+    "bc_squared_error": lambda: BCConfig(actor_hidden=[16, 16], loss="squared_error", actor_layer_norm=True),
+    "iql": lambda: IQLConfig(**WIDTHS, value_hidden=[16, 16]),
+    "iql_dropout": lambda: IQLConfig(
+        **WIDTHS, value_hidden=[16], actor_dropout=0.1, critic_layer_norm=True, gradient_clip=1.0, bounded_mean=False
+    ),
+    "sac": lambda: SACConfig(**WIDTHS),
+    "rlpd": lambda: SACConfig(
+        **WIDTHS,
+        critic_count=5,
+        critic_subset=2,
+        critic_layer_norm=True,
+        actor_reduction="mean",
+        actor_batch="last",
+        initialization="xavier_uniform",
+        temperature_parameterization="exp",
+        gradient_clip=1.0,
+    ),
+    "calql": lambda: SACConfig(**WIDTHS, **CALIBRATED, log_std="affine", max_target_backup=3, backup_entropy=False),
+    "cql_lagrange": lambda: SACConfig(
+        **WIDTHS, conservative_weight=5.0, conservative_lagrange_gap=0.8, conservative_clip_minimum=-200.0
+    ),
+    "wsrl": lambda: SACConfig(
+        **WIDTHS,
+        **CALIBRATED,
+        critic_count=5,
+        critic_subset=2,
+        subset_with_replacement=True,
+        conservative_subset=2,
+        conservative_importance_sampling=False,
+        conservative_subtract_log_count=True,
+        actor_layer_norm=True,
+        critic_layer_norm=True,
+        log_std="state_independent",
+        temperature_states="next",
+        step_with_zero_gradients=True,
+        actor_behaviour_cloning_weight=0.1,
+    ),
+}
+
+
+@pytest.fixture(params=list(CONFIGS))
+def config(request: pytest.FixtureRequest) -> AlgorithmConfig:
+    """Every algorithm, and every branch of its settings at least once."""
+    return CONFIGS[request.param]()
+
+
+@pytest.fixture
+def spec() -> Spec:
+    """Two observations of 3 and 2 channels, 2 actions."""
+    observation = {"joints": ArraySpec(shape=(3,)), "object": ArraySpec(shape=(2,))}
+    return Spec(observation=observation, action=ArraySpec(shape=(2,)))
+
+
+@pytest.fixture
+def make_batch() -> Callable[..., Batch]:
+    """Noise that fits `spec`: make_batch(rows, seed)."""
+
+    def make(rows: int, seed: int = 0) -> Batch:
+        generator = torch.Generator().manual_seed(seed)
+
+        def noise(*shape: int) -> torch.Tensor:
+            return torch.randn(shape, generator=generator)
+
+        return Batch(
+            observation={"joints": noise(rows, 3), "object": noise(rows, 2)},
+            action=noise(rows, 2).tanh(),
+            reward=noise(rows),
+            discount=torch.where(noise(rows) > 1.5, 0.0, 0.99),
+            next_observation={"joints": noise(rows, 3), "object": noise(rows, 2)},
+            monte_carlo_return=noise(rows),
+        )
+
+    return make

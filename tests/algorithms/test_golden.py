@@ -1,0 +1,90 @@
+"""Ten updates from a fixed seed give the numbers in `golden.json`.
+
+`python tests/algorithms/test_golden.py` writes them anew. Do that only with a change that is meant to change them, and
+say so in its commit.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from robot_rl.algorithms import AlgorithmConfig, BCConfig, IQLConfig, SACConfig, create
+from robot_rl.seeding import Seeds
+from robot_rl.spec import ArraySpec, Spec
+from robot_rl.types import Batch
+
+PATH = Path(__file__).with_name("golden.json")
+TOLERANCE = 2e-3  # float32 after ten Adam steps, across processors
+WIDTHS: dict[str, Any] = {"actor_hidden": [32, 32], "critic_hidden": [32, 32]}
+ENSEMBLE: dict[str, Any] = {"critic_count": 4, "critic_subset": 2, "critic_layer_norm": True}
+CONFIGS: dict[str, AlgorithmConfig] = {
+    "bc": BCConfig(actor_hidden=[32, 32]),
+    "iql": IQLConfig(**WIDTHS, value_hidden=[32, 32], actor_schedule_steps=100),
+    "sac": SACConfig(**WIDTHS),
+    "rlpd": SACConfig(
+        **WIDTHS, **ENSEMBLE, actor_reduction="mean", actor_batch="last", initialization="xavier_uniform"
+    ),
+    "calql": SACConfig(**WIDTHS, log_std="affine", conservative_weight=5.0, conservative_calibrated=True),
+    "wsrl": SACConfig(
+        **WIDTHS,
+        **ENSEMBLE,
+        actor_layer_norm=True,
+        conservative_weight=1.0,
+        conservative_calibrated=True,
+        conservative_subset=2,
+        conservative_lagrange_gap=0.8,
+        max_target_backup=10,
+        step_with_zero_gradients=True,
+    ),
+}
+
+
+def numbers(config: AlgorithmConfig) -> dict[str, float]:
+    """Metrics of the tenth update, and the norm of every network."""
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    spec = Spec(observation={"state": ArraySpec(shape=(6,))}, action=ArraySpec(shape=(3,)))
+    statistics = {"state": (torch.full((6,), 0.1), torch.full((6,), 1.5))}
+    agent = create(config, spec, Seeds(0), torch.device("cpu"), statistics)
+    metrics: dict[str, torch.Tensor] = {}
+    for _ in range(10):
+        batch = Batch(
+            observation={"state": noise(64, 6)},
+            action=noise(64, 3).tanh(),
+            reward=noise(64),
+            discount=torch.where(noise(64) > 1.5, 0.0, 0.99),
+            next_observation={"state": noise(64, 6)},
+            monte_carlo_return=noise(64),
+        )
+        metrics = agent.update(batch, critic_updates=2)
+    norms = {
+        f"norm/{name}": torch.cat([each.detach().flatten() for each in value.parameters()]).norm()
+        for name, value in vars(agent).items()
+        if isinstance(value, nn.Module) and list(value.parameters())
+    }
+    return {name: round(float(value), 6) for name, value in (metrics | norms).items()}
+
+
+@pytest.mark.parametrize("name", list(CONFIGS))
+def test_ten_updates_give_the_recorded_numbers(name: str) -> None:
+    expected = json.loads(PATH.read_text())[name]
+    found = numbers(CONFIGS[name])
+    assert found.keys() == expected.keys()
+    wrong = {
+        key: (found[key], value)
+        for key, value in expected.items()
+        if not math.isclose(found[key], value, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+    }
+    assert not wrong, wrong
+
+
+if __name__ == "__main__":
+    PATH.write_text(json.dumps({name: numbers(config) for name, config in CONFIGS.items()}, indent=1) + "\n")
