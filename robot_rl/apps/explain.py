@@ -146,6 +146,7 @@ def _missing(verb: str, key: str, class_name: str) -> str:
 
 def _unknown(verb: str, asked: str, key: str, cause: BaseException | None, keys: Keys) -> str:
     """A key that the composed configuration does not have."""
+    asked = key if key.startswith(f"{asked}.") else asked  # `replay={discont: 0.9}` asks for `replay.discont`
     open_mapping = re.search(r"reference_type=Dict\[str, (\w+)\]", str(cause))
     sentence = f"there is no key '{asked}': {near(asked, verb, keys())}"
     if open_mapping is not None:

@@ -1,33 +1,36 @@
 """`--help`: what a verb does, its keys with type, default and meaning, its choices, and examples."""
 
+import textwrap
+
 from rich.console import Console
-from rich.padding import Padding
 from rich.text import Text
 
 from robot_rl.apps import schema
 
 EXAMPLES = {
     "ingest": [
-        ("robot-rl ingest demo.hdf5 data/lift", "the reader is found by content"),
-        ("robot-rl ingest demo.hdf5 data/lift overwrite=true", "replace a store that is there"),
-        ("robot-rl ingest log.hdf5 data/arm control_period_s=0.05", "say what the file does not"),
+        ("robot-rl ingest demo.hdf5 data/lift.zarr", "the reader is found by content"),
+        ("robot-rl ingest demo.hdf5 data/lift.zarr overwrite=true", "replace a store that is there"),
+        ("robot-rl ingest log.hdf5 data/arm.zarr control_period_s=0.05", "say what the file does not"),
     ],
-    "inspect": [("robot-rl inspect data/lift", "print and plot what a store holds")],
+    "inspect": [("robot-rl inspect data/lift.zarr", "print and plot what a store holds")],
     "train": [
-        ("robot-rl train EXPERIMENT", "one of the experiments above"),
-        ("robot-rl train EXPERIMENT seed=1 replay.discount=0.98", "override any key"),
-        ("robot-rl train EXPERIMENT resume=true", "go on after Ctrl-C, a crash or kill -9"),
-        ("robot-rl train EXPERIMENT --print-config", "show what would run"),
+        ("robot-rl train lift", "run an experiment of configs/experiment"),
+        ("robot-rl train lift seed=1 replay.discount=0.98", "override any key"),
+        ("robot-rl train lift resume=true", "go on after Ctrl-C, a crash or kill -9"),
+        ("robot-rl train lift --print-config", "show what would run"),
     ],
     "evaluate": [
         ("robot-rl evaluate runs/lift/seed_0 episodes=50 videos=3", "the newest checkpoint of a run"),
-        ("robot-rl evaluate policy=random environment=NAME record=data/random", "record episodes into a store"),
+        ("robot-rl evaluate policy=random environment=lift record=data/random.zarr", "record episodes into a store"),
     ],
     "doctor": [
         ("robot-rl doctor", "look at this machine"),
         ("robot-rl doctor strict=true", "exit with 1 when something needed is missing"),
     ],
 }
+
+INDENT = "      "
 
 
 def print_usage(console: Console) -> None:
@@ -40,9 +43,7 @@ def print_usage(console: Console) -> None:
     console.print()
     _print_options(console)
     console.print(Text("Examples", "bold"))
-    for verb in schema.verbs():
-        command, meaning = EXAMPLES[verb][0]
-        console.print(Text.assemble("  ", (f"{command:<42}", "green"), " ", (meaning, "dim")), soft_wrap=True)
+    _print_examples(console, [EXAMPLES[verb][0] for verb in schema.verbs()])
     console.print(Text("\n`robot-rl VERB --help` lists the keys and choices of a verb."))
 
 
@@ -70,8 +71,13 @@ def print_verb(console: Console, verb: str) -> None:
     console.print()
     _print_options(console)
     console.print(Text("Examples", "bold"))
-    for command, meaning in EXAMPLES[verb]:
-        console.print(Text.assemble("  ", (command, "green"), "  ", (meaning, "dim")), soft_wrap=True)
+    _print_examples(console, EXAMPLES[verb])
+
+
+def _print_examples(console: Console, examples: list[tuple[str, str]]) -> None:
+    width = max(len(command) for command, _ in examples)
+    for command, meaning in examples:
+        console.print(Text.assemble("  ", (f"{command:<{width}}", "green"), "  ", (meaning, "dim")), soft_wrap=True)
 
 
 def _print_options(console: Console) -> None:
@@ -101,4 +107,5 @@ def _print_key(console: Console, key: schema.Key) -> None:
     default = ("required", "yellow") if key.field.default is None else (f"= {key.field.default}", "green")
     console.print(Text.assemble("  ", (key.name, "cyan"), "  ", (key.field.type, "dim"), " ", default), soft_wrap=True)
     if key.field.text:
-        console.print(Padding(Text(key.field.text), (0, 0, 0, 6), expand=False))
+        for line in textwrap.wrap(key.field.text, max(20, console.width - len(INDENT))):
+            console.print(Text(INDENT + line))

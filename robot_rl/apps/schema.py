@@ -6,10 +6,12 @@ that `robot-rl --help` neither drifts from `config.py` nor waits for torch.
 
 import ast
 import io
+import re
 import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 
 import yaml  # type: ignore[import-untyped]  # PyYAML ships no types; Hydra brings it
@@ -224,13 +226,13 @@ def class_fields(name: str) -> dict[str, Field]:
 
 
 def choices(group: str) -> dict[str, str]:
-    """The YAML files of a group, by name, each with its first line of comment, or else its first settings."""
+    """The YAML files of a group, by name, each with the first sentence of its comment, or else its first settings."""
     found: dict[str, str] = {}
     for path in sorted((CONFIGS / group).glob("*.yaml")):
         text = path.read_text(encoding="utf-8")
-        comments = [line.lstrip("# ").rstrip() for line in text.splitlines() if line.startswith("#")]
-        said = next((line for line in comments if line and not line.startswith("@package")), None)
-        found[path.stem] = _first_settings(text) if said is None else said
+        lines = (line for line in text.splitlines() if line.strip() and not line.startswith("# @package"))
+        comment = " ".join(line.lstrip("# ").rstrip() for line in takewhile(lambda line: line.startswith("#"), lines))
+        found[path.stem] = re.split(r"(?<=[^.]\.)\s(?=[A-Z])", comment)[0] if comment else _first_settings(text)
     return found
 
 

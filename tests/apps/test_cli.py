@@ -13,6 +13,7 @@ from robot_rl.algorithms import ALGORITHM_CONFIGS
 from robot_rl.apps import doctor, probes, schema
 from robot_rl.apps.cli import main
 from robot_rl.apps.compose import as_override, compose, compose_yaml
+from robot_rl.apps.help import EXAMPLES
 from robot_rl.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,6 +100,7 @@ def test_an_unknown_key_names_the_nearest_one_wherever_it_is() -> None:
     assert "did you mean 'replay.discount'" in message("train", "replay.discont=0.9")
     assert "did you mean 'environment.task'" in message("train", "environment=lift", "environment.tsk=Lift")
     assert "did you mean 'environment'" in message("train", "envronment=lift")
+    assert "did you mean 'replay.discount'" in message("train", "replay={discont: 0.9}")
     assert "there is no key 'replay.foo.bar'" in message("train", "replay.foo.bar=1")
     assert "Choose environment=NAME first" in message("evaluate", "environment.id=x")
 
@@ -228,6 +230,11 @@ def test_defaults_and_meaning_come_from_the_source() -> None:
 def test_every_verb_has_a_summary_words_and_examples() -> None:
     assert schema.verbs() == list(config.VERB_CONFIGS) == list(schema.POSITIONAL)
     assert all(schema.summary(verb) for verb in schema.verbs())
+
+
+@pytest.mark.parametrize("command", [command for examples in EXAMPLES.values() for command, _ in examples])
+def test_the_examples_of_help_compose(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command.split()[1:], "--print-config"]) == 0, capsys.readouterr().err
 
 
 def test_positional_words_are_keys() -> None:
