@@ -1,0 +1,169 @@
+"""What the contract cannot ask of every environment: ends, success, settings that are refused."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from robot_rl.apps.build_environment import build_environment, build_expert
+from robot_rl.config import DmControlEnvironmentConfig, GymnasiumEnvironmentConfig, RobosuiteEnvironmentConfig
+from robot_rl.errors import InputError
+from robot_rl.sim.dm_control_env import DmControlEnvironment
+from robot_rl.sim.episode import EpisodeRules
+from robot_rl.sim.experts import LiftExpert
+from robot_rl.sim.gymnasium_env import GymnasiumEnvironment
+from robot_rl.sim.robosuite_env import RobosuiteEnvironment
+from robot_rl.testing.fakes import OneJointEnvironment, OneJointExpert
+from robot_rl.types import TimeStep
+
+
+def finish(rules: EpisodeRules, success: bool | None, terminated: bool = False) -> TimeStep:
+    """One step of an episode in which nothing else happens."""
+    return rules.finish_step(
+        observation={}, reward=0.5, terminated=terminated, truncated=False, success=success, action=np.zeros(1)
+    )
+
+
+def test_a_success_on_the_last_step_is_a_termination_and_a_truncation() -> None:
+    rules = EpisodeRules(maximum_steps=2, terminate_on_success=True)
+    rules.begin({})
+    assert not finish(rules, success=False).last
+    last = finish(rules, success=True)
+    assert (last.terminated, last.truncated) == (True, True)
+
+
+def test_success_does_not_end_an_episode_that_was_not_told_so() -> None:
+    rules = EpisodeRules(maximum_steps=5)
+    rules.begin({})
+    step = finish(rules, success=True)
+    assert step.success
+    assert not step.last
+    assert step.reward == 0.5
+
+
+def test_a_success_reward_replaces_the_native_one() -> None:
+    rules = EpisodeRules(maximum_steps=5, success_reward=[-1.0, 0.0])
+    rules.begin({})
+    assert [finish(rules, success=success).reward for success in (False, True)] == [-1.0, 0.0]
+
+
+def test_lift_on_its_last_step_is_terminated_and_truncated() -> None:
+    def run(maximum_steps: int) -> tuple[int, TimeStep]:
+        environment = RobosuiteEnvironment(task="Lift", maximum_steps=maximum_steps)
+        expert = LiftExpert(environment.spec)
+        step, count = environment.reset(seed=0), 0
+        while not step.last:
+            step, count = environment.step(expert.act(step.observation)), count + 1
+        return count, step
+
+    needed, first = run(200)
+    assert (first.terminated, first.truncated, first.success) == (True, False, True)
+    count, last = run(needed)
+    assert count == needed
+    assert (last.terminated, last.truncated, last.success, last.reward) == (True, True, True, 1.0)
+    assert (run(needed - 1)[1].terminated, run(needed - 1)[1].truncated) == (False, True)
+
+
+def test_the_one_joint_fake_ends_both_ways_at_once() -> None:
+    expert = OneJointExpert()
+    for limit in (3, 20):
+        environment = OneJointEnvironment(maximum_steps=limit, terminate_on_success=True, success_reward=(-1.0, 0.0))
+        step, count = environment.reset(seed=1), 0
+        while not step.last:
+            step, count = environment.step(expert.act(step.observation)), count + 1
+        assert step.truncated == (count == limit)
+        assert step.reward == (0.0 if step.success else -1.0)
+
+
+def test_a_termination_of_dm_control_on_the_last_step_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = DmControlEnvironment(domain="cartpole", task="balance", action_repeat=500)
+    assert environment.maximum_steps == 2
+    environment.reset(seed=0)
+    assert not environment.step(np.zeros(1)).last
+    monkeypatch.setattr(environment._task, "get_termination", lambda physics: 0.0)
+    last = environment.step(np.zeros(1))
+    assert (last.terminated, last.truncated) == (True, True)
+
+
+def test_success_of_dm_control_is_declared_on_the_last_step_by_the_return() -> None:
+    for threshold, expected in ((0.1, True), (1.0, False)):
+        environment = DmControlEnvironment(
+            domain="cartpole", task="balance", action_repeat=100, success_threshold=threshold
+        )
+        step = environment.reset(seed=0)
+        declared = []
+        while not step.last:
+            step = environment.step(np.zeros(1))
+            declared.append(step.success)
+        assert not any(declared[:-1])
+        assert declared[-1] is expected
+
+
+def test_the_control_period_is_that_of_one_action() -> None:
+    assert RobosuiteEnvironment(task="Lift", control_frequency_hz=10).spec.control_period_s == pytest.approx(0.1)
+    assert GymnasiumEnvironment(id="AdroitHandDoor-v1").spec.control_period_s == pytest.approx(0.01)
+    repeated = DmControlEnvironment(domain="cartpole", task="swingup", action_repeat=3)
+    assert repeated.spec.control_period_s == pytest.approx(0.03)
+
+
+def test_an_environment_without_time_limit_needs_one() -> None:
+    with pytest.raises(InputError, match="maximum_steps"):
+        GymnasiumEnvironment(id="Blackjack-v1")
+
+
+def test_the_kitchen_succeeds_when_nothing_is_left_to_do() -> None:
+    environment = GymnasiumEnvironment(
+        id="FrankaKitchen-v1", arguments={"tasks_to_complete": ["kettle"]}, success="tasks_to_complete"
+    )
+    environment.reset(seed=0)
+    assert environment.step(np.zeros(9)).success is False
+    assert environment._succeeded({"tasks_to_complete": []}) is True
+
+
+BAD: list[tuple[Any, str]] = [
+    (GymnasiumEnvironmentConfig(id="AdroitHandDor-v1"), "did you mean 'AdroitHandDoor-v1'"),
+    (GymnasiumEnvironmentConfig(id="HalfCheetah-v5", arguments={"wheels": 4}), "wheels"),
+    (GymnasiumEnvironmentConfig(id="AdroitHandDoor-v1", success="succes"), "did you mean 'success'"),
+    (GymnasiumEnvironmentConfig(id="HalfCheetah-v5", terminate_on_success=True), "declares no success"),
+    (GymnasiumEnvironmentConfig(id="HalfCheetah-v5", success_reward=[0.0, 1.0]), "declares no success"),
+    (GymnasiumEnvironmentConfig(id="AdroitHandDoor-v1", success="success", success_reward=[1.0]), "two numbers"),
+    (GymnasiumEnvironmentConfig(id="CartPole-v1"), "continuous"),
+    (GymnasiumEnvironmentConfig(id="HalfCheetah-v5", maximum_steps=0), "maximum_steps"),
+    (DmControlEnvironmentConfig(domain="cartpole", task="swingdown"), "did you mean 'cartpole/swingup'"),
+    (DmControlEnvironmentConfig(domain="cartpole", task="swingup", action_repeat=0), "action_repeat"),
+    (DmControlEnvironmentConfig(domain="lqr", task="lqr_2_1"), "no time limit"),
+    (RobosuiteEnvironmentConfig(task="Lfit"), "did you mean 'Lift'"),
+    (RobosuiteEnvironmentConfig(task="Lift", robot="Pandas"), "did you mean 'Panda'"),
+    (RobosuiteEnvironmentConfig(task="Lift", controller="OSC_POS"), "did you mean 'OSC_POSE'"),
+    (RobosuiteEnvironmentConfig(task="Lift", control_frequency_hz=30.0), "does not divide"),
+    (RobosuiteEnvironmentConfig(task="Lift", observation=["robot0_eef_position"]), "did you mean 'robot0_eef_pos'"),
+    (RobosuiteEnvironmentConfig(task="TwoArmLift"), "refuses"),
+    ({"id": "HalfCheetah-v5"}, "no known schema"),
+]
+
+
+@pytest.mark.parametrize(("config", "message"), BAD, ids=lambda value: value if isinstance(value, str) else "")
+def test_a_bad_setting_is_refused_with_what_was_wanted(config: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        build_environment(config)
+
+
+def test_an_environment_without_expert_says_which_have_one() -> None:
+    config = GymnasiumEnvironmentConfig(id="HalfCheetah-v5")
+    with pytest.raises(InputError, match="environment=lift"):
+        build_expert(config, build_environment(config), 0.0, np.random.default_rng(0))
+
+
+def test_an_unknown_camera_is_refused_with_the_cameras_of_the_model() -> None:
+    environment = RobosuiteEnvironment(task="Lift", camera="agentviews")
+    environment.reset(seed=0)
+    with pytest.raises(InputError, match="agentview"):
+        environment.render()
+
+
+def test_no_rendering_context_exists_before_a_frame_is_asked_for() -> None:
+    environment = RobosuiteEnvironment(task="Lift", render_size=32)
+    environment.reset(seed=0)
+    assert environment._renderer is None
+    assert environment._env.sim._render_context_offscreen is None
+    assert environment.render().shape == (32, 32, 3)
