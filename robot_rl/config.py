@@ -195,8 +195,8 @@ class IngestConfig:
     overwrite: bool = False  # replace a store that is already there
     maximum_episodes: int | None = None
     success: SuccessRule | None = None  # labels success where the source does not record it
-    action_low: list[float] | None = None  # bounds of the action where the source declares none: one number for all
-    action_high: list[float] | None = None  # dimensions, or one each; None takes [-1, 1] where the data fits
+    action_low: list[float] | None = None  # lower bounds where the source declares none, one or A numbers; None: -1
+    action_high: list[float] | None = None  # upper bounds likewise; None: 1
     control_period_s: float | None = None  # where the source declares none
     done_semantics: str = "auto"
     """Sources with a single `done`: `auto` takes it as termination where the step succeeded and as a time limit

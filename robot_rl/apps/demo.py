@@ -1,0 +1,58 @@
+"""`make demo`: the whole path on a robosuite task, in a few minutes on two cores.
+
+It does nothing that a person could not type: every command is shown before it runs. Run again after an interruption,
+it goes on where it stopped.
+"""
+
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from robot_rl import checkpoint
+from robot_rl.apps import cli
+from robot_rl.apps.report_read import read_run
+from robot_rl.errors import InputError
+
+TASK = ["environment=lift", "environment.controller=OSC_POSITION", "environment.maximum_steps=100"]
+DEMONSTRATIONS, NOISE, SEED = 10, 0.5, 7
+
+
+def main(arguments: list[str]) -> int:
+    """Run the demo in `runs/demo`; `seed=N` trains with another seed."""
+    console = Console(stderr=True)
+    settings = dict(argument.partition("=")[::2] for argument in arguments)
+    if set(settings) - {"seed", "folder"}:
+        raise InputError(f"the demo takes seed=N and folder=PATH, not {' '.join(arguments)}")
+    seed, folder = settings.get("seed", "0"), Path(settings.get("folder", "runs/demo"))
+    recording, store, run = folder / "demonstrations.hdf5", folder / "demonstrations.zarr", folder / f"seed_{seed}"
+    record = ["evaluate", "policy=expert", *TASK, f"episodes={DEMONSTRATIONS}", f"expert_noise={NOISE}"]
+    train = ["train", "lift", f"datasets.offline.path={store}", f"output={run}", f"seed={seed}"]
+    steps = [
+        ("1. Demonstrations of a scripted expert with a shaky hand", recording, [*record, f"seed={SEED}"]),
+        ("2. Ingest the recording into a zarr store", store, ["ingest", str(recording), str(store)]),
+        ("3. What the store holds", folder / "demonstrations_plots", ["inspect", str(store)]),
+        ("4. Cal-QL offline, then WSRL online", run / "report.html", train),
+    ]
+    steps[0][2].append(f"record={recording}")
+    steps[2][2].append(f"plots={folder / 'demonstrations_plots'}")
+    folder.mkdir(parents=True, exist_ok=True)
+    for title, result, words in steps:
+        finished = result.exists() and (words is not train or read_run(run).status == "finished")
+        if finished:
+            console.print(f"[dim]{title}: done, in {result}[/]")
+            continue
+        if words is train and checkpoint.checkpoints(run / "checkpoints"):
+            words = [*words, "resume=true"]
+        console.rule(f"[bold]{title}", align="left")
+        console.print(f"$ robot-rl {' '.join(words)}\n", style="cyan")
+        status = cli.main(words)
+        if status != 0:
+            return status
+    console.rule("[bold]What came out", align="left")
+    console.print(f"Open {(run / 'report.html').resolve()} in a browser.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
