@@ -89,8 +89,8 @@ class GymnasiumEnvironment:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # deprecated versions are asked for by name, to match recorded data
                 made = gymnasium.make(id, max_episode_steps=-1, disable_env_checker=True, **keywords)
-        except TypeError as error:
-            raise InputError(f"{self._place} refuses arguments={keywords}: {error}") from error
+        except (TypeError, ValueError, ImportError, gymnasium.error.Error) as error:
+            raise InputError(f"{self._place} cannot be made with arguments={keywords}: {error}") from error
         self._env = made.unwrapped
         if not isinstance(self._env.action_space, gymnasium.spaces.Box) or len(self._env.action_space.shape) != 1:
             raise InputError(

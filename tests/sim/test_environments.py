@@ -123,6 +123,9 @@ def test_the_kitchen_succeeds_when_nothing_is_left_to_do() -> None:
 BAD: list[tuple[Any, str]] = [
     (GymnasiumEnvironmentConfig(id="AdroitHandDor-v1"), "did you mean 'AdroitHandDoor-v1'"),
     (GymnasiumEnvironmentConfig(id="HalfCheetah-v5", arguments={"wheels": 4}), "wheels"),
+    (GymnasiumEnvironmentConfig(id="FetchPush-v1"), "mujoco_py"),
+    (GymnasiumEnvironmentConfig(id="HalfCheetah-v2"), "cannot be made"),
+    (GymnasiumEnvironmentConfig(id="FrankaKitchen-v1", arguments={"tasks_to_complete": ["dishes"]}), "dishes"),
     (GymnasiumEnvironmentConfig(id="AdroitHandDoor-v1", success="succes"), "did you mean 'success'"),
     (GymnasiumEnvironmentConfig(id="HalfCheetah-v5", terminate_on_success=True), "declares no success"),
     (GymnasiumEnvironmentConfig(id="HalfCheetah-v5", success_reward=[0.0, 1.0]), "declares no success"),
