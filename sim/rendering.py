@@ -7,6 +7,7 @@ ourselves instead, when the first frame is asked for, so that importing sets not
 import atexit
 import os
 import weakref
+from functools import partial
 from typing import Any
 
 import mujoco
@@ -67,8 +68,7 @@ class Renderer:
         self._state = np.empty(mujoco.mj_stateSize(model, STATE), np.float64)
         self._gl = gl_context(size)
         # The simulators' own exit handlers tear the display down; a context that outlives it crashes the interpreter.
-        reference = weakref.ref(self)
-        self._exit = atexit.register(_close, reference)
+        self._exit = atexit.register(partial(_close, weakref.ref(self)))
         model.vis.global_.offwidth = max(size, model.vis.global_.offwidth)
         model.vis.global_.offheight = max(size, model.vis.global_.offheight)
         model.vis.quality.offsamples = 0
