@@ -2,7 +2,7 @@
 
     python benchmarks/updates.py [--threads 1] [--seconds 2] [--device cpu] [--only calql]
 
-Prints one line per case.
+Prints one line per case, of the fastest call each.
 """
 
 import argparse
@@ -41,18 +41,20 @@ CASES: dict[str, tuple[AlgorithmConfig, int]] = {
 
 
 def seconds_each(call: Callable[[], object], device: torch.device, seconds: float) -> float:
-    """Mean duration of `call`, best of three rounds."""
-    best = float("inf")
-    for _ in range(3):
+    """Duration of the fastest of the calls that fit into `seconds`.
+
+    On a CPU in processor time of the calling thread, so that other work on the machine disturbs least.
+    """
+    clock = time.thread_time if device.type == "cpu" else time.perf_counter
+    call()
+    durations, start = [], time.perf_counter()
+    while time.perf_counter() - start < seconds or len(durations) < 3:
+        _wait(device)
+        before = clock()
         call()
         _wait(device)
-        start, count = time.perf_counter(), 0
-        while time.perf_counter() - start < seconds / 3 or count == 0:
-            call()
-            count += 1
-        _wait(device)
-        best = min(best, (time.perf_counter() - start) / count)
-    return best
+        durations.append(clock() - before)
+    return min(durations)
 
 
 def _wait(device: torch.device) -> None:

@@ -90,8 +90,8 @@ class SACConfig:
     temperature_learning_rate: float = 3e-4  # 0 keeps the temperature
     temperature_states: str = "current"  # where its loss measures entropy: current | next (WSRL's code)
     step_with_zero_gradients: bool = False
-    """Networks that an update leaves out still take an Adam step with gradient 0, as in the masked updates of the JAX
-    codes: at 4 critic updates per actor update, momentum carries the actor sqrt(5) times as far as one step."""
+    """Networks that an update leaves out still take an Adam step with gradient 0, as in the masked updates of WSRL's
+    code: at 4 critic updates per actor update, momentum carries the actor sqrt(5) times as far as one step."""
     gradient_clip: float | None = None  # global norm, for each network
 
     # Conservative term (CQL, Cal-QL)

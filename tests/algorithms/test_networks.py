@@ -250,7 +250,7 @@ def test_a_held_network_passes_gradients_on_but_takes_none() -> None:
 
 
 def test_trap_13_zero_gradient_steps_carry_the_parameters_on() -> None:
-    """With 4 critic updates per actor update, the masked updates of the JAX codes move the actor sqrt(5) times as far.
+    """With 4 critic updates per actor update, the masked updates of WSRL's code move the actor sqrt(5) times as far.
 
     Adam's first moment under gradients 1, 0, 0, 0, 0, repeated, averages 1/5, its second moment 1/5: five steps of
     size (1/5) / sqrt(1/5) make sqrt(5) = 2.236 steps per gradient.

@@ -62,6 +62,14 @@ def test_a_frozen_multiplier_of_one_is_a_fixed_weight(spec: Spec, make_batch: Ma
     torch.testing.assert_close(after_updates(tuned, make_batch), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_the_multiplier_multiplies_the_weight(spec: Spec, make_batch: MakeBatch) -> None:
+    still = {"conservative_lagrange_initial": 2.0, "conservative_lagrange_learning_rate": 0.0}
+    tuned = agent(spec, conservative_weight=5.0, conservative_lagrange_gap=0.8, **still)
+    expected = after_updates(agent(spec, conservative_weight=10.0), make_batch)
+    torch.testing.assert_close(after_updates(tuned, make_batch), expected, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(after_updates(agent(spec, conservative_weight=5.0), make_batch), expected)
+
+
 def test_dropping_the_conservative_term_is_an_override(spec: Spec, make_batch: MakeBatch) -> None:
     learner = agent(spec, conservative_weight=5.0, conservative_calibrated=True)
     assert "critic/conservative_difference" in learner.update(make_batch(8))
@@ -187,9 +195,10 @@ def test_trap_08_log_probability_is_finite_at_the_edge_of_the_action_range() -> 
     assert torch.isfinite(mean.grad).all()
     assert torch.isfinite(log_std.grad).all()
     # and of samples far out, where tanh rounds to 1
-    action, log_prob = tanh_gaussian.sample(torch.full((4, 2), 50.0), torch.zeros(4, 2), torch.Generator())
-    assert (action == 1).all()
-    assert torch.isfinite(log_prob).all()
+    for side in (1, -1):
+        action, log_prob = tanh_gaussian.sample(torch.full((4, 2), 50.0 * side), torch.zeros(4, 2), torch.Generator())
+        assert (action == side).all()
+        assert torch.isfinite(log_prob).all()
 
 
 def test_trap_13_a_subset_of_two_is_never_one_critic_twice_unless_asked_for() -> None:
