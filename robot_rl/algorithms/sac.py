@@ -148,7 +148,7 @@ SACConfig.SWITCHABLE = frozenset(item.name for item in fields(SACConfig)) - SACC
 def next_state_value(q: Tensor, log_prob: Tensor, temperature: Tensor, *, backup_entropy: bool) -> Tensor:
     """V(s') = max_n min_i Q_i(s', a'_n), minus temperature * log pi(a'_n*|s') if the entropy is backed up.
 
-    One action gives SAC's equation 3 (arXiv:1812.05905); several the "max target backup" of CQL's and Cal-QL's code.
+    One action gives SAC's soft value (section 4.1); several the "max target backup" of CQL's and Cal-QL's code.
     Shapes: q (K, B, N), log_prob (B, N), temperature () -> (B,).
     """
     if q.shape[1:] != log_prob.shape:
@@ -160,7 +160,7 @@ def next_state_value(q: Tensor, log_prob: Tensor, temperature: Tensor, *, backup
 
 
 def actor_loss(q: Tensor, log_prob: Tensor, temperature: Tensor, *, reduction: str) -> Tensor:
-    """Mean of temperature * log pi(a|s) - Q(s, a), SAC's equation 7, with Q the min or mean over critics.
+    """Mean of temperature * log pi(a|s) - Q(s, a), SAC's section 4.2, with Q the min or mean over critics.
 
     Shapes: q (E, B), log_prob (B,), temperature () -> ().
     """
@@ -171,12 +171,12 @@ def actor_loss(q: Tensor, log_prob: Tensor, temperature: Tensor, *, reduction: s
 
 
 def temperature_loss(temperature: Tensor, log_prob: Tensor, target_entropy: float) -> Tensor:
-    """temperature * (entropy - target), SAC's equation 18; no gradient to `log_prob`. Shapes: (), (B,) -> ()."""
+    """temperature * (entropy - target), SAC's section 5; no gradient to `log_prob`. Shapes: (), (B,) -> ()."""
     return temperature * (-log_prob.detach().mean() - target_entropy)
 
 
 def random_heads(count: int, subset: int, *, with_replacement: bool, generator: torch.Generator) -> Tensor:
-    """Indices of `subset` of `count` critics (REDQ's algorithm 1, line 6). Shapes: -> (subset,)."""
+    """Indices of `subset` of `count` critics (REDQ's algorithm 1). Shapes: -> (subset,)."""
     if with_replacement:
         return torch.randint(count, (subset,), generator=generator, device=generator.device)
     return torch.rand(count, generator=generator, device=generator.device).argsort()[:subset]

@@ -57,5 +57,7 @@ class FlatEncoder(nn.Module):
 
     def forward(self, observation: Mapping[str, Tensor]) -> Tensor:
         """Shapes: each (B, *) -> (B, F)."""
-        flat = torch.cat([observation[key].flatten(start_dim=1).to(self.mean.dtype) for key in self.keys], dim=1)
+        flat = torch.cat(
+            [observation[key].reshape(len(observation[key]), -1).to(self.mean.dtype) for key in self.keys], dim=1
+        )
         return (flat - self.mean) / self.deviation

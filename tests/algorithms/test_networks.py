@@ -121,7 +121,7 @@ def test_the_encoder_concatenates_in_the_order_of_the_spec_and_normalises() -> N
     encoder = FlatEncoder(spec, statistics)
     observation = {"a": torch.tensor([0.0]), "b": torch.tensor([[5.0, 2.5]])}
     # (5 - 1) / 2 = 2;  2.5 - 2 = 0.5, not scaled;  (0 + 1) / 0.5 = 2
-    torch.testing.assert_close(encoder(observation | {"a": observation["a"][:, None]}), torch.tensor([[2.0, 0.5, 2.0]]))
+    torch.testing.assert_close(encoder(observation), torch.tensor([[2.0, 0.5, 2.0]]))
     assert encoder.features == 3
 
 
