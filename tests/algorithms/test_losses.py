@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -69,6 +69,7 @@ def test_a_truncated_episode_returns_its_tail_too() -> None:
     close(monte_carlo_return(torch.tensor([1.0, 1.0]), False, 0.5, tail_value=8.0), [3.5, 5.0])
 
 
+@settings(deadline=None)  # on a busy machine
 @given(st.lists(st.floats(-10, 10), min_size=1, max_size=20), st.floats(0, 0.99), st.floats(-100, 100), st.booleans())
 def test_monte_carlo_return_satisfies_its_recursion(
     rewards: list[float], discount: float, tail: float, terminated: bool
@@ -152,6 +153,7 @@ def test_temperature_falls_while_entropy_exceeds_its_target() -> None:
     close(temperature.grad, 3.5)
 
 
+@settings(deadline=None)  # on a busy machine
 @given(st.integers(1, 20).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n))), st.integers(0, 2**31))
 def test_a_random_subset_of_critics_has_no_repeats(sizes: tuple[int, int], seed: int) -> None:
     count, subset = sizes
