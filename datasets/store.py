@@ -137,6 +137,8 @@ class EpisodeStore:
             raise RuntimeError(f"{self.path} is open for reading: use EpisodeStore.append_to")
         if not episodes:
             return
+        for index, episode in enumerate(episodes):
+            _require_json(episode, _place(episode, len(self) + index))
         blocks = [
             rows_of_episode(self.spec, episode, _place(episode, len(self) + index))
             for index, episode in enumerate(episodes)
@@ -360,6 +362,13 @@ def _array(group: zarr.Group, name: str) -> Any:
 def _place(episode: Episode, number: int) -> str:
     source = episode.metadata.get("source")
     return f"episode {number}" if source is None else f"episode {number} ({source})"
+
+
+def _require_json(episode: Episode, place: str) -> None:
+    try:
+        json.dumps(episode.metadata, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{place}: the metadata is not plain JSON ({error}): give numbers, text, lists") from error
 
 
 def _require_same_arrays(arrays: dict[str, zarr.Array[Any]], rows: dict[str, Array], place: str) -> None:

@@ -71,6 +71,32 @@ class ReadOptions:
     done_semantics: str = "auto"  # auto | terminated | truncated
     resimulate: Resimulate | None = None  # None refuses recordings that hold states only
 
+    def __post_init__(self) -> None:
+        if self.maximum_episodes is not None and self.maximum_episodes < 1:
+            raise InputError(f"maximum_episodes={self.maximum_episodes} must be at least 1")
+        if self.control_period_s is not None and not self.control_period_s > 0:
+            raise InputError(f"control_period_s={self.control_period_s} must be positive")
+
+    def overruled(self, spec: Spec, place: str) -> list[Finding]:
+        """What was said, but the source declares otherwise."""
+        remedy = "leave the setting away, or repair what the source declares"
+        findings = []
+        if self.control_period_s is not None and spec.control_period_s != self.control_period_s:
+            text = f"the source declares a control period of {spec.control_period_s} s, so control_period_s is not used"
+            findings.append(Finding(severity="warning", place=place, text=text, remedy=remedy))
+        for name, given, found in (
+            ("action_low", self.action_low, spec.action.low),
+            ("action_high", self.action_high, spec.action.high),
+        ):
+            if (
+                given is not None
+                and found is not None
+                and not np.array_equal(np.broadcast_to(given, found.shape), found)
+            ):
+                text = f"the source declares bounds of the action, so {name} is not used"
+                findings.append(Finding(severity="warning", place=place, text=text, remedy=remedy))
+        return findings
+
 
 @dataclass(kw_only=True)
 class Recording:

@@ -20,7 +20,7 @@ from robot_rl.datasets.ingest.base import (
     plain,
     provenance,
 )
-from robot_rl.datasets.ingest.hdf5 import dataset, is_hdf5, leaves, open_file
+from robot_rl.datasets.ingest.hdf5 import attributes, clear_hdf5_errors, dataset, is_hdf5, leaves, open_file
 from robot_rl.datasets.schema import Finding
 from robot_rl.errors import InputError
 from robot_rl.spec import Spec
@@ -41,7 +41,7 @@ class D4rlHdf5Reader:
         """Two of the three flat arrays at the top."""
         if not is_hdf5(path):
             return None
-        with open_file(path) as file:
+        with open_file(path) as file, clear_hdf5_errors(path):
             found = [key for key in ("observations", "actions", "rewards") if isinstance(file.get(key), h5py.Dataset)]
         return f"it has {', '.join(found)} at the top" if len(found) >= 2 else None
 
@@ -51,7 +51,7 @@ class D4rlHdf5Reader:
         Raises:
             InputError: a key is missing, lengths disagree, or a number is not finite.
         """
-        with open_file(path) as file:
+        with open_file(path) as file, clear_hdf5_errors(path):
             observations, actions = dataset(file, "observations", path), dataset(file, "actions", path)
             rewards = dataset(file, "rewards", path).reshape(-1)
             terminals = dataset(file, "terminals", path).reshape(-1).astype(bool)
@@ -62,7 +62,7 @@ class D4rlHdf5Reader:
                 name: dataset(file, f"{EPISODE_INIT}/{name}", path)
                 for name in (leaves(file[EPISODE_INIT]) if EPISODE_INIT in file else [])
             }
-            attributes = dict(file.attrs)
+            about = attributes(file, path)
         arrays = {
             "observations": observations,
             "actions": actions,
@@ -112,7 +112,7 @@ class D4rlHdf5Reader:
 
         return Recording(
             spec=spec,
-            provenance=provenance(path, self.name, VERSION, attributes),
+            provenance=provenance(path, self.name, VERSION, about),
             count=count,
             read=read,
             findings=findings + more,

@@ -4,12 +4,12 @@ Format of "Learning Complex Dexterous Manipulation with Deep Reinforcement Learn
 arXiv 1709.10087). A pickle is a program, so it runs in an unpickler that admits numpy arrays and nothing else.
 """
 
-import pickle
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any
 
 import numpy as np
 
+from robot_rl.datasets.ingest.array_unpickler import load_arrays
 from robot_rl.datasets.ingest.base import (
     FLAT_KEY,
     ReadOptions,
@@ -27,54 +27,6 @@ from robot_rl.types import Array, Episode
 
 VERSION = 1
 FIRST_OPCODES = (b"\x80", b"(l", b"(d", b"]q", b"}q")  # PROTO from protocol 2 on; a list or dictionary before
-
-
-def _encode(text: str, encoding: str = "utf-8") -> bytes:
-    """What `_codecs.encode` does in pickles of protocol 2: the bytes of an array, as latin-1 text."""
-    return text.encode(encoding)
-
-
-def _from_buffer(buffer: bytearray, dtype: np.dtype[Any], shape: tuple[int, ...], order: Literal["C", "F"]) -> Array:
-    """What numpy's `_frombuffer` does in pickles of protocol 5."""
-    return np.frombuffer(buffer, dtype).reshape(shape, order=order)
-
-
-def _admitted() -> dict[tuple[str, str], Any]:
-    from numpy.core import multiarray
-
-    return {
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-        ("numpy.core.multiarray", "_reconstruct"): multiarray._reconstruct,  # type: ignore[attr-defined]  # no stub
-        ("numpy._core.multiarray", "_reconstruct"): multiarray._reconstruct,  # type: ignore[attr-defined]  # numpy 2
-        ("numpy.core.multiarray", "scalar"): multiarray.scalar,  # type: ignore[attr-defined]  # no stub
-        ("numpy._core.multiarray", "scalar"): multiarray.scalar,  # type: ignore[attr-defined]  # numpy 2
-        ("numpy.core.numeric", "_frombuffer"): _from_buffer,
-        ("numpy._core.numeric", "_frombuffer"): _from_buffer,
-        ("_codecs", "encode"): _encode,
-    }
-
-
-class ArrayUnpickler(pickle.Unpickler):
-    """Loads lists, dictionaries, numbers, text and numpy arrays; refuses every other global."""
-
-    def __init__(self, file: BinaryIO, path: Path) -> None:
-        super().__init__(file, encoding="latin1")
-        self._path = path
-        self._admitted = _admitted()
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Only what builds a numpy array.
-
-        Raises:
-            InputError: names the refused global.
-        """
-        if (module, name) not in self._admitted:
-            raise InputError(
-                f"{self._path} is refused: the pickle asks for {module}.{name}, and a demonstration needs numpy arrays "
-                "only. Loading it could run any program: do not, unless you know who made it"
-            )
-        return self._admitted[module, name]
 
 
 class DapgPickleReader:
@@ -124,13 +76,7 @@ def load(path: Path) -> list[dict[str, Any]]:
     Raises:
         InputError: damaged, of another content, or naming anything but numpy arrays.
     """
-    try:
-        with path.open("rb") as file:
-            content = ArrayUnpickler(file, path).load()
-    except InputError:
-        raise
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        raise InputError(f"{path} is a damaged pickle ({error}): copy it again from its source") from error
+    content = load_arrays(path)
     if not isinstance(content, list) or not content or not all(isinstance(item, dict) for item in content):
         raise InputError(f"{path} holds {type(content).__name__}, expected a list of dictionaries, one per trajectory")
     return content

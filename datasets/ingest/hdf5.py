@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -22,7 +23,11 @@ def is_hdf5(path: Path) -> bool:
 
 @contextlib.contextmanager
 def clear_hdf5_errors(path: Path) -> Iterator[None]:
-    """Damage shows as OSError, RuntimeError or KeyError deep in the library."""
+    """Damage shows as OSError, RuntimeError or KeyError deep in the library.
+
+    Raises:
+        InputError: in place of them.
+    """
     try:
         yield
     except (OSError, RuntimeError, KeyError) as error:
@@ -45,19 +50,40 @@ def dataset(group: h5py.Group, key: str, path: Path) -> Array:
     Raises:
         InputError: it is missing (with the nearest name), damaged, not numeric, or holds NaN or infinity.
     """
-    place = group.name.strip("/")
-    if key not in group or not isinstance(group[key], h5py.Dataset):
-        where = f" in {place}" if place else ""
-        raise InputError(f"{path}: there is no data set '{key}'{where}; {nearest(key, group)}")
-    place = f"{path}: {group[key].name.strip('/')}"
     with clear_hdf5_errors(path):
-        array = np.asarray(group[key][()])
+        member = group.get(key)
+        place = group.name.strip("/")
+        if not isinstance(member, h5py.Dataset):
+            where = f" in {place}" if place else ""
+            raise InputError(f"{path}: there is no data set '{key}'{where}; {nearest(key, map(str, group))}")
+        place = f"{path}: {member.name.strip('/')}"
+        array = _rows(member, path)
     if array.dtype.kind not in "fiub":
         raise InputError(f"{place} holds {array.dtype}, expected numbers")
     if array.ndim == 0:
         raise InputError(f"{place} is a single number, expected one row per step")
     require_finite(array, place)
     return array
+
+
+def _rows(member: h5py.Dataset, path: Path) -> Array:
+    try:
+        return np.asarray(member[()])
+    except (TypeError, ValueError) as error:  # a damaged description of the data type
+        raise InputError(f"{path} is truncated or damaged ({error}): copy it again from its source") from error
+
+
+def attributes(group: h5py.Group, path: Path) -> dict[str, Any]:
+    """All attributes of a group or a file.
+
+    Raises:
+        InputError: they are damaged.
+    """
+    with clear_hdf5_errors(path):
+        try:
+            return {str(key): value for key, value in group.attrs.items()}
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{path} is truncated or damaged ({error}): copy it again from its source") from error
 
 
 def leaves(group: h5py.Group, prefix: str = "") -> list[str]:
@@ -67,7 +93,7 @@ def leaves(group: h5py.Group, prefix: str = "") -> list[str]:
         if isinstance(member, h5py.Group):
             names += leaves(member, f"{prefix}{name}/")
         else:
-            names.append(prefix + name)
+            names.append(f"{prefix}{name}")
     return names
 
 

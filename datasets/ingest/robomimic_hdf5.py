@@ -22,7 +22,7 @@ from robot_rl.datasets.ingest.base import (
     plain,
     provenance,
 )
-from robot_rl.datasets.ingest.hdf5 import clear_hdf5_errors, dataset, is_hdf5, leaves, open_file
+from robot_rl.datasets.ingest.hdf5 import attributes, clear_hdf5_errors, dataset, is_hdf5, leaves, open_file
 from robot_rl.datasets.schema import Finding
 from robot_rl.errors import InputError
 from robot_rl.spec import Spec
@@ -47,7 +47,7 @@ class RobomimicHdf5Reader:
         """Demonstrations with observations."""
         if not is_hdf5(path):
             return None
-        with open_file(path) as file:
+        with open_file(path) as file, clear_hdf5_errors(path):
             demos = demo_names(file)
             if not demos or not any("obs" in file["data"][name] for name in demos):
                 return None
@@ -59,23 +59,24 @@ class RobomimicHdf5Reader:
         Raises:
             InputError: damaged, or without observations, actions or rewards.
         """
-        with ExitStack() as stack:
+        with clear_hdf5_errors(path), ExitStack() as stack:
             file = stack.enter_context(open_file(path))
             data = file.get("data", file)
             demos = demo_names(file)[: options.maximum_episodes]
             if not demos:
                 raise InputError(f"{path}: there are no groups data/demo_<number>")
             filters = _filters(file)
-            environment = parse_json(data.attrs["env_args"], f"{path}: env_args") if "env_args" in data.attrs else {}
+            about = attributes(data, path)
+            environment = parse_json(about["env_args"], f"{path}: env_args") if "env_args" in about else {}
             rewards = [dataset(data[name], "rewards", path).reshape(-1) for name in demos]
             recorded = all("success" in data[name] for name in demos)
             success, findings = SuccessSource.of(options, rewards, recorded=recorded, path=path)
             findings += _findings(path, data, demos)
             keys = _observation_keys(data[demos[0]], path)
             first = _demo(data[demos[0]], keys, options, path)
-            spec = _spec(data, first, environment, options, path)
-            attributes = {key: value for key, value in data.attrs.items() if key not in ("env_args", SPEC_ATTRIBUTE)}
-            origin = provenance(path, self.name, VERSION, attributes) | {"environment": environment}
+            spec = _spec(about, first, environment, options, path)
+            other = {key: value for key, value in about.items() if key not in ("env_args", SPEC_ATTRIBUTE)}
+            origin = provenance(path, self.name, VERSION, other) | {"environment": environment}
 
             def read(index: int) -> Episode:
                 name = demos[index]
@@ -99,7 +100,8 @@ def demo_names(file: h5py.File) -> list[str]:
     data = file.get("data")
     if not isinstance(data, h5py.Group):
         return []
-    names = [name for name in data if name.startswith("demo_") and name[5:].isdigit()]
+    names = [name for name in map(str, data) if name.startswith("demo_") and name[5:].isdigit()]
+    names = [name for name in names if isinstance(data.get(name), h5py.Group)]
     return sorted(names, key=lambda name: int(name[5:]))
 
 
@@ -120,9 +122,9 @@ def action_semantics(environment: dict[str, Any]) -> str | None:
     return kind
 
 
-def _spec(data: h5py.Group, first: Episode, environment: dict[str, Any], options: ReadOptions, path: Path) -> Spec:
-    if SPEC_ATTRIBUTE in data.attrs:
-        return Spec.from_json(parse_json(data.attrs[SPEC_ATTRIBUTE], f"{path}: {SPEC_ATTRIBUTE}"))
+def _spec(about: dict[str, Any], first: Episode, environment: dict[str, Any], options: ReadOptions, path: Path) -> Spec:
+    if SPEC_ATTRIBUTE in about:
+        return Spec.from_json(parse_json(about[SPEC_ATTRIBUTE], f"{path}: {SPEC_ATTRIBUTE}"))
     settings = environment.get("env_kwargs")
     settings = settings if isinstance(settings, dict) else {}
     period_s = control_period_s(settings)
@@ -138,8 +140,9 @@ def _observation_keys(demo: h5py.Group, path: Path) -> dict[str, str]:
     """Key of the store by key of the file; nested groups are joined with `/`."""
     if not isinstance(demo.get("obs"), h5py.Group) or not leaves(demo["obs"]):
         raise InputError(
-            f"{path}: {demo.name.strip('/')} has no observations under 'obs', only {', '.join(demo)}: extract them "
-            "with robomimic's dataset_states_to_obs.py, or ingest the raw robosuite recording with resimulate=true"
+            f"{path}: {demo.name.strip('/')} has no observations under 'obs', only {', '.join(map(str, demo))}: "
+            "extract them with robomimic's dataset_states_to_obs.py, or ingest the raw robosuite "
+            "recording with resimulate=true"
         )
     names = leaves(demo["obs"])
     return {FLAT_KEY if names == ["flat"] else name: name for name in names}
@@ -151,8 +154,9 @@ def _demo(demo: h5py.Group, keys: dict[str, str], options: ReadOptions, path: Pa
         actions, rewards = dataset(demo, "actions", path), dataset(demo, "rewards", path).reshape(-1)
         steps = len(actions)
         lengths = {"actions": steps, "rewards": len(rewards)}
-        if "num_samples" in demo.attrs:
-            lengths["num_samples"] = int(demo.attrs["num_samples"])
+        about = attributes(demo, path)
+        if "num_samples" in about:
+            lengths["num_samples"] = int(about["num_samples"])
         _observation_keys(demo, path)
         observation, has_final = {}, "next_obs" in demo
         for key, name in keys.items():
@@ -189,7 +193,7 @@ def _demo(demo: h5py.Group, keys: dict[str, str], options: ReadOptions, path: Pa
             intervened=flags.get("intervened"),
             has_final_observation=has_final,
             extras=extras,
-            metadata=_metadata(demo, path),
+            metadata=_metadata(demo, about, path),
         )
 
 
@@ -211,16 +215,16 @@ def _ends(flags: dict[str, Array], rewards: Array, done_semantics: str) -> tuple
     return terminated, truncated
 
 
-def _metadata(demo: h5py.Group, path: Path) -> dict[str, Any]:
+def _metadata(demo: h5py.Group, about: dict[str, Any], path: Path) -> dict[str, Any]:
     place = f"{path}: {demo.name.strip('/')}"
-    if METADATA_ATTRIBUTE in demo.attrs:
-        return parse_json(demo.attrs[METADATA_ATTRIBUTE], f"{place}: {METADATA_ATTRIBUTE}")
+    if METADATA_ATTRIBUTE in about:
+        return parse_json(about[METADATA_ATTRIBUTE], f"{place}: {METADATA_ATTRIBUTE}")
     metadata: dict[str, Any] = {"source": demo.name.strip("/")}
     if "init_state_dict" in demo:
         group = demo["init_state_dict"]
         metadata["initial_state"] = {name: plain(dataset(group, name, path)) for name in leaves(group)}
-    if "ep_meta" in demo.attrs:
-        metadata["episode"] = parse_json(demo.attrs["ep_meta"], f"{place}: ep_meta")
+    if "ep_meta" in about:
+        metadata["episode"] = parse_json(about["ep_meta"], f"{place}: ep_meta")
         if "lang" in metadata["episode"]:
             metadata["language"] = metadata["episode"]["lang"]
     return metadata
@@ -230,14 +234,14 @@ def _filters(file: h5py.File) -> dict[str, list[str]]:
     """Names of the masks (train, valid, ...) that each demonstration is in."""
     filters: dict[str, list[str]] = {}
     for mask in file["mask"] if isinstance(file.get("mask"), h5py.Group) else ():
-        for name in file["mask"][mask][()]:
+        for name in np.ravel(file["mask"][mask][()]):
             filters.setdefault(plain(name), []).append(mask)
     return filters
 
 
 def _findings(path: Path, data: h5py.Group, demos: list[str]) -> list[Finding]:
     findings = []
-    early = [name for name in demos if "dones" in data[name] and data[name]["dones"][:-1].any()]
+    early = [name for name in demos if "dones" in data[name] and dataset(data[name], "dones", path)[:-1].any()]
     if early:
         findings.append(
             Finding(
@@ -252,7 +256,8 @@ def _findings(path: Path, data: h5py.Group, demos: list[str]) -> list[Finding]:
         for name in demos
         if "next_obs" in data[name]
         for key in leaves(data[name]["next_obs"])
-        if key in data[name]["obs"] and not _follows(data[name]["obs"][key][()], data[name]["next_obs"][key][()])
+        if key in data[name]["obs"]
+        and not _follows(dataset(data[name]["obs"], key, path), dataset(data[name]["next_obs"], key, path))
     ]
     if shifted:
         findings.append(
@@ -264,7 +269,7 @@ def _findings(path: Path, data: h5py.Group, demos: list[str]) -> list[Finding]:
                 remedy="check how the recording was cut",
             )
         )
-    ignored = sorted({name for name in data[demos[0]] if name not in STORED})
+    ignored = sorted({name for name in map(str, data[demos[0]]) if name not in STORED})
     if ignored:
         findings.append(
             Finding(

@@ -27,15 +27,16 @@ def run(config: IngestConfig) -> int:
     """Read, write, check, and say what to do next; the store appears whole or not at all."""
     console = Console()
     source, target = Path(config.source).expanduser(), Path(config.store).expanduser()
+    options = _options(config)
     with building(target, overwrite=config.overwrite) as temporary:
         reader = find_reader(source, config.format)
         with console.status(f"Opening {source} as {reader.name} ..."):
-            recording = reader.open(source, _options(config))
+            recording = reader.open(source, options)
         with recording:
             _write(console, recording, temporary)
     with console.status("Checking what was written ..."):
         store = EpisodeStore.open(target)
-        findings = [*recording.findings, *validate(store)]
+        findings = [*recording.findings, *options.overruled(store.spec, source.name), *validate(store)]
     console.print(
         Text.assemble(
             ("Stored ", "green"),

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -358,6 +359,8 @@ def test_names_are_suggested(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"maximum_episodes": 0}, "at least 1"),
+        ({"control_period_s": 0.0}, "must be positive"),
         ({"action_low": [-1.0]}, "go together"),
         ({"action_low": [-1.0, 0.0], "action_high": [1.0]}, "action_low has 2 numbers, but the action has 1"),
         ({"action_low": [1.0], "action_high": [1.0]}, "must lie below"),
@@ -373,3 +376,34 @@ def test_options_that_do_not_fit_are_refused(tmp_path: Path, options: dict[str, 
 def test_a_success_rule_needs_a_limit() -> None:
     with pytest.raises(InputError, match=r"success\.minimum or success\.maximum"):
         SuccessLabel(observation="state")
+
+
+def test_settings_that_the_source_overrules_are_reported(tmp_path: Path) -> None:
+    path = write_robomimic(tmp_path / "x", {"demo_0": demo()})
+    options = ReadOptions(control_period_s=0.5, action_low=[-2.0], action_high=[2.0])
+    with find_reader(path).open(path, options) as recording:
+        (finding,) = options.overruled(recording.spec, "x")
+        assert "control period of 0.05 s, so control_period_s is not used" in finding.text
+
+
+@pytest.mark.parametrize("source", ["d4rl", "robomimic", "pickle"])
+def test_changed_bytes_raise_nothing_but_clear_errors(tmp_path: Path, source: str) -> None:
+    match source:
+        case "d4rl":
+            whole = write_d4rl(tmp_path / "whole").read_bytes()
+        case "robomimic":
+            whole = write_robomimic(tmp_path / "whole", {"demo_0": demo(), "demo_1": demo(7)}).read_bytes()
+        case _:
+            whole = write_pickle(tmp_path / "whole").read_bytes()
+    rng = random.Random(0)
+    refused = 0
+    for _ in range(150):
+        data = bytearray(whole)
+        for _ in range(rng.choice([1, 2, 5])):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        (tmp_path / "changed").write_bytes(data)
+        try:
+            read(tmp_path / "changed")
+        except InputError:
+            refused += 1
+    assert refused > 10

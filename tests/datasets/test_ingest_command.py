@@ -72,6 +72,16 @@ def test_every_layout_of_the_adroit_data_gives_the_same_store(
     assert all(episode.has_final_observation == (files == PEN) for episode in stores[0].episodes())
 
 
+def test_a_raw_robosuite_recording_becomes_observations_and_ends_in_success(tmp_path: Path, shared_data: Path) -> None:
+    store = run(shared_data / "robosuite_demos" / "v1.0_panda" / "lift" / "demo.hdf5", tmp_path / "lift.zarr")
+    (episode,) = store.episodes()
+    assert store.spec.control_period_s is not None
+    assert "simulator_state" in episode.extras
+    assert episode.success is not None
+    assert episode.success[-1]
+    assert len(episode.observation["object"]) == len(episode) + 1
+
+
 def test_old_robosuite_recordings_are_refused_with_the_reason(tmp_path: Path, shared_data: Path) -> None:
     source = shared_data / "robosuite_demos" / "v0.1" / "SawyerLift" / "demo.hdf5"
     with pytest.raises(InputError, match=r"no actions, only .*joint_velocities.*robosuite 0\.1\.0"):

@@ -79,7 +79,7 @@ def test_success_replaces_the_reward(tmp_path: Path) -> None:
     np.testing.assert_array_equal(episode.reward, [-1, -1, 0, -1, -1, 0])
 
 
-def test_trap_05_and_06_the_store_keeps_the_raw_reward_whatever_a_data_set_asks(tmp_path: Path) -> None:
+def test_trap_06_the_store_keeps_the_raw_reward_whatever_a_data_set_asks(tmp_path: Path) -> None:
     path = write(tmp_path / "s.zarr", [0, 0, 1, 0, 0, 1])
     load_episodes(path, success_reward=[-1.0, 0.0], cut_at_success="first")
     np.testing.assert_array_equal(load_episodes(path)[0].reward, np.arange(6.0))
