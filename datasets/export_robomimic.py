@@ -15,7 +15,7 @@ import numpy as np
 
 from robot_rl.datasets.ingest.robomimic_hdf5 import EXTRAS, METADATA_ATTRIBUTE, SPEC_ATTRIBUTE
 from robot_rl.datasets.schema import rows_of_episode
-from robot_rl.datasets.store import clear_disk_errors
+from robot_rl.datasets.store_files import clear_disk_errors
 from robot_rl.errors import InputError
 from robot_rl.spec import Spec
 from robot_rl.types import Episode

@@ -5,11 +5,8 @@ One episode is one commit. Its rows are written, then its line in `episodes.json
 leaves a store that opens with exactly the committed episodes; appending again overwrites the rest.
 """
 
-import contextlib
-import errno
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,13 +26,13 @@ from robot_rl.datasets.schema import (
     rows_of_episode,
 )
 from robot_rl.datasets.statistics import episode_statistics
+from robot_rl.datasets.store_files import building, clear_disk_errors, flush_chunks, is_store, read_log, write_log
 from robot_rl.errors import InputError, nearest
 from robot_rl.spec import Spec
 from robot_rl.types import Array, Episode
 
 CHUNK_BYTES = 1 << 20
 TABLE_CHUNK = 4096  # entries of a `meta/` array in one chunk
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class EpisodeStore:
@@ -55,7 +52,7 @@ class EpisodeStore:
         uncommitted = np.flatnonzero(ends == UNCOMMITTED)
         self._ends = ends[: uncommitted[0]] if len(uncommitted) else ends  # rows, cumulative, exclusive
         self._has_final = np.asarray(_array(group, "meta/has_final_observation")[: len(self._ends)], bool)
-        self._log, self._log_bytes = _read_log(path / EPISODE_LOG, len(self._ends))
+        self._log, self._log_bytes = read_log(path / EPISODE_LOG, len(self._ends))
 
     @staticmethod
     def create(path: str | Path, spec: Spec, *, provenance: dict[str, Any], overwrite: bool = False) -> "EpisodeStore":
@@ -160,7 +157,7 @@ class EpisodeStore:
             rows = np.concatenate([block[key] for block in blocks])
             array.resize((int(ends[-1]), *rows.shape[1:]))
             array[start : int(ends[-1])] = rows
-            _flush_chunks(self.path / "steps" / key, array, start, int(ends[-1]))
+            flush_chunks(self.path / "steps" / key, array, start, int(ends[-1]))
         log = [
             {
                 "episode": number + index,
@@ -170,12 +167,12 @@ class EpisodeStore:
             }
             for index, (episode, block) in enumerate(zip(episodes, blocks, strict=True))
         ]
-        log_bytes = _write_log(self.path / EPISODE_LOG, log, self._log_bytes)
+        log_bytes = write_log(self.path / EPISODE_LOG, log, self._log_bytes)
         for name, values in (("has_final_observation", has_final), ("episode_ends", ends)):  # the ends are the commit
             table = _array(self._group, f"meta/{name}")
             table.resize((number + len(values),))
             table[number : number + len(values)] = values
-            _flush_chunks(self.path / "meta" / name, table, number, number + len(values))
+            flush_chunks(self.path / "meta" / name, table, number, number + len(values))
         self._ends = np.concatenate([self._ends, ends])
         self._has_final = np.concatenate([self._has_final, has_final])
         self._log, self._log_bytes = [*self._log, *log], log_bytes
@@ -293,55 +290,6 @@ class EpisodeStore:
         return {key: arrays[key] for key in rows}
 
 
-def refuse_existing(path: Path, *, overwrite: bool) -> None:
-    """Keep what is there, unless it is a store and may be replaced.
-
-    Raises:
-        InputError: names `overwrite=true` where that would help.
-    """
-    if not path.exists():
-        return
-    if not is_store(path):
-        raise InputError(f"{path} is there already and is no episode store: choose another name")
-    if not overwrite:
-        raise InputError(f"{path} is there already: choose another name, or replace it with overwrite=true")
-
-
-@contextlib.contextmanager
-def building(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """A temporary folder beside `path` that takes its name when the block ends well, and vanishes when it does not.
-
-    Raises:
-        InputError: a store is there already and `overwrite` is off.
-    """
-    path = Path(path)
-    refuse_existing(path, overwrite=overwrite)
-    temporary = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    replaced = path.with_name(f".{path.name}.replaced-{os.getpid()}")
-    try:
-        with clear_disk_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with clear_disk_errors(path):
-            if path.exists():
-                path.rename(replaced)
-            temporary.rename(path)
-            shutil.rmtree(replaced, ignore_errors=True)
-    finally:
-        if replaced.exists() and not path.exists():
-            replaced.rename(path)
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def is_store(path: Path) -> bool:
-    """Whether the folder is an episode store of any schema version."""
-    try:
-        metadata = json.loads((path / "zarr.json").read_text())
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError):
-        return False
-    return "schema_version" in metadata.get("attributes", {})
-
-
 def _open_group(path: Path, *, writable: bool) -> zarr.Group:
     if not path.exists():
         siblings = [str(entry) for entry in path.parent.glob("*") if is_store(entry)] if path.parent.is_dir() else []
@@ -380,56 +328,3 @@ def _require_same_arrays(arrays: dict[str, zarr.Array[Any]], rows: dict[str, Arr
             raise InputError(f"{place}: {key} has shape {rows[key].shape[1:]} a step, the store has {array.shape[1:]}")
         if not np.can_cast(rows[key].dtype, array.dtype, casting="same_kind"):
             raise InputError(f"{place}: {key} has data type {rows[key].dtype}, the store has {array.dtype}")
-
-
-def _read_log(path: Path, committed: int) -> tuple[list[dict[str, Any]], int]:
-    """The lines of the committed episodes, and the bytes they take."""
-    lines = path.read_bytes().splitlines(keepends=True)[:committed] if committed else []
-    if len(lines) < committed:
-        raise InputError(f"{path} has {len(lines)} lines, but {committed} episodes are committed: the store is damaged")
-    return [json.loads(line) for line in lines], sum(len(line) for line in lines)
-
-
-def _write_log(path: Path, lines: list[dict[str, Any]], start: int) -> int:
-    """Write lines at byte `start`, dropping what is behind it; returns the bytes of the file."""
-    data = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines).encode()
-    with path.open("r+b") as file:
-        file.truncate(start)
-        file.seek(start)
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    return start + len(data)
-
-
-def _flush_chunks(folder: Path, array: Any, start: int, stop: int) -> None:
-    """Force the chunks of rows [start, stop) to the disk. A chunk of nothing but fill values has no file."""
-    size = array.chunks[0]
-    for chunk in range(start // size, (stop - 1) // size + 1):
-        file = folder.joinpath("c", str(chunk), *["0"] * (len(array.shape) - 1))
-        if file.exists():
-            descriptor = os.open(file, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-
-
-@contextlib.contextmanager
-def clear_disk_errors(path: Path) -> Iterator[None]:
-    """Say what could not be written and how much space there is.
-
-    Raises:
-        InputError: in place of an OSError.
-    """
-    try:
-        yield
-    except OSError as error:
-        folder = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
-        free = shutil.disk_usage(folder).free
-        if error.errno in DISK_FULL:
-            raise InputError(
-                f"the disk is full: {path} could not be written, {free / 1e6:.1f} MB are free in {folder}. "
-                "Free some space or choose another place; what was committed before is unharmed"
-            ) from error
-        raise InputError(f"{path} could not be written: {error.strerror or error}") from error

@@ -138,7 +138,8 @@ def _per_step_infos(file: h5py.File, steps: int, path: Path) -> dict[str, Array]
     if "infos" not in file:
         return {}
     infos = file["infos"]
-    names = [name for name in leaves(infos) if infos[name].shape[:1] == (steps,) and infos[name].dtype.kind in "fiub"]
+    per_step = [name for name in leaves(infos) if not name.startswith("episode_")]
+    names = [name for name in per_step if infos[name].shape[:1] == (steps,) and infos[name].dtype.kind in "fiub"]
     return {name: dataset(infos, name, path) for name in names}
 
 

@@ -13,7 +13,8 @@ from robot_rl.config import IngestConfig
 from robot_rl.datasets.ingest.base import ReadOptions, Recording, SuccessLabel
 from robot_rl.datasets.ingest.registry import find_reader
 from robot_rl.datasets.schema import Finding
-from robot_rl.datasets.store import EpisodeStore, building
+from robot_rl.datasets.store import EpisodeStore
+from robot_rl.datasets.store_files import building
 from robot_rl.datasets.validate import validate
 from robot_rl.types import Array, Episode
 
@@ -32,8 +33,12 @@ def run(config: IngestConfig) -> int:
         reader = find_reader(source, config.format)
         with console.status(f"Opening {source} as {reader.name} ..."):
             recording = reader.open(source, options)
-        with recording:
-            _write(console, recording, temporary)
+        try:
+            with recording:
+                _write(console, recording, temporary)
+        except KeyboardInterrupt:
+            console.print(Text(f"Interrupted: nothing was written to {target}. Run it again to start anew.", "yellow"))
+            raise
     with console.status("Checking what was written ..."):
         store = EpisodeStore.open(target)
         findings = [*recording.findings, *options.overruled(store.spec, source.name), *validate(store)]

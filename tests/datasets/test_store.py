@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from robot_rl.datasets.schema import digest, rows_of_episode
-from robot_rl.datasets.store import EpisodeStore, building
+from robot_rl.datasets.store import EpisodeStore
+from robot_rl.datasets.store_files import building
 from robot_rl.errors import InputError
 from robot_rl.spec import ArraySpec, Spec
 from robot_rl.types import Array, Episode
