@@ -33,7 +33,8 @@ class GymnasiumEnvironmentConfig:
     arguments: dict[str, Any] = field(default_factory=dict)
     maximum_steps: int | None = None  # None takes the environment's own limit
     success: str | None = None
-    """Where success is declared: a key of `info` (`success`, `is_success`, ...); None: the task declares none."""
+    """Where success is declared: a key of `info` (`success`, `is_success`, ...), where a list means success once it is
+    empty (kitchen: `tasks_to_complete`); None: the task declares none."""
     terminate_on_success: bool = False
     success_reward: list[float] | None = None
     """[reward without success, reward with success] in place of the native reward; None keeps the native one."""
@@ -48,7 +49,8 @@ class DmControlEnvironmentConfig:
     task: str = MISSING
     action_repeat: int = 1
     success_threshold: float | None = None
-    """The episode return, per step, from which a run counts as a success; None: no success is declared."""
+    """The mean reward per step, in [0, 1], from which an episode counts as a success, declared on its last step; None:
+    no success is declared."""
     render_size: int = 256
 
 
@@ -58,7 +60,7 @@ class RobosuiteEnvironmentConfig:
 
     task: str = MISSING
     robot: str = "Panda"
-    controller: str = "OSC_POSE"  # OSC_POSE | OSC_POSITION | JOINT_POSITION | JOINT_VELOCITY
+    controller: str = "OSC_POSE"  # OSC_POSE | OSC_POSITION | JOINT_POSITION | JOINT_TORQUE
     control_frequency_hz: float = 20.0
     maximum_steps: int = 200
     observation: list[str] | None = None  # keys; None takes the robot's proprioception and the object state
@@ -171,6 +173,9 @@ class TrainConfig:
     phases: dict[str, PhaseConfig] = field(default_factory=dict)  # in order; keyed by name, so overrides can name one
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     normalize_observations: bool = True  # by the mean and deviation of the first data set
+    minimum_deviation: float = 0.02
+    """Smallest deviation by which a channel is divided, in its own unit. Demonstrations move some channels by
+    millimetres; dividing by that would make an everyday motion of the fine-tuned policy an input of 100."""
     checkpoint_every_s: float = 60.0
     log_every: int = 100  # steps between two lines of training metrics
 

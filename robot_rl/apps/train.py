@@ -127,7 +127,10 @@ def _assemble(
             sources[name].append(episode)
     statistics = None
     if config.normalize_observations and sources:
-        statistics = next(iter(sources.values())).observation_statistics()
+        statistics = {
+            key: (mean, deviation.clamp(min=config.minimum_deviation))
+            for key, (mean, deviation) in next(iter(sources.values())).observation_statistics().items()
+        }
     agent = build_agent(config, spec, statistics, config.seed)
     interactive = sum(phase.steps for phase in config.phases.values() if phase.interact != "none")
     if interactive:
