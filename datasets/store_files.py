@@ -43,6 +43,7 @@ def building(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
         with clear_disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
+        refuse_existing(path, overwrite=overwrite)  # another process may have been faster
         with clear_disk_errors(path):
             if path.exists():
                 path.rename(replaced)

@@ -308,3 +308,17 @@ def test_bulk_reading_uses_one_read_per_array(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(zarr.Array, "__getitem__", counted)
     assert len(list(store.episodes())) == 29
     assert len(reads) == len(set(reads)) == 8
+
+
+def test_a_store_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "s.zarr"
+
+    def build_slowly() -> None:
+        with building(path) as temporary:
+            EpisodeStore.create(temporary, SPEC, provenance={"writer": "slow"})
+            EpisodeStore.create(path, SPEC, provenance={"writer": "fast"})
+
+    with pytest.raises(InputError, match="overwrite=true"):
+        build_slowly()
+    assert EpisodeStore.open(path).provenance == {"writer": "fast"}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["s.zarr"]
