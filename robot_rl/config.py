@@ -12,17 +12,8 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from robot_rl.algorithms import ALGORITHM_CONFIGS
-from robot_rl.errors import InputError, nearest
-
-
-def choose(value: str, choices: tuple[str, ...], place: str) -> None:
-    """Refuse a value that is not one of `choices`.
-
-    Raises:
-        InputError: with the nearest choice.
-    """
-    if value not in choices:
-        raise InputError(f"{place}={value}: {nearest(value, choices)}")
+from robot_rl.algorithms.agent import require_choice
+from robot_rl.errors import InputError
 
 
 @dataclass(kw_only=True)
@@ -86,9 +77,9 @@ class DatasetConfig:
     maximum_episodes: int | None = None
 
     def __post_init__(self) -> None:
-        choose(self.out_of_range, ("error", "clip"), "dataset out_of_range")
-        choose(self.cut_at_success, ("none", "first", "last"), "dataset cut_at_success")
-        choose(self.keep, ("all", "successful"), "dataset keep")
+        require_choice(self.out_of_range, ("error", "clip"), "dataset out_of_range")
+        require_choice(self.cut_at_success, ("none", "first", "last"), "dataset cut_at_success")
+        require_choice(self.keep, ("all", "successful"), "dataset keep")
 
 
 @dataclass(kw_only=True)
@@ -104,7 +95,7 @@ class ReplayConfig:
     capacity: int = 1_000_000  # rows of the online buffer
 
     def __post_init__(self) -> None:
-        choose(self.monte_carlo_tail, ("zero", "constant"), "replay.monte_carlo_tail")
+        require_choice(self.monte_carlo_tail, ("zero", "constant"), "replay.monte_carlo_tail")
         if not 0.0 <= self.discount < 1.0:
             raise InputError(f"replay.discount={self.discount} must lie in [0, 1)")
         if self.n_step < 1:
@@ -133,7 +124,7 @@ class PhaseConfig:
     evaluate_at: list[int] = field(default_factory=list)  # further steps of the phase, such as the first thousands
 
     def __post_init__(self) -> None:
-        choose(self.interact, ("none", "policy", "random"), "phase interact")
+        require_choice(self.interact, ("none", "policy", "random"), "phase interact")
         ratio = self.updates_per_step
         whole = ratio if ratio >= 1 else (1 / ratio if ratio > 0 else 1.0)
         if ratio < 0 or not math.isclose(whole, round(whole)):
@@ -209,7 +200,7 @@ class IngestConfig:
     resimulate: bool = True  # rebuild observations from recorded simulator states where the source has only states
 
     def __post_init__(self) -> None:
-        choose(self.done_semantics, ("auto", "terminated", "truncated"), "done_semantics")
+        require_choice(self.done_semantics, ("auto", "terminated", "truncated"), "done_semantics")
 
 
 @dataclass(kw_only=True)
@@ -238,7 +229,7 @@ class EvaluateConfig:
     output: str | None = None  # folder of videos and `evaluation.json`; None writes into the run, or nothing
 
     def __post_init__(self) -> None:
-        choose(self.policy, ("checkpoint", "expert", "random"), "policy")
+        require_choice(self.policy, ("checkpoint", "expert", "random"), "policy")
 
 
 @dataclass(kw_only=True)
