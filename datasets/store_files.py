@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,9 @@ def building(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     """
     path = Path(path)
     refuse_existing(path, overwrite=overwrite)
-    temporary = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    replaced = path.with_name(f".{path.name}.replaced-{os.getpid()}")
+    unique = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"  # two in one process do not meet
+    temporary = path.with_name(f".{path.name}.partial-{unique}")
+    replaced = path.with_name(f".{path.name}.replaced-{unique}")
     try:
         with clear_disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
