@@ -1,6 +1,5 @@
 """Episodes of a policy in an environment: the one place where evaluation, recording and filming happen."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +12,9 @@ from robot_rl.environment import Environment
 from robot_rl.spec import Spec
 from robot_rl.transforms.action import ActionScale
 from robot_rl.types import Array, Episode, Policy, TimeStep
+
+ValueFunction = Callable[[Mapping[str, Array], Array], float | None]
+"""Observation and action in the units of the spec to the critic's value; None without a critic."""
 
 
 @dataclass(kw_only=True)
@@ -48,10 +50,16 @@ class AgentPolicy:
 
 @dataclass(kw_only=True)
 class Film:
-    """What the camera saw: T + 1 frames, and the critic's value of the action taken in each (NaN in the last)."""
+    """What the camera saw: T + 1 frames, and the critic's value of the policy's action in each."""
 
     frames: list[Array] = field(default_factory=list)
     values: list[float] = field(default_factory=list)  # empty without a critic
+
+    def judge(self, step: TimeStep, action: Array, value: ValueFunction | None) -> None:
+        """Keep the critic's value of the policy's action in the newest frame."""
+        estimate = None if value is None else value(step.observation, action)
+        if estimate is not None:
+            self.values.append(estimate)
 
 
 def run_episode(
@@ -60,7 +68,7 @@ def run_episode(
     *,
     seed: int,
     film: Film | None = None,
-    value: Callable[[Mapping[str, Array], Array], float | None] | None = None,
+    value: ValueFunction | None = None,
 ) -> Episode:
     """One episode from reset to end, as it would be recorded: with the actions that were really applied."""
     step = environment.reset(seed=seed)
@@ -70,16 +78,14 @@ def run_episode(
         film.frames.append(environment.render())
     while not step.last:
         action = policy.act(step.observation)
-        if film is not None and value is not None:
-            estimate = value(step.observation, action)
-            if estimate is not None:
-                film.values.append(estimate)
+        if film is not None:
+            film.judge(step, action, value)
         step = environment.step(action)
         steps.append(step)
         if film is not None:
             film.frames.append(environment.render())
-    if film is not None and film.values:
-        film.values.append(math.nan)
+    if film is not None:
+        film.judge(step, policy.act(step.observation), value)
     return assemble(steps, {"seed": seed})
 
 
