@@ -76,11 +76,15 @@ def _compose(verb: str, overrides: list[str], config_folder: Path | None) -> Dic
     parsed = _parse(overrides)
     _check_words(verb, parsed, config_folder, keys)
     entries = _entry_overrides(verb, parsed)
-    words = [word for word, override in zip(overrides, parsed, strict=True) if override not in entries]
+    mappings = [override for override in parsed if override not in entries and _replaces_mapping(override)]
+    words = [word for word, override in zip(overrides, parsed, strict=True) if override not in [*entries, *mappings]]
     try:
         composed = _run_hydra(verb, [*search, *words])
         for override in entries:
             _apply_to_entry(verb, composed, override)
+        for override in mappings:
+            with open_dict(composed):
+                OmegaConf.update(composed, override.key_or_group, override.value(), merge=False)
     except InputError:
         raise
     except explain.FAILURES as error:
@@ -146,6 +150,20 @@ def _entry_overrides(verb: str, overrides: list[Override]) -> list[Override]:
             if entry in added and not override.is_delete():
                 found.append(override)
     return found
+
+
+def _replaces_mapping(override: Override) -> bool:
+    """Whether it gives a whole `{...}` to a setting that maps free names to values, such as a phase's `shares`.
+
+    Hydra would merge it into what is there, and refuse names that are not; a person who writes all of it means all.
+    """
+    path, _, name = override.key_or_group.rpartition(".")
+    return bool(path) and name in _free_mappings() and isinstance(override.value(), dict) and not override.is_delete()
+
+
+def _free_mappings() -> set[str]:
+    classes = [item for item in vars(config).values() if isinstance(item, type) and dataclasses.is_dataclass(item)]
+    return {name for item in classes for name, hint in typing.get_type_hints(item).items() if hint == dict[str, Any]}
 
 
 def _entry_classes(verb: str) -> dict[str, type]:

@@ -304,3 +304,10 @@ def test_ctrl_c_ends_with_130_and_a_line(monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.setattr(doctor, "SECTIONS", {"Machine": interrupt})
     assert main(["doctor"]) == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+def test_a_whole_mapping_replaces_what_the_experiment_had() -> None:
+    composed = compose("train", ["experiment=lift", "phases.online.shares={offline:0.25,online:0.75}"])
+    assert composed.phases["online"].shares == {"offline": 0.25, "online": 0.75}
+    composed = compose("train", ["experiment=lift", "phases.offline.algorithm={}"])
+    assert composed.phases["offline"].algorithm == {}
