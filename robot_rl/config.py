@@ -90,6 +90,10 @@ class ReplayConfig:
     n_step: int = 1
     reward_scale: float = 1.0
     reward_bias: float = 0.0
+    reward_observation: str | None = None
+    """Key of an observation of which a channel, after the step, is learned from in place of the reward; evaluation
+    still reports the environment's own. None learns from the reward."""
+    reward_index: int = 0  # that channel
     monte_carlo_tail: str = "zero"
     """Return after the last step of an episode without termination: `zero`, or `constant`: r_last / (1 - discount)."""
     capacity: int = 1_000_000  # rows of the online buffer

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from robot_rl.algorithms import ALGORITHM_CONFIGS, create
 from robot_rl.algorithms.agent import Agent
-from robot_rl.config import ENVIRONMENT_CONFIGS, DatasetConfig, TrainConfig
+from robot_rl.config import ENVIRONMENT_CONFIGS, DatasetConfig, ReplayConfig, TrainConfig
 from robot_rl.datasets.reader import load_episodes
 from robot_rl.datasets.store import EpisodeStore
 from robot_rl.errors import InputError, nearest
@@ -174,11 +174,21 @@ def empty_buffer(config: TrainConfig, spec: Spec, rows: int) -> ReplayBuffer:
         spec,
         capacity=rows,
         scale=ActionScale.from_spec(spec.action),
-        reward=RewardTransform(replay.reward_scale, replay.reward_bias),
+        reward=reward_transform(replay),
         discount=replay.discount,
         n_step=replay.n_step,
         tail=replay.monte_carlo_tail,
         device=config.device,
+    )
+
+
+def reward_transform(replay: ReplayConfig) -> RewardTransform:
+    """What the learner makes of rewards."""
+    return RewardTransform(
+        scale=replay.reward_scale,
+        bias=replay.reward_bias,
+        observation=replay.reward_observation,
+        index=replay.reward_index,
     )
 
 

@@ -27,6 +27,7 @@ from robot_rl.apps.build import (
     device_of,
     empty_buffer,
     load_data,
+    reward_transform,
 )
 from robot_rl.apps.build_environment import build_environment
 from robot_rl.apps.report import write_report
@@ -45,7 +46,6 @@ from robot_rl.replay.buffer import ReplayBuffer
 from robot_rl.seeding import Seeds
 from robot_rl.spec import Spec
 from robot_rl.transforms.action import ActionScale
-from robot_rl.transforms.reward import RewardTransform
 
 SUMMARY = "Train: offline from recorded data, then online in an environment, as a list of phases."
 
@@ -158,7 +158,7 @@ def _assemble(
             videos=config.evaluation.videos,
             write_film=_FilmWriter(folder, spec),
             discount=config.replay.discount,
-            reward=RewardTransform(config.replay.reward_scale, config.replay.reward_bias),
+            reward=reward_transform(config.replay),
         )
     this = Run(
         folder=folder,

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from robot_rl.environment import Environment
 from robot_rl.loops.rollout import AgentPolicy, Film, run_episode
@@ -102,7 +101,7 @@ def evaluate(
                 first_values.append(estimate)
         if discounting is not None:
             transform, discount = discounting
-            rewards = transform(torch.from_numpy(episode.reward)).numpy()
+            rewards = transform(episode.reward, {key: rows[1:] for key, rows in episode.observation.items()})
             discounted.append(float(rewards @ discount ** np.arange(len(rewards))))
         if sink is not None:
             sink.append(episode)

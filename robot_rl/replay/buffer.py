@@ -60,6 +60,7 @@ class ReplayBuffer:
         complete_only: bool = False,
         device: torch.device | str = "cpu",
     ) -> None:
+        reward.check(spec)
         self.spec = spec
         self.capacity = capacity
         self.scale = scale
@@ -114,7 +115,8 @@ class ReplayBuffer:
             raise InputError(f"an episode is longer than the replay buffer: set replay.capacity above {self.capacity}")
         row = self._open[-1]
         self.action[row] = torch.from_numpy(self.scale.normalize(step.action))
-        self.reward[row] = self.reward_transform(torch.tensor(step.reward, dtype=torch.float32))
+        following = {key: np.asarray(values)[None] for key, values in step.observation.items()}
+        self.reward[row] = float(self.reward_transform(np.asarray([step.reward]), following)[0])
         self.terminated[row] = step.terminated
         self._open.append(self._write_observation(step.observation))
         self.has_next[row] = True
@@ -152,8 +154,8 @@ class ReplayBuffer:
         for key, values in self.observation.items():
             values[index] = torch.from_numpy(np.ascontiguousarray(episode.observation[key])).to(values)
         self.action[index[:-1]] = torch.from_numpy(self.scale.normalize(episode.action)).to(self.device)
-        reward = torch.from_numpy(np.asarray(episode.reward, np.float32))
-        self.reward[index[:-1]] = self.reward_transform(reward).to(self.device)
+        reward = self.reward_transform(episode.reward, {key: rows[1:] for key, rows in episode.observation.items()})
+        self.reward[index[:-1]] = torch.from_numpy(reward).to(self.device)
         self.terminated[index] = False
         self.terminated[index[-2]] = bool(episode.terminated[-1])
         self.has_next[index[:-1]] = True

@@ -26,7 +26,7 @@ def make(
         SPEC,
         capacity=capacity,
         scale=ActionScale.from_spec(SPEC.action),
-        reward=RewardTransform(scale, bias),
+        reward=RewardTransform(scale=scale, bias=bias),
         discount=discount,
         **options,
     )
@@ -305,3 +305,31 @@ def test_a_missing_observation_is_named() -> None:
     )
     with pytest.raises(InputError, match=r"lacks observations \['state'\]"):
         buffer.append(other)
+
+
+def test_a_channel_of_the_following_observation_can_take_the_place_of_the_reward() -> None:
+    transform = RewardTransform(scale=2.0, bias=1.0, observation="state", index=1)
+    whole, played = (
+        ReplayBuffer(SPEC, capacity=50, scale=ActionScale.from_spec(SPEC.action), reward=transform, discount=0.5)
+        for _ in range(2)
+    )
+    whole.append(episode(0, 3, terminated=True, reward=-100.0))
+    play(played, 0, 3)
+    # Observation t + 1 is t + 1: 2 * 1 + 1, 2 * 2 + 1, 2 * 3 + 1.
+    assert every_transition(whole).reward.tolist() == [3.0, 5.0, 7.0]
+    assert torch.equal(every_transition(whole).reward, every_transition(played).reward)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"observation": "flat"}, "Choices: state"), ({"observation": "state", "index": 2}, "2 channels")],
+)
+def test_a_reward_from_an_observation_that_is_not_there_is_refused(options, message) -> None:
+    with pytest.raises(InputError, match=message):
+        ReplayBuffer(
+            SPEC,
+            capacity=9,
+            scale=ActionScale.from_spec(SPEC.action),
+            reward=RewardTransform(**options),
+            discount=0.5,
+        )
