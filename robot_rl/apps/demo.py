@@ -14,8 +14,8 @@ from robot_rl.apps import cli
 from robot_rl.apps.report_read import read_run
 from robot_rl.errors import InputError
 
-TASK = ["environment=lift", "environment.controller=OSC_POSITION", "environment.maximum_steps=100"]
-DEMONSTRATIONS, NOISE, SEED = 10, 0.5, 7
+TASK = ["environment=lift", "environment.controller=OSC_POSITION", "environment.maximum_steps=60"]
+DEMONSTRATIONS, NOISE, SEED = 25, 0.5, 7
 
 
 def main(arguments: list[str]) -> int:
