@@ -15,7 +15,20 @@ from robot_rl.apps.report_read import read_run
 from robot_rl.errors import InputError
 
 TASK = ["environment=lift", "environment.controller=OSC_POSITION", "environment.maximum_steps=60"]
-DEMONSTRATIONS, NOISE, SEED = 25, 0.5, 7
+DEMONSTRATIONS, NOISE = 25, 0.5
+
+
+def steps(folder: Path, run: Path, seed: str) -> list[tuple[str, Path, list[str]]]:
+    """Title, what it leaves, and the command line of each step."""
+    recording, store, plots = (folder / f"demonstrations{end}" for end in (".hdf5", ".zarr", "_plots"))
+    record = ["evaluate", "policy=expert", *TASK, f"episodes={DEMONSTRATIONS}", f"expert_noise={NOISE}"]
+    train = ["train", "lift", f"datasets.offline.path={store}", f"output={run}", f"seed={seed}"]
+    return [
+        ("1. Demonstrations of a scripted expert with a shaky hand", recording, [*record, f"record={recording}"]),
+        ("2. Ingest the recording into a zarr store", store, ["ingest", str(recording), str(store)]),
+        ("3. What the store holds", plots, ["inspect", str(store), f"plots={plots}"]),
+        ("4. Cal-QL offline, then WSRL online", run / "report.html", train),
+    ]
 
 
 def main(arguments: list[str]) -> int:
@@ -25,24 +38,14 @@ def main(arguments: list[str]) -> int:
     if set(settings) - {"seed", "folder"}:
         raise InputError(f"the demo takes seed=N and folder=PATH, not {' '.join(arguments)}")
     seed, folder = settings.get("seed", "0"), Path(settings.get("folder", "runs/demo"))
-    recording, store, run = folder / "demonstrations.hdf5", folder / "demonstrations.zarr", folder / f"seed_{seed}"
-    record = ["evaluate", "policy=expert", *TASK, f"episodes={DEMONSTRATIONS}", f"expert_noise={NOISE}"]
-    train = ["train", "lift", f"datasets.offline.path={store}", f"output={run}", f"seed={seed}"]
-    steps = [
-        ("1. Demonstrations of a scripted expert with a shaky hand", recording, [*record, f"seed={SEED}"]),
-        ("2. Ingest the recording into a zarr store", store, ["ingest", str(recording), str(store)]),
-        ("3. What the store holds", folder / "demonstrations_plots", ["inspect", str(store)]),
-        ("4. Cal-QL offline, then WSRL online", run / "report.html", train),
-    ]
-    steps[0][2].append(f"record={recording}")
-    steps[2][2].append(f"plots={folder / 'demonstrations_plots'}")
+    run = folder / f"seed_{seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    for title, result, words in steps:
-        finished = result.exists() and (words is not train or read_run(run).status == "finished")
-        if finished:
+    for title, result, words in steps(folder, run, seed):
+        training = words[0] == "train"
+        if result.exists() and not (training and read_run(run).status != "finished"):
             console.print(f"[dim]{title}: done, in {result}[/]")
             continue
-        if words is train and checkpoint.checkpoints(run / "checkpoints"):
+        if training and checkpoint.checkpoints(run / "checkpoints"):
             words = [*words, "resume=true"]
         console.rule(f"[bold]{title}", align="left")
         console.print(f"$ robot-rl {' '.join(words)}\n", style="cyan")
@@ -55,4 +58,7 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except InputError as error:
+        sys.exit(f"demo: {error}")
