@@ -12,11 +12,13 @@ arXiv:2412.07762 (WSRL).
 All of them are this agent under different settings (`configs/algorithm/`), which is what makes the step from an offline
 to an online phase a change of settings: WSRL drops the conservative term and keeps everything else.
 
-Differences from the papers and from their public code:
-- critics first, then actor and temperature against the updated critics; the JAX codes differentiate all at once;
-- the temperature's loss is temperature * (entropy - target) in either parameterization; Cal-QL's code has its logarithm
-  as factor, which Adam hardly sees;
-- where public versions disagree with each other, the choice is a setting below.
+Differences from the papers' public code, beside those that are settings below (commits in `docs/algorithms.md`):
+- critics first, then the actor against the updated critics, then the temperature: RLPD's order, and WSRL's where
+  several critic updates share one of the actor. Cal-QL, and WSRL at one update, take all gradients before any step;
+- the temperature's loss is temperature * (entropy - target) in either parameterization, as in RLPD and WSRL; CQL,
+  Cal-QL and REDQ have its logarithm as factor, which Adam hardly sees;
+- critics share no weight; WSRL's ten share their output layer;
+- with several critic updates the conservative multiplier moves at each of them, in WSRL once, with the actor.
 
 Letters: B batch, E critics, K critics drawn at random, N sampled actions, A action, F features.
 """
@@ -49,7 +51,7 @@ from robot_rl.types import Batch, Metrics
 
 @dataclass(kw_only=True)
 class SACConfig:
-    """Defaults are SAC's; the fields that may change between phases are `SWITCHABLE`."""
+    """Two critics, no conservative term; recipes are in `configs/algorithm/`. Phases change what is `SWITCHABLE`."""
 
     # Networks
     actor_hidden: list[int] = field(default_factory=lambda: [256, 256])
@@ -59,10 +61,10 @@ class SACConfig:
     log_std: str = "state_dependent"  # state_dependent | state_independent | affine (Cal-QL)
     log_std_minimum: float = -20.0
     log_std_maximum: float = 2.0
-    initialization: str = "orthogonal"  # orthogonal | xavier_uniform (RLPD, with all gains 1)
+    initialization: str = "orthogonal"  # orthogonal | xavier_uniform (RLPD and REDQ, with all gains 1)
     hidden_gain: float = 1.4142135623730951
     last_hidden_gain: float | None = None
-    """None is `hidden_gain`; WSRL's code lands its small final gain, 0.01, here instead of on the output."""
+    """None is `hidden_gain`; WSRL's small final gain, 0.01 (not for Kitchen), lands here, not on the output."""
     output_gain: float = 0.01  # Cal-QL; WSRL and CORL have sqrt(2)
 
     # Critic
@@ -71,10 +73,10 @@ class SACConfig:
     """Critics drawn for the minimum in the target (REDQ's M); None takes all."""
     subset_with_replacement: bool = False
     """WSRL's code draws with replacement, so that a subset of 2 is one critic in a tenth of its updates."""
-    critic_reduction: str = "mean"  # over critics, of the loss: mean (WSRL, RLPD) | sum (SAC, Cal-QL)
+    critic_reduction: str = "mean"  # over critics, of the loss: mean (WSRL, RLPD) | sum (REDQ, CQL, Cal-QL)
     critic_learning_rate: float = 3e-4
     target_rate: float = 0.005
-    backup_entropy: bool = True  # False in Cal-QL, WSRL, and RLPD on sparse rewards
+    backup_entropy: bool = True  # False in CQL, Cal-QL, WSRL, and RLPD on sparse rewards
     max_target_backup: int = 0
     """Actions drawn at s', of which the best enters the target; 0 is the usual single one. Cal-QL: 10."""
 
@@ -86,12 +88,12 @@ class SACConfig:
     actor_behaviour_cloning_weight: float = 0.0  # times the squared error of the policy's mode on recorded actions
     target_entropy_per_dimension: float = -1.0  # RLPD -0.5
     initial_temperature: float = 1.0
-    temperature_parameterization: str = "softplus"  # softplus (WSRL) | exp (SAC, RLPD, Cal-QL)
+    temperature_parameterization: str = "softplus"  # softplus (WSRL) | exp (all others)
     temperature_learning_rate: float = 3e-4  # 0 keeps the temperature
     temperature_states: str = "current"  # where its loss measures entropy: current | next (WSRL's code)
     step_with_zero_gradients: bool = False
-    """Networks that an update leaves out still take an Adam step with gradient 0, as in the masked updates of WSRL's
-    code: at 4 critic updates per actor update, momentum carries the actor sqrt(5) times as far as one step."""
+    """Where several critic updates share one of the actor, networks that an update leaves out still take an Adam step
+    with gradient 0, as in WSRL's masked updates: of 4 to 1, momentum carries the actor sqrt(5) times as far."""
     gradient_clip: float | None = None  # global norm, for each network
 
     # Conservative term (CQL, Cal-QL)
@@ -148,7 +150,8 @@ SACConfig.SWITCHABLE = frozenset(item.name for item in fields(SACConfig)) - SACC
 def next_state_value(q: Tensor, log_prob: Tensor, temperature: Tensor, *, backup_entropy: bool) -> Tensor:
     """V(s') = max_n min_i Q_i(s', a'_n), minus temperature * log pi(a'_n*|s') if the entropy is backed up.
 
-    One action gives SAC's soft value (section 4.1); several the "max target backup" of CQL's and Cal-QL's code.
+    One action gives SAC's soft value; several the "max target backup" of Cal-QL's code (CQL's own takes the maximum for
+    each critic before the minimum; WSRL would subtract the entropy before the maximum, but never backs it up).
     Shapes: q (K, B, N), log_prob (B, N), temperature () -> (B,).
     """
     if q.shape[1:] != log_prob.shape:
@@ -176,7 +179,7 @@ def temperature_loss(temperature: Tensor, log_prob: Tensor, target_entropy: floa
 
 
 def random_heads(count: int, subset: int, *, with_replacement: bool, generator: torch.Generator) -> Tensor:
-    """Indices of `subset` of `count` critics (REDQ's algorithm 1). Shapes: -> (subset,)."""
+    """Indices of `subset` of `count` critics (REDQ's algorithm 1: without replacement). Shapes: -> (subset,)."""
     if with_replacement:
         return torch.randint(count, (subset,), generator=generator, device=generator.device)
     return torch.rand(count, generator=generator, device=generator.device).argsort()[:subset]
@@ -214,16 +217,17 @@ class SAC:
         parts = list(chunks(batch, critic_updates))
         with torch.no_grad():
             features, next_features = self.encoder(batch.observation), self.encoder(batch.next_observation)
+        carry_on = self.config.step_with_zero_gradients and len(parts) > 1
         metrics: Metrics = {}
         for rows in parts:
             metrics |= self._update_critic(batch, features, next_features, rows)
             self.updates += 1
-            if self.config.step_with_zero_gradients:
+            if carry_on:
                 self._carry_on("actor", "temperature")
         rows = parts[-1] if self.config.actor_batch == "last" else slice(None)
         metrics |= self._update_actor(features[rows], next_features[rows], batch.action[rows])
-        if self.config.step_with_zero_gradients:
-            self._carry_on("critic", "lagrange")
+        if carry_on:
+            self._carry_on("critic")
         return metrics
 
     def act(self, observation: dict[str, Tensor], *, explore: bool) -> Tensor:

@@ -212,6 +212,22 @@ def test_trap_13_a_subset_of_two_is_never_one_critic_twice_unless_asked_for() ->
     assert share_of_repeats(True) == pytest.approx(0.1, abs=0.02)  # WSRL's code
 
 
+def test_trap_13_networks_that_an_update_leaves_out_step_on_zero_gradients(spec: Spec, make_batch: MakeBatch) -> None:
+    settings = {"conservative_weight": 1.0, "conservative_lagrange_gap": 0.8}
+    # 4 critic updates and 1 of actor and temperature: WSRL's code steps each of the three in all 5
+    for zero_gradients, expected in ((True, (5, 5, 5, 4)), (False, (4, 1, 1, 4))):
+        learner = agent(spec, **settings, step_with_zero_gradients=zero_gradients)
+        learner.update(make_batch(8), critic_updates=4)
+        steps = {name: next(iter(each.state.values()))["step"] for name, each in learner.optimizers.items()}
+        assert tuple(steps[name] for name in ("critic", "actor", "temperature", "lagrange")) == expected
+
+
+def test_trap_13_a_single_critic_update_leaves_no_network_out(spec: Spec, make_batch: MakeBatch) -> None:
+    """So pre-training takes no step on a zero gradient: WSRL's code masks losses at a ratio above 1 only."""
+    masked, plain = agent(spec, step_with_zero_gradients=True), agent(spec)
+    assert torch.equal(after_updates(masked, make_batch), after_updates(plain, make_batch))
+
+
 def test_trap_13_the_actor_reduces_critics_as_configured(spec: Spec, make_batch: MakeBatch) -> None:
     losses = {how: agent(spec, actor_reduction=how).update(make_batch(8))["actor/loss"] for how in ("min", "mean")}
     assert losses["min"] > losses["mean"]  # the loss holds -Q
