@@ -6,8 +6,9 @@ V regresses to an upper expectile of Q, Q to r + discount * V(s'), and the polic
 exp(inverse_temperature * (Q - V)). No action outside the data is ever judged, so the same update serves the offline and
 the online phase.
 
-Differences from the paper: an ensemble of E critics (theirs: 2); weights are clipped at `weight_maximum` and the order
-is V, policy, Q, target, as in the authors' code.
+Weights are clipped and the order is V, policy, Q, target, policy and Q seeing the new V, as in the authors' code
+(github ikostrikov/implicit_q_learning 09d7002). Differences from it: an ensemble of E critics (theirs: 2); optional
+LayerNorm and gradient clipping.
 
 Letters: B batch, E critics, A action.
 """
@@ -39,7 +40,7 @@ from robot_rl.types import Batch, Metrics
 
 @dataclass(kw_only=True)
 class IQLConfig:
-    """Defaults are the authors' for MuJoCo; AntMaze: expectile 0.9 and inverse_temperature 10."""
+    """Defaults are the authors' for MuJoCo, without their schedule; AntMaze: expectile 0.9, inverse_temperature 10."""
 
     actor_hidden: list[int] = field(default_factory=lambda: [256, 256])
     critic_hidden: list[int] = field(default_factory=lambda: [256, 256])
@@ -68,7 +69,7 @@ class IQLConfig:
     value_learning_rate: float = 3e-4
     actor_schedule_steps: int | None = None
     """Updates over which a cosine takes the actor's learning rate to 0, where it then stays. The authors use it offline
-    and switch it off (None) for fine-tuning."""
+    over the whole run, and switch it off (None) for fine-tuning."""
     gradient_clip: float | None = None  # global norm, for each network
 
     SWITCHABLE: ClassVar[frozenset[str]] = frozenset(
@@ -89,18 +90,18 @@ class IQLConfig:
 
 # Losses ---------------------------------------------------------------------------------------------------------------
 def value_loss(q_target: Tensor, v: Tensor, upper_expectile: float) -> Tensor:
-    """L_V: mean of |expectile - 1[u < 0]| u^2 with u = Qbar(s, a) - V(s); section 4.2. Shapes: (B,), (B,) -> ()."""
+    """L_V: mean of |expectile - 1[u < 0]| u^2 with u = Qbar(s, a) - V(s). Shapes: (B,), (B,) -> ()."""
     _same(q_target, v)
     return expectile(q_target.detach() - v, upper_expectile).mean()
 
 
 def critic_loss(q: Tensor, reward: Tensor, discount: Tensor, next_v: Tensor) -> Tensor:
-    """L_Q: mean of (r + discount * V(s') - Q_i)^2, summed over critics; section 4.2. Shapes: (E, B), (B,)... -> ()."""
+    """L_Q: mean of (r + discount * V(s') - Q_i)^2, summed over critics. Shapes: (E, B), (B,)... -> ()."""
     return squared_td_error(q, td_target(reward, discount, next_v).detach()).sum()
 
 
 def actor_loss(log_prob: Tensor, advantage: Tensor, inverse_temperature: float, weight_maximum: float) -> Tensor:
-    """L_pi: -mean of min(exp(inverse_temperature * advantage), weight_maximum) * log pi(a|s); section 4.3.
+    """L_pi: -mean of min(exp(inverse_temperature * advantage), weight_maximum) * log pi(a|s).
 
     `advantage` takes no gradient. Shapes: (B,), (B,) -> ().
     """

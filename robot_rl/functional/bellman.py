@@ -22,7 +22,7 @@ def squared_td_error(q: Tensor, target: Tensor) -> Tensor:
 def expectile(difference: Tensor, expectile: float) -> Tensor:
     """|expectile - 1[d < 0]| * d^2, element by element.
 
-    Kostrikov et al. "Offline Reinforcement Learning with Implicit Q-Learning", arXiv:2110.06169, section 4.1.
+    Kostrikov et al. "Offline Reinforcement Learning with Implicit Q-Learning". ICLR 2022, arXiv:2110.06169.
     """
     return torch.where(difference < 0, 1 - expectile, expectile) * difference.square()
 

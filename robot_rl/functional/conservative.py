@@ -34,7 +34,7 @@ def conservative_difference(
     without it, over 3 N + 1 actions, the recorded one among them, and no density; `subtract_log_count` then takes off
     T log(3 N + 1), as WSRL's code does. The actions of `q_next` come from the policy at s', but are judged at s.
 
-    Calibration (Cal-QL, section 4): `lower_bound`, a Monte-Carlo return, replaces smaller values of Q at the policy's
+    Calibration (Cal-QL): `lower_bound`, a Monte-Carlo return, replaces smaller values of Q at the policy's
     actions, current and next, never at the uniform ones. None is plain CQL.
 
     Shapes: q_data (E, B); q_random, q_current, q_next (E, B, N); log probabilities (B, N); lower_bound (B,) -> (E, B).
@@ -64,6 +64,7 @@ def conservative_difference(
 def lagrange_loss(multiplier: Tensor, weight: float, difference: Tensor, gap: float) -> Tensor:
     """-mean_i multiplier * weight * (difference_i - gap): the multiplier grows while the difference exceeds the gap.
 
-    CQL's section on Lagrange duals of alpha. `difference` takes no gradient. Shapes: (), (E,) -> ().
+    As in Cal-QL's code; CQL's own does not multiply the gap by the weight. `difference` takes no gradient.
+    Shapes: (), (E,) -> ().
     """
     return -(multiplier * weight * (difference.detach() - gap)).mean()

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from robot_rl.functional import gaussian
 
 EDGE = 1e-5
-"""Given actions are moved this far into (-1, 1) before atanh, which is infinite at 1 (Cal-QL's and WSRL's bound)."""
+"""Given actions are moved this far into (-1, 1) before atanh, which is infinite at 1 (as far as Cal-QL clips data)."""
 
 
 def sample(mean: Tensor, log_std: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
