@@ -169,7 +169,7 @@ class TrainConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     normalize_observations: bool = True  # by the mean and deviation of the first data set
     minimum_deviation: float = 0.02
-    """Smallest deviation by which a channel is divided, in its own unit. Demonstrations move some channels by
+    """Smallest deviation by which a channel that varies is divided, in its own unit. Demonstrations move some channels by
     millimetres; dividing by that would make an everyday motion of the fine-tuned policy an input of 100."""
     checkpoint_every_s: float = 60.0
     log_every: int = 100  # steps between two lines of training metrics

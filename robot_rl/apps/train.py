@@ -40,6 +40,7 @@ from robot_rl.loops.evaluate import EpisodeResult
 from robot_rl.loops.phases import run_phases
 from robot_rl.loops.rollout import AgentPolicy, Film
 from robot_rl.loops.run import Evaluator, Run
+from robot_rl.networks.encoder import DEVIATION_FLOOR
 from robot_rl.recorder import Progress as RunProgress
 from robot_rl.recorder import Recorder
 from robot_rl.replay.buffer import ReplayBuffer
@@ -128,14 +129,17 @@ def _assemble(
     statistics = None
     if config.normalize_observations and sources:
         statistics = {
-            key: (mean, deviation.clamp(min=config.minimum_deviation))
+            key: (
+                mean,
+                torch.where(deviation < DEVIATION_FLOOR, deviation, deviation.clamp(min=config.minimum_deviation)),
+            )
             for key, (mean, deviation) in next(iter(sources.values())).observation_statistics().items()
         }
     agent = build_agent(config, spec, statistics, config.seed)
-    interactive = sum(phase.steps for phase in config.phases.values() if phase.interact != "none")
+    interactive = [phase.steps for phase in config.phases.values() if phase.interact != "none"]
     if interactive:
         # An episode takes one row more than it has steps, and has at least one step.
-        sources["online"] = empty_buffer(config, spec, min(config.replay.capacity, 2 * interactive + 2))
+        sources["online"] = empty_buffer(config, spec, min(config.replay.capacity, 2 * sum(interactive) + 2))
 
     tensors: dict[str, torch.Tensor] = {}
     state: dict[str, Any] = {}
