@@ -26,8 +26,18 @@ from robot_rl.datasets.schema import (
     rows_of_episode,
 )
 from robot_rl.datasets.statistics import episode_statistics
-from robot_rl.datasets.store_files import building, clear_disk_errors, flush_chunks, is_store, read_log, write_log
-from robot_rl.errors import InputError, nearest
+from robot_rl.datasets.store_files import (
+    building,
+    clear_disk_errors,
+    flush,
+    flush_rows,
+    is_store,
+    kept_aside,
+    near,
+    read_log,
+    write_log,
+)
+from robot_rl.errors import InputError
 from robot_rl.spec import Spec
 from robot_rl.types import Array, Episode
 
@@ -157,7 +167,7 @@ class EpisodeStore:
             rows = np.concatenate([block[key] for block in blocks])
             array.resize((int(ends[-1]), *rows.shape[1:]))
             array[start : int(ends[-1])] = rows
-            flush_chunks(self.path / "steps" / key, array, start, int(ends[-1]))
+        flush_rows(self.path, {f"steps/{key}": array for key, array in arrays.items()}, start, int(ends[-1]))
         log = [
             {
                 "episode": number + index,
@@ -172,7 +182,7 @@ class EpisodeStore:
             table = _array(self._group, f"meta/{name}")
             table.resize((number + len(values),))
             table[number : number + len(values)] = values
-            flush_chunks(self.path / "meta" / name, table, number, number + len(values))
+            flush_rows(self.path, {f"meta/{name}": table}, number, number + len(values))
         self._ends = np.concatenate([self._ends, ends])
         self._has_final = np.concatenate([self._has_final, has_final])
         self._log, self._log_bytes = [*self._log, *log], log_bytes
@@ -187,6 +197,7 @@ class EpisodeStore:
         statistics = episode_statistics(self.episodes())
         with clear_disk_errors(self.path):
             self._group.attrs.update({"statistics": statistics, "checksums": {"episodes": checksum}})
+            flush([self.path / "zarr.json", self.path])
 
     def episode(self, index: int) -> Episode:
         """One episode.
@@ -292,10 +303,11 @@ class EpisodeStore:
 
 def _open_group(path: Path, *, writable: bool) -> zarr.Group:
     if not path.exists():
-        siblings = [str(entry) for entry in path.parent.glob("*") if is_store(entry)] if path.parent.is_dir() else []
-        raise InputError(f"there is no store at {path}: {nearest(str(path), siblings)}")
+        stores = [entry for entry in path.parent.glob("[!.]*") if is_store(entry)]
+        make = f"Make it with `robot-rl ingest SOURCE {path}`"
+        raise InputError(f"there is no store at {path}. {kept_aside(path) or near(path, stores) + make}")
     if not is_store(path):
-        raise InputError(f"{path} is no episode store: make one with `robot-rl ingest source={path} store=NAME.zarr`")
+        raise InputError(f"{path} is no episode store: make one with `robot-rl ingest {path} NAME.zarr`")
     group = zarr.open_group(path, mode="r+" if writable else "r", use_consolidated=False)
     found = group.attrs["schema_version"]
     if found != SCHEMA_VERSION:

@@ -6,13 +6,16 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from robot_rl.errors import InputError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FLUSHED_AT_ONCE = 8
 
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:
@@ -22,6 +25,8 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
         InputError: names `overwrite=true` where that would help.
     """
     if not path.exists():
+        if not overwrite and (kept := kept_aside(path)):
+            raise InputError(f"{kept} Delete it, or add overwrite=true, to make another one")
         return
     if not is_store(path):
         raise InputError(f"{path} is there already and is no episode store: choose another name")
@@ -32,6 +37,8 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
 @contextlib.contextmanager
 def building(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     """A temporary folder beside `path` that takes its name when the block ends well, and vanishes when it does not.
+
+    What is there is put aside for the moment between two renames; who is killed in it leaves it aside (`kept_aside`).
 
     Raises:
         InputError: a store is there already and `overwrite` is off.
@@ -47,14 +54,36 @@ def building(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
         yield temporary
         refuse_existing(path, overwrite=overwrite)  # another process may have been faster
         with clear_disk_errors(path):
+            entries = [temporary, *temporary.rglob("*")]
+            flush([entry for entry in entries if entry.is_file()])
+            flush([entry for entry in entries if entry.is_dir()])
             if path.exists():
                 path.rename(replaced)
             temporary.rename(path)
+            flush([path.parent])
             shutil.rmtree(replaced, ignore_errors=True)
     finally:
         if replaced.exists() and not path.exists():
             replaced.rename(path)
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def kept_aside(path: Path) -> str:
+    """A sentence about the store that an interrupted replacement of `path` left under another name; else nothing."""
+    left = [entry for entry in path.parent.glob(f".{path.name}.replaced-*") if is_store(entry)]
+    if not left:
+        return ""
+    return (
+        f"Replacing {path} was interrupted, and what was there is kept at {left[0]}: "
+        f"take it back with `mv {left[0]} {path}`."
+    )
+
+
+def near(path: Path, candidates: Iterable[Path]) -> str:
+    """`Did you mean '...'? ` with the closest of the names beside `path`; nothing where none is close."""
+    by_stem = {entry.stem: entry for entry in sorted(candidates, key=lambda entry: entry.suffix == path.suffix)}
+    close = get_close_matches(path.stem, by_stem, n=1, cutoff=0.6)
+    return f"Did you mean '{by_stem[close[0]]}'? " if close else ""
 
 
 def is_store(path: Path) -> bool:
@@ -106,14 +135,34 @@ def write_log(path: Path, lines: list[dict[str, Any]], start: int) -> int:
     return start + len(data)
 
 
-def flush_chunks(folder: Path, array: Any, start: int, stop: int) -> None:
-    """Force the chunks of rows [start, stop) to the disk. A chunk of nothing but fill values has no file."""
-    size = array.chunks[0]
-    for chunk in range(start // size, (stop - 1) // size + 1):
-        file = folder.joinpath("c", str(chunk), *["0"] * (len(array.shape) - 1))
-        if file.exists():
-            descriptor = os.open(file, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+def flush_rows(store: Path, arrays: Mapping[str, Any], start: int, stop: int) -> None:
+    """Force rows [start, stop) of arrays, by their paths in the store, to the disk, with shapes and folders.
+
+    A chunk of nothing but fill values has no file.
+    """
+    paths: set[Path] = set()
+    for name, array in arrays.items():
+        size, rest = array.chunks[0], ["0"] * (len(array.shape) - 1)
+        chunks = [store.joinpath(name, "c", str(n), *rest) for n in range(start // size, (stop - 1) // size + 1)]
+        folders = {folder for chunk in chunks for folder in chunk.parents if folder.is_relative_to(store)}
+        paths |= folders | {folder / "zarr.json" for folder in folders} | set(chunks)
+    there = [path for path in paths if path.exists()]
+    flush([path for path in there if path.is_file()])
+    flush([path for path in there if path.is_dir()])  # a name never comes to the disk before what it stands for
+
+
+def flush(paths: Sequence[Path]) -> None:
+    """Force files, and the lists of names in folders, to the disk; several at once share a write of the journal."""
+    with ThreadPoolExecutor(max(1, min(len(paths), FLUSHED_AT_ONCE))) as pool:
+        list(pool.map(_flush, paths))
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL or not path.is_dir():  # some network file systems cannot sync a folder
+            raise
+    finally:
+        os.close(descriptor)

@@ -8,6 +8,7 @@ from robot_rl.datasets.ingest.dapg_pickle import DapgPickleReader
 from robot_rl.datasets.ingest.hdf5 import is_hdf5, outline
 from robot_rl.datasets.ingest.robomimic_hdf5 import RobomimicHdf5Reader
 from robot_rl.datasets.ingest.robosuite_raw import RobosuiteRawReader
+from robot_rl.datasets.store_files import near
 from robot_rl.errors import InputError, nearest
 
 READERS: tuple[Reader, ...] = (RobomimicHdf5Reader(), RobosuiteRawReader(), D4rlHdf5Reader(), DapgPickleReader())
@@ -20,8 +21,8 @@ def find_reader(path: Path, format: str | None = None) -> Reader:
         InputError: there is no such file or format, or no reader knows the content; says what was seen.
     """
     if not path.exists():
-        siblings = [str(entry) for entry in path.parent.glob("*")] if path.parent.is_dir() else []
-        raise InputError(f"there is no file at {path}: {nearest(str(path), siblings)}")
+        guess = near(path, path.parent.glob("[!.]*")) or "Name the file of a recording"
+        raise InputError(f"there is no file at {path}. {guess.strip()}")
     if path.is_dir():
         inside = ", ".join(sorted(entry.name for entry in path.iterdir())[:10])
         raise InputError(f"{path} is a folder, and none of the readers takes one: name a file in it ({inside})")

@@ -348,7 +348,7 @@ def test_an_hdf5_of_another_layout_lists_its_keys(tmp_path: Path) -> None:
 
 def test_names_are_suggested(tmp_path: Path) -> None:
     write_d4rl(tmp_path / "door.hdf5")
-    with pytest.raises(InputError, match=r"did you mean '.*door\.hdf5'"):
+    with pytest.raises(InputError, match=r"Did you mean '.*door\.hdf5'"):
         find_reader(tmp_path / "dor.hdf5")
     with pytest.raises(InputError, match="did you mean 'd4rl_hdf5'"):
         find_reader(tmp_path / "door.hdf5", "d4rl")

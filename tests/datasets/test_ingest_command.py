@@ -89,6 +89,15 @@ def test_old_robosuite_recordings_are_refused_with_the_reason(tmp_path: Path, sh
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_source_that_is_not_there_suggests_a_near_file_and_no_other(tmp_path: Path) -> None:
+    for name in ("door_human.hdf5", "door_human.zarr", "notes.txt"):
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match=r"Did you mean '.*/door_human\.hdf5'\?$"):
+        run(tmp_path / "dor_human.hdf5", tmp_path / "s.zarr")
+    with pytest.raises(InputError, match=r"there is no file at .*/lift\.hdf5\. Name the file of a recording$"):
+        run(tmp_path / "lift.hdf5", tmp_path / "s.zarr")
+
+
 def write_source(path: Path, *, action: float = 0.5, steps: int = 20, bad_step: int | None = None) -> Path:
     """Three episodes in D4RL's layout."""
     rng = np.random.default_rng(0)
@@ -196,5 +205,5 @@ def test_inspect_reports_damage_by_its_status(tmp_path: Path) -> None:
     run(write_source(tmp_path / "x.hdf5"), tmp_path / "s.zarr")
     next((tmp_path / "s.zarr" / "steps" / "reward" / "c").iterdir()).unlink()
     assert inspect.run(InspectConfig(store=str(tmp_path / "s.zarr"))) == 1
-    with pytest.raises(InputError, match=r"did you mean '.*s\.zarr'"):
+    with pytest.raises(InputError, match=r"Did you mean '.*s\.zarr'"):
         inspect.run(InspectConfig(store=str(tmp_path / "ss.zarr")))

@@ -231,8 +231,18 @@ def test_building_leaves_nothing_behind_when_it_fails(tmp_path: Path, error: typ
 
 def test_a_missing_store_suggests_a_near_name(tmp_path: Path) -> None:
     EpisodeStore.create(tmp_path / "door.zarr", SPEC, provenance={})
-    with pytest.raises(InputError, match=r"did you mean '.*door\.zarr'"):
+    with pytest.raises(InputError, match=r"Did you mean '.*door\.zarr'"):
         EpisodeStore.open(tmp_path / "dor.zarr")
+
+
+def test_a_missing_store_says_how_to_make_it_and_names_no_store_that_is_not_near(tmp_path: Path) -> None:
+    EpisodeStore.create(tmp_path / "door.zarr", SPEC, provenance={})
+    path = tmp_path / "lift.zarr"
+    with pytest.raises(InputError) as caught:
+        EpisodeStore.open(path)
+    assert str(caught.value) == f"there is no store at {path}. Make it with `robot-rl ingest SOURCE {path}`"
+    with pytest.raises(InputError, match="Make it with"):
+        EpisodeStore.open(tmp_path / "no folder" / "lift.zarr")
 
 
 def test_an_empty_store_opens(tmp_path: Path) -> None:
