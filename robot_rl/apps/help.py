@@ -97,7 +97,9 @@ def _print_choices(console: Console, group: str) -> None:
     found = schema.choices(group)
     width = max((len(name) for name in found), default=0)
     for name, comment in found.items():
-        console.print(Text.assemble("  ", (f"{name:<{width}}", "green"), "  ", comment), soft_wrap=True)
+        data = f"  (needs {', '.join(schema.experiment_data(name)) or 'no data'})" if group == "experiment" else ""
+        line = Text.assemble("  ", (f"{name:<{width}}", "green"), "  ", comment, (data, "dim"))
+        console.print(line, soft_wrap=True)
     if not found:
         console.print(Text("  (none in configs/ yet)", "dim"))
     console.print()

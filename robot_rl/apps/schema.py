@@ -9,7 +9,7 @@ import io
 import re
 import tokenize
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
@@ -200,8 +200,43 @@ def verbs() -> list[str]:
 
 
 def verb_keys(verb: str) -> list[Key]:
-    """Every key of a verb, nested ones with their full dotted name."""
-    return list(_keys(_classes("VERB_CONFIGS")[verb], ""))
+    """Every key of a verb, nested ones with their full dotted name, with the defaults and comments of its YAML."""
+    given, comments = _verb_yaml(verb)
+    keys = []
+    for key in _keys(_classes("VERB_CONFIGS")[verb], ""):
+        default = _yaml_value(given[key.name]) if key.name in given else key.field.default
+        text = ". ".join(filter(None, [key.field.text, comments.get(key.name, "")]))
+        keys.append(replace(key, field=replace(key.field, default=default, text=text)))
+    return keys
+
+
+def _verb_yaml(verb: str) -> tuple[dict[str, object], dict[str, str]]:
+    """What `configs/VERB.yaml` sets, by dotted key, and the comment above each of its top-level keys."""
+    path = CONFIGS / f"{verb}.yaml"
+    if not path.is_file():
+        return {}, {}
+    text = path.read_text(encoding="utf-8")
+    comments: dict[str, str] = {}
+    above: list[str] = []
+    for line in text.splitlines():
+        name = re.match(r"(\w+):", line)
+        if name is not None:
+            comments[name[1]] = " ".join(above)
+        above = [*above, line.lstrip("# ")] if line.startswith("#") else []
+    comments.pop("defaults", None)
+    return dict(_leaves({key: value for key, value in yaml.safe_load(text).items() if key != "defaults"}, "")), comments
+
+
+def _leaves(node: dict[str, object], prefix: str) -> Iterator[tuple[str, object]]:
+    for name, value in node.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _yaml_value(value: object) -> str:
+    return yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
 
 
 def kind_keys(group: str) -> dict[str, list[Key]]:
@@ -234,6 +269,15 @@ def choices(group: str) -> dict[str, str]:
         comment = " ".join(line.lstrip("# ").rstrip() for line in takewhile(lambda line: line.startswith("#"), lines))
         found[path.stem] = re.split(r"(?<=[^.]\.)\s(?=[A-Z])", comment)[0] if comment else _first_settings(text)
     return found
+
+
+def experiment_data(name: str) -> list[str]:
+    """The stores that an experiment reads: `datasets.*.path` of its YAML and of the `dataset` files that it chooses."""
+    content = yaml.safe_load((CONFIGS / "experiment" / f"{name}.yaml").read_text(encoding="utf-8"))
+    chosen = [entry["override /dataset"] for entry in content.get("defaults", []) if "override /dataset" in entry]
+    paths = [yaml.safe_load((CONFIGS / "dataset" / f"{item}.yaml").read_text("utf-8")).get("path") for item in chosen]
+    paths += [entry.get("path") for entry in content.get("datasets", {}).values()]
+    return [path for path in paths if path is not None]
 
 
 def _first_settings(text: str) -> str:

@@ -227,6 +227,22 @@ def test_defaults_and_meaning_come_from_the_source() -> None:
     assert keys["datasets.<name>.maximum_episodes"].default == "null"
 
 
+def test_a_default_of_the_verbs_yaml_is_shown_with_its_comment() -> None:
+    keys = {key.name: key.field for key in schema.verb_keys("ingest")}
+    assert keys["success.observation"].default == "''"  # not required: empty is no rule
+    assert "empty is no rule: success.observation=state" in keys["success"].text
+    assert [name for name, field in keys.items() if field.default is None] == ["source", "store"]
+
+
+@pytest.mark.parametrize("name", schema.choices("experiment"))
+def test_help_names_the_data_that_an_experiment_reads(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [dataset.path for dataset in compose("train", [f"experiment={name}"]).datasets.values()]
+    assert schema.experiment_data(name) == paths
+    main(["train", "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith(f"  {name} ") and line.endswith(f"(needs {', '.join(paths)})") for line in lines)
+
+
 def test_every_verb_has_a_summary_words_and_examples() -> None:
     assert schema.verbs() == list(config.VERB_CONFIGS) == list(schema.POSITIONAL)
     assert all(schema.summary(verb) for verb in schema.verbs())
