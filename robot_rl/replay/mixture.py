@@ -22,9 +22,13 @@ def check_shares(shares: Mapping[str, Any], sources: Mapping[str, object], place
         if name not in sources:
             raise InputError(f"{place}.shares names '{name}': {nearest(name, sources)}")
         if isinstance(share, Mapping):
-            if set(share) != {"start", "end", "steps"} or not float(share["steps"]) > 0:
-                raise InputError(f"{place}.shares.{name}={dict(share)}: a schedule is {{start, end, steps}}, steps > 0")
-        elif share != "proportional" and not (isinstance(share, int | float) and 0 <= share <= 1):
+            whole = set(share) == {"start", "end", "steps"} and all(_is_number(value) for value in share.values())
+            if not whole or not (_is_share(share["start"]) and _is_share(share["end"]) and share["steps"] > 0):
+                raise InputError(
+                    f"{place}.shares.{name}={dict(share)}: a schedule is {{start, end, steps}}, start and end in "
+                    "[0, 1], steps > 0"
+                )
+        elif share != "proportional" and not _is_share(share):
             raise InputError(
                 f"{place}.shares.{name}={share}: expected a number in [0, 1], a schedule, or `proportional`"
             )
@@ -33,13 +37,22 @@ def check_shares(shares: Mapping[str, Any], sources: Mapping[str, object], place
         if not all(proportional):
             raise InputError(f"{place}.shares={dict(shares)}: `proportional` applies to all sources or to none")
         return
-    for step in (0, 10**12):
+    # Linear between these steps and constant after the last, the sum is 1 everywhere if it is 1 at each of them.
+    for step in (0.0, *(float(share["steps"]) for share in shares.values() if isinstance(share, Mapping))):
         total = sum(_share(share, step) for share in shares.values())
         if abs(total - 1.0) > 1e-6:
-            raise InputError(f"{place}.shares={dict(shares)} sum to {total:g}, not to 1")
+            raise InputError(f"{place}.shares={dict(shares)} sum to {total:g} at step {step:g}, not to 1")
 
 
-def _share(share: Any, step: int) -> float:
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_share(value: Any) -> bool:
+    return _is_number(value) and 0 <= value <= 1
+
+
+def _share(share: Any, step: float) -> float:
     if isinstance(share, Mapping):
         done = min(step / float(share["steps"]), 1.0)
         return float(share["start"] + done * (share["end"] - share["start"]))
