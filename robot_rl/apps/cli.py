@@ -6,10 +6,12 @@ a broken simulator does not keep `robot-rl doctor` from saying so.
 
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -24,20 +26,11 @@ OVERRIDE = re.compile(r"[+~]{0,2}[A-Za-z_][\w./@:-]*=|~[A-Za-z_]")  # key=value,
 INTERRUPTED = 130
 
 
-class Verb(Protocol):
-    """A module of this folder."""
-
-    SUMMARY: str
-
-    def run(self, config: Any) -> int:
-        """Do it; the exit status."""
-        ...
-
-
 @dataclass(kw_only=True)
 class _Words:
     """The command line, sorted."""
 
+    given: list[str]  # all of them, as they stood there
     verb: str | None = None
     positional: list[str] = field(default_factory=list)
     overrides: list[str] = field(default_factory=list)
@@ -59,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _sort(argv: list[str]) -> _Words:
-    words = _Words()
+    words = _Words(given=argv)
     rest = list(argv)
     while rest:
         word = rest.pop(0)
@@ -125,29 +118,30 @@ def _run(verb: str, words: _Words, out: Console) -> int:
         out.print(Text(compose_yaml(verb, overrides, words.config_folder).rstrip()), soft_wrap=True)
         return 0
     config = compose(verb, overrides, words.config_folder)
-    return _load(verb).run(config)
+    return _load(verb, words.given)(config)
 
 
-def _load(verb: str) -> Verb:
+def _load(verb: str, given: list[str]) -> Callable[[Any], int]:
+    """What runs the verb; training also writes down how it was called."""
     match verb:
         case "ingest":
             from robot_rl.apps import ingest
 
-            return ingest
+            return ingest.run
         case "inspect":
             from robot_rl.apps import inspect
 
-            return inspect
+            return inspect.run
         case "train":
             from robot_rl.apps import train
 
-            return train
+            return partial(train.run, words=given)
         case "evaluate":
             from robot_rl.apps import evaluate
 
-            return evaluate
+            return evaluate.run
         case "doctor":
             from robot_rl.apps import doctor
 
-            return doctor
+            return doctor.run
     raise LookupError(f"{verb} is in config.VERB_CONFIGS, but cli._load does not know it")

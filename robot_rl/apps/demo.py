@@ -9,8 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from robot_rl import checkpoint
 from robot_rl.apps import cli
+from robot_rl.apps.command import command_line
 from robot_rl.apps.report_read import read_run
 from robot_rl.errors import InputError
 
@@ -45,10 +45,10 @@ def main(arguments: list[str]) -> int:
         if result.exists() and not (training and read_run(run).status != "finished"):
             console.print(f"[dim]{title}: done, in {result}[/]")
             continue
-        if training and checkpoint.checkpoints(run / "checkpoints"):
+        if training and (run / "config.yaml").exists():
             words = [*words, "resume=true"]
         console.rule(f"[bold]{title}", align="left")
-        console.print(f"$ robot-rl {' '.join(words)}\n", style="cyan")
+        console.print(f"$ {command_line(words)}\n", style="cyan", markup=False, soft_wrap=True)
         status = cli.main(words)
         if status != 0:
             return status

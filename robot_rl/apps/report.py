@@ -15,6 +15,7 @@ from robot_rl.apps.report_sections import (
     tiles,
     training_episodes,
 )
+from robot_rl.datasets.store_files import clear_disk_errors
 
 
 def write_report(run: Path) -> Path:
@@ -27,7 +28,7 @@ def write_report(run: Path) -> Path:
         The path of the page, which needs no other file and no network.
 
     Raises:
-        InputError: the folder is not a run, or one of its files is broken.
+        InputError: the folder is not a run, one of its files is broken, or the disk is full.
     """
     record = read_run(run)
     body = "".join(
@@ -48,8 +49,9 @@ def write_report(run: Path) -> Path:
     path = run / "report.html"
     temporary = run / f".report.{os.getpid()}.tmp.html"
     try:
-        temporary.write_text(page(f"{environment_name(record)}: {run.name}", body), "utf-8")
-        temporary.replace(path)
+        with clear_disk_errors(path):
+            temporary.write_text(page(f"{environment_name(record)}: {run.name}", body), "utf-8")
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     return path

@@ -10,6 +10,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from robot_rl.apps.command import command_line
 from robot_rl.apps.report_chart import Panel, Series, chart, number
 from robot_rl.apps.report_page import folded, paragraph, section, table
 from robot_rl.apps.report_read import Run
@@ -51,7 +52,7 @@ def diagnostics(run: Run) -> str:
 
 
 def _is_error(name: str) -> bool:
-    return "td" in name.split("/")[-1] or name in ("critic/loss", "value/loss")
+    return "td" in name.split("/")[-1] or name == "value/loss"
 
 
 def _values(run: Run, names: Sequence[str]) -> str:
@@ -252,8 +253,8 @@ def _words(facts: dict[str, Any]) -> str:
 def reproduction(run: Run) -> str:
     """Command, versions, machine and the whole configuration."""
     parts = []
-    if "command" in run.facts:
-        parts.append(f'<pre class="line">{escape(str(run.facts["command"]))}</pre>')
+    if run.words is not None:
+        parts.append(f'<pre class="line">{escape(command_line(run.words))}</pre>')
     rows = [[key, str(run.facts[key])] for key in ("seed", "config_hash") if key in run.facts]
     for group in ("versions", "machine"):
         facts = run.facts.get(group)

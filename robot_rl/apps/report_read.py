@@ -142,6 +142,12 @@ class Run:
         return next((phase for phase in self.phases if phase.interact and phase.updates > 0), None)
 
     @property
+    def words(self) -> list[str] | None:
+        """The command line behind `robot-rl` that began the run; None where a program did."""
+        command = self.facts.get("command")
+        return [str(word) for word in command] if isinstance(command, list) else None
+
+    @property
     def score(self) -> str:
         """`success_rate` where the environment declares success, `return_mean` otherwise."""
         return score_name(self.evaluations)

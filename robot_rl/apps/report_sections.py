@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from robot_rl.apps.command import resume_command
 from robot_rl.apps.report_chart import Callout, Panel, Series, chart, number
 from robot_rl.apps.report_page import folded, paragraph, section, table
 from robot_rl.apps.report_read import Dip, Evaluation, PhaseSpan, Run, baseline, dip
@@ -113,18 +114,11 @@ def headline(run: Run) -> str:
             f"{number(where.environment_steps)} environment steps). "
             + ("Go on with:" if run.status == "interrupted" else "If its process is gone, go on with:")
         )
-        notes.append(f'<pre class="line">{escape(resume_command(run))}</pre>')
+        notes.append(f'<pre class="line">{escape(resume_command(run.words, run.path))}</pre>')
         notes[0] = paragraph(notes[0])
     if run.cut_line:
         notes.append('<p class="warning">The last line of metrics.jsonl was cut short and is left out.</p>')
     return title + "".join(notes)
-
-
-def resume_command(run: Run) -> str:
-    """The command line that continues the run."""
-    command = str(run.facts.get("command", f"robot-rl train output={run.path}"))
-    words = [word for word in command.split(" ") if not word.startswith("resume=")]
-    return " ".join([*words, "resume=true"])
 
 
 def tiles(run: Run) -> str:

@@ -41,7 +41,7 @@ def write_video(
         caption: a line for the strip.
 
     Raises:
-        InputError: no frames, frames of different sizes, or another count of values.
+        InputError: no frames, frames of different sizes, another count of values, or a full disk.
     """
     if len(frames) == 0:
         raise InputError(f"{path}: a film needs at least one frame; the environment rendered none")
@@ -63,9 +63,9 @@ def write_video(
     total_width, total_height = width + width % 2, height + (0 if strip is None else STRIP_HEIGHT)
     total_height += total_height % 2  # yuv420p halves both sides
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp.mp4")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with av.open(temporary, "w", format="mp4", options={"movflags": "+faststart"}) as container:
             stream = container.add_stream("libx264", rate=Fraction(frames_per_second).limit_denominator(1000))
             stream.width, stream.height, stream.pix_fmt = total_width, total_height, "yuv420p"
@@ -80,6 +80,10 @@ def write_video(
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(canvas, format="rgb24")))
             container.mux(stream.encode(None))
         temporary.replace(path)
+    except (OSError, av.FFmpegError) as error:
+        raise InputError(
+            f"cannot write {path}: {error}. What was there before is unharmed: free some space, or choose another place"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -45,7 +45,7 @@ class RunMaker:
         facts = {
             "config_hash": "5f3c9d1e",
             "seed": seed,
-            "command": f"robot-rl train experiment=demo_lift seed={seed}",
+            "command": ["train", "experiment=demo_lift", f"seed={seed}", "name=two words"],
             "versions": {"robot_rl": "0.1.0", "torch": "2.13.0", "mujoco": "3.3.7"},
             "machine": {"cpu": "2 cores", "system": "Linux x86-64"},
             "datasets": {
@@ -255,7 +255,7 @@ def test_a_run_interrupted_offline_says_how_to_go_on(tmp_path: Path) -> None:
     maker.event("interrupt", "offline", 0, 8000)
     page = report(maker.write())
     assert "interrupted" in page.text
-    assert "robot-rl train experiment=demo_lift seed=0 resume=true" in page.text
+    assert "robot-rl train experiment=demo_lift seed=0 'name=two words' resume=true" in page.text
     assert "has not come to online updates" in page.text
 
 
@@ -308,7 +308,8 @@ def test_names_cannot_write_into_the_page(tmp_path: Path) -> None:
         }
     run = maker.write()
     facts = json.loads((run / "run.json").read_text())
-    facts["command"] = facts["versions"]["torch"] = facts["machine"][bad] = bad
+    facts["command"] = [bad]
+    facts["versions"]["torch"] = facts["machine"][bad] = bad
     facts["datasets"][bad] = {"path": bad, bad: bad}
     (run / "run.json").write_text(json.dumps(facts))
     config = {"name": bad, "environment": {"id": bad}, "algorithm": {"kind": bad}, "phases": {bad: {"steps": 1}}}
