@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from robot_rl.errors import InputError, nearest
 
-FORMAT = 1
+FORMAT = 2
 TENSORS, STATE = "tensors.safetensors", "state.json"
 
 
@@ -53,10 +54,11 @@ def save(folder: Path, number: int, tensors: Mapping[str, Tensor], state: Mappin
         shutil.rmtree(final, ignore_errors=True)
         partial.replace(final)
         _flush(folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise InputError(
-            f"cannot write checkpoint {final}: {error}. Free some space, then go on with resume=true"
+            f"cannot write checkpoint {final}: {error}. The checkpoints before it are unharmed: free some space, then "
+            "go on with resume=true"
         ) from error
     for old in checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
@@ -151,6 +153,9 @@ def unpack_agent(agent: Any, tensors: Mapping[str, Tensor], state: Mapping[str, 
 def reset_parts(agent: Any, fresh: Any, names: list[str]) -> None:
     """Replace parts of an agent by those of a fresh one: `critic`, `optimizers.actor`, ...
 
+    A network takes its target network along (`critic` also resets `target_critic`): a new critic that bootstrapped from
+    the old target would be pulled straight back to what was to be forgotten.
+
     Raises:
         InputError: there is no such part.
     """
@@ -163,7 +168,8 @@ def reset_parts(agent: Any, fresh: Any, names: list[str]) -> None:
             key = name.removeprefix("optimizers.")
             agent.optimizers[key].load_state_dict(fresh.optimizers[key].state_dict())
         else:
-            getattr(agent, name).load_state_dict(getattr(fresh, name).state_dict())
+            for part in {name, f"target_{name}"} & set(modules):
+                getattr(agent, part).load_state_dict(getattr(fresh, part).state_dict())
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

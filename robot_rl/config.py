@@ -16,6 +16,26 @@ from robot_rl.algorithms.agent import require_choice
 from robot_rl.errors import InputError
 
 
+def require_minimum(value: float, minimum: float, place: str) -> None:
+    """Refuse a number below `minimum`.
+
+    Raises:
+        InputError: names the setting.
+    """
+    if not value >= minimum:
+        raise InputError(f"{place}={value} must be at least {minimum:g}")
+
+
+def require_success_reward(value: list[float] | None, place: str) -> None:
+    """Refuse a success reward of other than two numbers.
+
+    Raises:
+        InputError: names the setting.
+    """
+    if value is not None and len(value) != 2:
+        raise InputError(f"{place}={value}: give two numbers, [reward without success, reward with success]")
+
+
 @dataclass(kw_only=True)
 class GymnasiumEnvironmentConfig:
     """A gymnasium or gymnasium-robotics environment by its id."""
@@ -30,6 +50,9 @@ class GymnasiumEnvironmentConfig:
     success_reward: list[float] | None = None
     """[reward without success, reward with success] in place of the native reward; None keeps the native one."""
     render_size: int = 256
+
+    def __post_init__(self) -> None:
+        require_success_reward(self.success_reward, "environment.success_reward")
 
 
 @dataclass(kw_only=True)
@@ -61,6 +84,9 @@ class RobosuiteEnvironmentConfig:
     render_size: int = 256
     camera: str = "agentview"
 
+    def __post_init__(self) -> None:
+        require_success_reward(self.success_reward, "environment.success_reward")
+
 
 @dataclass(kw_only=True)
 class DatasetConfig:
@@ -80,6 +106,9 @@ class DatasetConfig:
         require_choice(self.out_of_range, ("error", "clip"), "dataset out_of_range")
         require_choice(self.cut_at_success, ("none", "first", "last"), "dataset cut_at_success")
         require_choice(self.keep, ("all", "successful"), "dataset keep")
+        require_success_reward(self.success_reward, "dataset success_reward")
+        if self.maximum_episodes is not None:
+            require_minimum(self.maximum_episodes, 1, "dataset maximum_episodes")
 
 
 @dataclass(kw_only=True)
@@ -102,8 +131,8 @@ class ReplayConfig:
         require_choice(self.monte_carlo_tail, ("zero", "constant"), "replay.monte_carlo_tail")
         if not 0.0 <= self.discount < 1.0:
             raise InputError(f"replay.discount={self.discount} must lie in [0, 1)")
-        if self.n_step < 1:
-            raise InputError(f"replay.n_step={self.n_step} must be at least 1")
+        require_minimum(self.n_step, 1, "replay.n_step")
+        require_minimum(self.capacity, 2, "replay.capacity")
 
 
 @dataclass(kw_only=True)
@@ -121,7 +150,7 @@ class PhaseConfig:
     schedule {start, end, steps}. Shares sum to 1. None given: all `online` where the phase acts, else all `offline`."""
     reset: list[str] = field(default_factory=list)
     """Parts of the agent that start anew with the phase: names of its networks or optimisers (`actor`, `critic`,
-    `optimizers.actor`, ...)."""
+    `optimizers.actor`, ...). With a network its target network starts anew too: `critic` resets `target_critic`."""
     algorithm: dict[str, Any] = field(default_factory=dict)
     """Settings of the algorithm from this phase on, such as `conservative_weight: 0.0`."""
     evaluate_every: int = 0  # steps; 0 evaluates at the end of the phase only
@@ -137,6 +166,8 @@ class PhaseConfig:
             raise InputError("in a phase without interaction every step is an update: updates_per_step must be >= 1")
         if self.steps < 0 or self.batch_size < 1:
             raise InputError(f"phase steps={self.steps} and batch_size={self.batch_size} must be positive")
+        require_minimum(self.evaluate_every, 0, "phase evaluate_every")
+        require_minimum(min(self.evaluate_at, default=0), 0, "phase evaluate_at")
         if not self.shares:
             self.shares = {"offline" if self.interact == "none" else "online": 1.0}
 
@@ -149,6 +180,11 @@ class EvaluationConfig:
     final_episodes: int = 20  # after the last phase
     videos: int = 2  # episodes filmed at the end of each phase; 0 films none
     seed: int = 1_000_000  # root of the evaluation seeds; never equal to a training seed
+
+    def __post_init__(self) -> None:
+        require_minimum(self.episodes, 1, "evaluation.episodes")
+        require_minimum(self.final_episodes, 1, "evaluation.final_episodes")
+        require_minimum(self.videos, 0, "evaluation.videos")
 
 
 @dataclass(kw_only=True)
@@ -169,10 +205,16 @@ class TrainConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     normalize_observations: bool = True  # by the mean and deviation of the first data set
     minimum_deviation: float = 0.02
-    """Smallest deviation by which a channel that varies is divided, in its own unit. Demonstrations move some channels by
-    millimetres; dividing by that would make an everyday motion of the fine-tuned policy an input of 100."""
+    """Smallest deviation by which a channel that varies is divided, in its own unit. Demonstrations move some channels
+    by millimetres; dividing by that would make an everyday motion of the fine-tuned policy an input of 100."""
     checkpoint_every_s: float = 60.0
     log_every: int = 100  # steps between two lines of training metrics
+
+    def __post_init__(self) -> None:
+        require_minimum(self.threads, 1, "threads")
+        require_minimum(self.minimum_deviation, 0.0, "minimum_deviation")
+        require_minimum(self.checkpoint_every_s, 0.0, "checkpoint_every_s")
+        require_minimum(self.log_every, 1, "log_every")
 
 
 @dataclass(kw_only=True)
@@ -234,6 +276,9 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         require_choice(self.policy, ("checkpoint", "expert", "random"), "policy")
+        require_minimum(self.episodes, 1, "episodes")
+        require_minimum(self.threads, 1, "threads")
+        require_minimum(self.videos, 0, "videos")
 
 
 @dataclass(kw_only=True)

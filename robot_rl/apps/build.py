@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from robot_rl.algorithms.agent import Agent
 from robot_rl.config import ENVIRONMENT_CONFIGS, DatasetConfig, ReplayConfig, TrainConfig
 from robot_rl.datasets.reader import load_episodes
 from robot_rl.datasets.store import EpisodeStore
+from robot_rl.environment import Environment
 from robot_rl.errors import InputError, nearest
 from robot_rl.replay.buffer import ReplayBuffer
 from robot_rl.seeding import Seeds
@@ -23,8 +25,8 @@ from robot_rl.transforms.action import ActionScale
 from robot_rl.transforms.reward import RewardTransform
 from robot_rl.types import Episode
 
-NOT_OF_THE_RUN = ("resume", "output", "checkpoint_every_s")
-"""Settings that change no number, so a resumed run may change them."""
+NOT_OF_THE_RUN = ("resume", "output", "checkpoint_every_s", "evaluation.videos")
+"""Dotted settings that change no number, so a resumed run may change them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,24 +81,40 @@ def config_from_json(data: dict[str, Any], place: str) -> TrainConfig:
 
 def config_hash(data: dict[str, Any]) -> str:
     """SHA-256 of everything that changes the numbers of a run, 12 digits."""
-    kept = {key: value for key, value in data.items() if key not in NOT_OF_THE_RUN}
+    kept = {key: value for key, value in flat(data).items() if key not in NOT_OF_THE_RUN}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names."""
+    found: dict[str, Any] = {}
+    for key, value in data.items():
+        name = f"{prefix}{key}"
+        found |= flat(value, f"{name}.") if isinstance(value, dict) and value else {name: value}
+    return found
 
 
 # Data -----------------------------------------------------------------------------------------------------------------
 
 
-def load_data(name: str, config: DatasetConfig, spec: Spec | None) -> LoadedData:
-    """Read a store and hold it against the environment in which the policy is to act.
+def load_data(name: str, config: DatasetConfig, spec: Spec | None, whose: str) -> LoadedData:
+    """Read a store and hold it against what the policy is to see and do.
+
+    Args:
+        name: of the data set.
+        config: of the data set.
+        spec: what every batch has to fit; None takes the store's.
+        whose: whom `spec` belongs to, for error messages.
 
     Raises:
-        InputError: the data cannot be that of the environment; says which and what to do.
+        InputError: the data does not fit; says where and what to do.
     """
-    store = EpisodeStore.open(Path(config.path))
+    path = Path(config.path).expanduser()
+    store = EpisodeStore.open(path)
     if spec is not None:
-        check_fit(name, config, store.spec, spec)
+        check_fit(f"data set {name} ({path})", store.spec, whose, spec)
     episodes = load_episodes(
-        Path(config.path),
+        path,
         success_reward=config.success_reward,
         cut_at_success=config.cut_at_success,
         keep=config.keep,
@@ -105,7 +123,7 @@ def load_data(name: str, config: DatasetConfig, spec: Spec | None) -> LoadedData
     if not episodes:
         raise InputError(f"data set {name}: {config.path} has no episode left (keep={config.keep})")
     if spec is not None and config.out_of_range == "error":
-        _check_range(name, config, episodes, spec)
+        _check_range(name, config, episodes, spec, whose)
     returns = [float(episode.reward.sum()) for episode in episodes]
     successes = [episode.success for episode in episodes if episode.success is not None]
     facts = {
@@ -114,41 +132,65 @@ def load_data(name: str, config: DatasetConfig, spec: Spec | None) -> LoadedData
         "steps": sum(map(len, episodes)),
         "return_mean": float(np.mean(returns)),
         "success_rate": float(np.mean([success.any() for success in successes])) if successes else None,
+        "sha256": hashlib.sha256("".join(store.digests).encode()).hexdigest(),
         "provenance": store.provenance,
     }
     return LoadedData(spec=store.spec, episodes=episodes, facts=facts)
 
 
-def check_fit(name: str, config: DatasetConfig, recorded: Spec, acted: Spec) -> None:
-    """Refuse a store whose observations, actions or control period are not those of the environment."""
-    where = f"data set {name} ({config.path})"
-    for key, array in acted.observation.items():
-        if key not in recorded.observation:
+def check_fit(giver: str, given: Spec, taker: str, wanted: Spec) -> None:
+    """Refuse observations, actions or a control period other than those wanted.
+
+    Args:
+        giver: who has `given`: a data set, or the environment in which a policy is evaluated.
+        given: may have more observations than wanted, in any order.
+        taker: who has `wanted`: the environment in which the policy is to act, or the policy.
+        wanted: every observation of it is needed.
+
+    Raises:
+        InputError: names both, and what differs.
+    """
+    for key, array in wanted.observation.items():
+        if key not in given.observation:
             raise InputError(
-                f"{where} has no observation '{key}', which the environment gives; it has "
-                f"{sorted(recorded.observation)}. Choose the observations recorded (environment.observation), "
-                "or another data set"
+                f"{giver} has no observation '{key}', which {taker} has; there are {sorted(given.observation)}. "
+                "Choose the same observations for both (environment.observation), or other data"
             )
-        if recorded.observation[key].shape != array.shape:
+        if given.observation[key].shape != array.shape:
             raise InputError(
-                f"{where}: observation '{key}' has shape {recorded.observation[key].shape}, the environment gives "
-                f"{array.shape}: this data was recorded in another environment"
+                f"{giver}: observation '{key}' has shape {given.observation[key].shape}, that of {taker} has "
+                f"{array.shape}: they are of different environments"
             )
-    if recorded.action.shape != acted.action.shape:
+    if given.action.shape != wanted.action.shape:
         raise InputError(
-            f"{where}: actions have shape {recorded.action.shape}, the environment takes {acted.action.shape}: "
-            "choose the controller with which the data was recorded"
+            f"{giver}: actions have shape {given.action.shape}, those of {taker} have {wanted.action.shape}: "
+            "choose the same controller for both"
         )
     for fact in ("control_period_s", "action_semantics"):
-        found, wanted = getattr(recorded, fact), getattr(acted, fact)
-        same = np.isclose(found, wanted) if isinstance(found, float) and isinstance(wanted, float) else found == wanted
-        if found is not None and wanted is not None and not same:
-            raise InputError(
-                f"{where} has {fact}={found}, but the environment has {wanted}: set the environment to match"
-            )
+        found, needed = getattr(given, fact), getattr(wanted, fact)
+        numbers = isinstance(found, float) and isinstance(needed, float)
+        same = np.isclose(found, needed) if numbers else found == needed
+        if found is not None and needed is not None and not same:
+            raise InputError(f"{giver} has {fact}={found}, but {taker} has {needed}: set the environment to match")
 
 
-def _check_range(name: str, config: DatasetConfig, episodes: list[Episode], spec: Spec) -> None:
+def check_rendering(environment: Environment, setting: str) -> None:
+    """Draw one frame, so that what cannot be filmed is known before hours of training.
+
+    Raises:
+        InputError: the environment, or this machine, cannot draw; names the setting that asks for films.
+    """
+    environment.reset(seed=0)
+    try:
+        environment.render()
+    except Exception as error:  # every renderer has exceptions of its own
+        raise InputError(
+            f"{setting} asks for films, but no frame can be drawn ({error}): set {setting}=0. "
+            "`robot-rl doctor` says which renderers work here"
+        ) from error
+
+
+def _check_range(name: str, config: DatasetConfig, episodes: list[Episode], spec: Spec, whose: str) -> None:
     scale = ActionScale.from_spec(spec.action)
     tolerance = 1e-4 * (scale.high - scale.low)
     outside = [
@@ -160,8 +202,8 @@ def _check_range(name: str, config: DatasetConfig, episodes: list[Episode], spec
         high = np.max([episode.action.max(0) for episode in episodes], 0)
         channel = int(np.argmax(np.maximum(high - scale.high, scale.low - low)))
         raise InputError(
-            f"data set {name} ({config.path}): {share:.1%} of the recorded action entries lie outside what the "
-            f"environment accepts; channel {channel} reaches [{low[channel]:.3g}, {high[channel]:.3g}], allowed is "
+            f"data set {name} ({config.path}): {share:.1%} of the recorded action entries lie outside what "
+            f"{whose} accepts; channel {channel} reaches [{low[channel]:.3g}, {high[channel]:.3g}], allowed is "
             f"[{scale.low[channel]:.3g}, {scale.high[channel]:.3g}]. If the robot clipped them too, set "
             f"datasets.{name}.out_of_range=clip; otherwise the data has other units or another controller"
         )

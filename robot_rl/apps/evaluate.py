@@ -3,7 +3,7 @@
 import contextlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,51 +14,67 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from robot_rl import checkpoint
-from robot_rl.apps.build import build_agent, config_from_json, device_of
+from robot_rl.apps.build import build_agent, check_fit, check_rendering, config_from_json, device_of
 from robot_rl.apps.build_environment import build_environment, build_expert
 from robot_rl.apps.video import write_video
 from robot_rl.config import EvaluateConfig, TrainConfig
 from robot_rl.datasets.export_robomimic import write_robomimic
 from robot_rl.datasets.store import EpisodeStore
+from robot_rl.datasets.store_files import building, clear_disk_errors
 from robot_rl.environment import Environment
 from robot_rl.errors import InputError
 from robot_rl.loops.evaluate import evaluate
 from robot_rl.loops.rollout import AgentPolicy
 from robot_rl.seeding import Seeds
+from robot_rl.spec import Spec
 from robot_rl.transforms.action import ActionScale
 from robot_rl.types import Array, Episode, Policy
 
 SUMMARY = "Evaluate a trained, scripted or random policy; film and record its episodes."
 
 
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A checkpoint, read."""
+
+    path: Path
+    config: TrainConfig
+    spec: Spec  # what the policy sees and does
+    tensors: dict[str, torch.Tensor]
+    state: dict[str, Any]
+
+
 def run(config: EvaluateConfig) -> int:
     """Evaluate as configured; exit status 0."""
     console = Console(stderr=True)
     torch.set_num_threads(config.threads)
-    found, trained = _find_run(config)
+    trained = _find_run(config)
     environment_config = config.environment
     if environment_config is None:
-        if trained is None or trained.environment is None:
+        if trained is None or trained.config.environment is None:
             raise InputError("no environment is chosen: add environment=..., or name the folder of a run")
-        environment_config = trained.environment
-    record = _check_record(config)
+        environment_config = trained.config.environment
+    record, output = _check_record(config), _output(config, trained)
     with contextlib.closing(build_environment(environment_config)) as environment:
-        policy = _policy(config, environment, environment_config, found, trained)
+        policy = _policy(config, environment, environment_config, trained)
+        if config.videos > 0:
+            check_rendering(environment, "videos")
         seeds = [Seeds(config.seed).integer("evaluation", index) for index in range(config.episodes)]
-        with _progress(console, config.episodes) as advance, _sink(record, config, environment) as sink:
+        with _progress(console, config.episodes) as advance, _sink(record, config, environment, console) as sink:
             results, metrics, films = evaluate(
                 environment, policy, seeds, films=config.videos, sink=sink, on_episode=lambda _: advance()
             )
         rate = 1.0 / environment.spec.control_period_s if environment.spec.control_period_s else 20.0
-    output = _output(config, found)
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
+        with clear_disk_errors(output):
+            output.mkdir(parents=True, exist_ok=True)
         for index, (film, result) in enumerate(zip(films, results, strict=False)):
             caption = f"episode {index} | return {result.episode_return:.1f} | success {result.success}"
             path = output / f"episode_{index}.mp4"
             write_video(path, film.frames, frames_per_second=rate, values=film.values or None, caption=caption)
         text = {"config": asdict(config), "metrics": metrics, "episodes": [result.to_json() for result in results]}
-        checkpoint.write_text(output / "evaluation.json", json.dumps(text, indent=1))
+        with clear_disk_errors(output / "evaluation.json"):
+            checkpoint.write_text(output / "evaluation.json", json.dumps(text, indent=1))
         console.print(f"Written to {output}")
     if record is not None:
         console.print(f"Recorded {len(results)} episodes into {record}")
@@ -68,12 +84,12 @@ def run(config: EvaluateConfig) -> int:
     return 0
 
 
-def _find_run(config: EvaluateConfig) -> tuple[Path | None, TrainConfig | None]:
+def _find_run(config: EvaluateConfig) -> Trained | None:
     if config.run is None:
         if config.policy == "checkpoint":
             raise InputError("which policy? Name the folder of a run, or set policy=expert or policy=random")
-        return None, None
-    folder = Path(config.run)
+        return None
+    folder = Path(config.run).expanduser()
     if (folder / checkpoint.STATE).is_file():
         found = folder
     else:
@@ -82,32 +98,30 @@ def _find_run(config: EvaluateConfig) -> tuple[Path | None, TrainConfig | None]:
             near = sorted(str(path.parent) for path in Path("runs").glob("*/*/checkpoints"))
             raise InputError(f"{folder} holds no checkpoint. Runs here: {', '.join(near) or 'none'}")
         found = inside[-1]
-    _, state = checkpoint.load(found)
-    return found, config_from_json(state["config"], str(found / checkpoint.STATE))
+    tensors, state = checkpoint.load(found)
+    trained = config_from_json(state["config"], str(found / checkpoint.STATE))
+    return Trained(path=found, config=trained, spec=Spec.from_json(state["spec"]), tensors=tensors, state=state)
 
 
 def _policy(
     config: EvaluateConfig,
     environment: Environment,
     environment_config: Any,
-    found: Path | None,
-    trained: TrainConfig | None,
+    trained: Trained | None,
 ) -> Policy:
-    scale = ActionScale.from_spec(environment.spec.action)
     generator = Seeds(config.seed).numpy("policy")
     if config.policy == "expert":
         return build_expert(environment_config, environment, config.expert_noise, generator)
     if config.policy == "random":
-        return _RandomPolicy(scale, generator)
-    assert found is not None
+        return _RandomPolicy(ActionScale.from_spec(environment.spec.action), generator)
     assert trained is not None
-    device = device_of(config.device)
-    trained.device = config.device
-    agent = build_agent(trained, environment.spec, None, trained.seed)
-    tensors, state = checkpoint.load(found)
-    under = {key.removeprefix("agent."): value for key, value in tensors.items() if key.startswith("agent.")}
-    checkpoint.unpack_agent(agent, under, state["agent"])
-    return AgentPolicy(agent=agent, spec=environment.spec, scale=scale, device=device, explore=config.explore)
+    check_fit("the environment", environment.spec, f"the policy ({trained.path})", trained.spec)
+    device, spec = device_of(config.device), trained.spec
+    agent = build_agent(replace(trained.config, device=config.device), spec, None, trained.config.seed)
+    under = {key.removeprefix("agent."): value for key, value in trained.tensors.items() if key.startswith("agent.")}
+    checkpoint.unpack_agent(agent, under, trained.state["agent"])
+    scale = ActionScale.from_spec(spec.action)
+    return AgentPolicy(agent=agent, spec=spec, scale=scale, device=device, explore=config.explore)
 
 
 @dataclass
@@ -131,14 +145,26 @@ class _RandomPolicy:
 def _check_record(config: EvaluateConfig) -> Path | None:
     if config.record is None:
         return None
-    path = Path(config.record)
+    path = Path(config.record).expanduser()
     if path.exists():
         raise InputError(f"record={path} is already there: choose another name, or delete it first")
     return path
 
 
 @contextlib.contextmanager
-def _sink(record: Path | None, config: EvaluateConfig, environment: Environment) -> Iterator[Any]:
+def _sink(record: Path | None, config: EvaluateConfig, environment: Environment, console: Console) -> Iterator[Any]:
+    """Takes the episodes and, when all are there, gives the recording its name; until then there is none."""
+    try:
+        with _recording(record, config, environment) as sink:
+            yield sink
+    except KeyboardInterrupt:
+        if record is not None:
+            console.print(f"Interrupted: nothing was kept, there is no {record}. The same command begins anew.")
+        raise
+
+
+@contextlib.contextmanager
+def _recording(record: Path | None, config: EvaluateConfig, environment: Environment) -> Iterator[Any]:
     if record is None:
         yield None
     elif record.suffix in (".hdf5", ".h5"):
@@ -148,9 +174,10 @@ def _sink(record: Path | None, config: EvaluateConfig, environment: Environment)
         write_robomimic(record, environment.spec, collected.episodes, arguments)
     else:
         provenance = {"format": "robot_rl", "policy": config.policy, "run": config.run, "seed": config.seed}
-        store = EpisodeStore.create(record, environment.spec, provenance=provenance)
-        yield store
-        store.finish()
+        with building(record) as temporary:
+            store = EpisodeStore.create(temporary, environment.spec, provenance=provenance)
+            yield store
+            store.finish()
 
 
 class _Collector:
@@ -167,11 +194,12 @@ class _Collector:
 # Output ---------------------------------------------------------------------------------------------------------------
 
 
-def _output(config: EvaluateConfig, found: Path | None) -> Path | None:
+def _output(config: EvaluateConfig, trained: Trained | None) -> Path | None:
     if config.output is not None:
-        return Path(config.output)
-    if found is not None and found.parent.name == "checkpoints":
-        return found.parent.parent / "evaluations" / f"{found.name}_{config.policy}_{config.seed}"
+        return Path(config.output).expanduser()
+    if trained is not None and trained.path.parent.name == "checkpoints":
+        name = f"{trained.path.name}_{config.policy}_{config.seed}"
+        return trained.path.parent.parent / "evaluations" / name
     if config.videos:
         raise InputError("videos were asked for, but there is no run to put them into: add output=FOLDER")
     return None

@@ -80,7 +80,7 @@ def evaluate(
     Args:
         films: so many of the first episodes are rendered.
         sink: takes every episode, for recording.
-        on_episode: told after each, for progress bars.
+        on_episode: told after each, for progress bars; what it raises ends the evaluation.
         discounting: the learner's reward transform and discount, for `discounted_return_mean`, the number that the
             critic's `value_mean` claims to predict.
 
@@ -91,7 +91,7 @@ def evaluate(
     results, recorded, first_values, discounted = [], [], [], []
     for number, seed in enumerate(seeds):
         film = Film() if number < films else None
-        episode = run_episode(environment, policy, seed=seed, film=film, value=value)
+        episode = run_episode(environment, policy, seed=seed, film=film)
         if film is not None:
             recorded.append(film)
         if value is not None:

@@ -7,7 +7,7 @@ from robot_rl.replay.mixture import counts, sample_mixture
 
 def run_offline(run: Run, phase: PhaseConfig) -> bool:
     """Every step is `updates_per_step` critic updates and one actor update. False when a stop was requested."""
-    progress, repeats = run.progress, int(phase.updates_per_step)
+    progress, repeats = run.progress, round(phase.updates_per_step)
     while progress.phase_step < phase.steps:
         if run.stop_requested():
             return False

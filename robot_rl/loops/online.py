@@ -17,7 +17,7 @@ def run_online(run: Run, phase: PhaseConfig) -> bool:
     if run.environment is None:
         raise RuntimeError("a phase that interacts needs an environment")
     environment, progress, replay = run.environment, run.progress, run.sources["online"]
-    repeats = max(1, int(phase.updates_per_step))
+    repeats = max(1, round(phase.updates_per_step))
     every = round(1 / phase.updates_per_step) if 0 < phase.updates_per_step < 1 else 1
     metrics: Metrics = {}
 

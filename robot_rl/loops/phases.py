@@ -30,11 +30,10 @@ def run_phases(run: Run) -> bool:
         run.begin_rates()
         finished = run_online(run, phase) if interact else run_offline(run, phase)
         run.tick()
-        if not finished:
+        if not (finished and run.evaluate_at_end(last=progress.phase_index == len(names) - 1)):
             run.recorder.event("interrupt", progress)
             run.save()
             return False
-        run.evaluate(at_end=True, last=progress.phase_index == len(names) - 1)
         run.recorder.event("phase_end", progress)
         progress.phase_index += 1
         progress.phase_step, progress.phase_begun = 0, False

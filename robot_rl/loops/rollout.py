@@ -1,7 +1,7 @@
 """Episodes of a policy in an environment: the one place where evaluation, recording and filming happen."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,6 @@ from robot_rl.environment import Environment
 from robot_rl.spec import Spec
 from robot_rl.transforms.action import ActionScale
 from robot_rl.types import Array, Episode, Policy, TimeStep
-
-ValueFunction = Callable[[Mapping[str, Array], Array], float | None]
-"""Observation and action in the units of the spec to the critic's value; None without a critic."""
 
 
 @dataclass(kw_only=True)
@@ -55,9 +52,14 @@ class Film:
     frames: list[Array] = field(default_factory=list)
     values: list[float] = field(default_factory=list)  # empty without a critic
 
-    def judge(self, step: TimeStep, action: Array, value: ValueFunction | None) -> None:
-        """Keep the critic's value of the policy's action in the newest frame."""
-        estimate = None if value is None else value(step.observation, action)
+    def judge(self, policy: Policy, step: TimeStep, action: Array | None) -> None:
+        """Keep the critic's value of the policy's action in the newest frame; where none was taken, of its mode."""
+        if not isinstance(policy, AgentPolicy):
+            return
+        if action is None:
+            # Not a sample: that would move the agent's generator, and filming would change the next episode.
+            action = replace(policy, explore=False).act(step.observation)
+        estimate = policy.value(step.observation, action)
         if estimate is not None:
             self.values.append(estimate)
 
@@ -68,7 +70,6 @@ def run_episode(
     *,
     seed: int,
     film: Film | None = None,
-    value: ValueFunction | None = None,
 ) -> Episode:
     """One episode from reset to end, as it would be recorded: with the actions that were really applied."""
     step = environment.reset(seed=seed)
@@ -79,13 +80,13 @@ def run_episode(
     while not step.last:
         action = policy.act(step.observation)
         if film is not None:
-            film.judge(step, action, value)
+            film.judge(policy, step, action)
         step = environment.step(action)
         steps.append(step)
         if film is not None:
             film.frames.append(environment.render())
     if film is not None:
-        film.judge(step, policy.act(step.observation), value)
+        film.judge(policy, step, None)
     return assemble(steps, {"seed": seed})
 
 

@@ -3,6 +3,7 @@
 All state is in `Run`, so a checkpoint of it goes on with the same numbers on the same machine.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from robot_rl.algorithms.agent import Agent
 from robot_rl.clock import Clock
 from robot_rl.config import PhaseConfig
 from robot_rl.environment import Environment
+from robot_rl.errors import InputError
 from robot_rl.loops.evaluate import EpisodeResult, evaluate
 from robot_rl.loops.rollout import AgentPolicy, Film
 from robot_rl.recorder import Progress, Recorder
@@ -38,11 +40,18 @@ class Display(Protocol):
     def advance(self, done: int, metrics: Mapping[str, float]) -> None:
         """So many steps of the phase are done; the newest numbers."""
 
+    def evaluating(self, done: int, episodes: int) -> None:
+        """So many episodes of an evaluation are done."""
+
     def evaluation(self, progress: Progress, metrics: Mapping[str, float]) -> None:
         """An evaluation ended."""
 
     def say(self, text: str) -> None:
         """One line."""
+
+
+class EvaluationStoppedError(Exception):
+    """A stop was requested during an evaluation that can be done again."""
 
 
 @dataclass(kw_only=True)
@@ -65,7 +74,7 @@ class Run:
     """Everything that moves while a run goes on. `save` and `restore` are exact inverses."""
 
     folder: Path
-    config_json: dict[str, Any]
+    origin: dict[str, Any]  # JSON: configuration and its hash, data sets, spec; goes into the checkpoint as it is
     phases: dict[str, PhaseConfig]
     agent: Agent
     fresh_agent: Callable[[int], Agent]  # a new one, for resets; the argument is the phase's index
@@ -115,14 +124,18 @@ class Run:
     def after_step(self, phase: PhaseConfig, metrics: Metrics) -> None:
         """Count, log and evaluate what is due after a step of the phase; `metrics` of its last update."""
         step = self.progress.phase_step
-        if step % self.log_every == 0 and metrics:
+        if step % self.log_every == 0:
             self.log(metrics)
         due = step in phase.evaluate_at or (phase.evaluate_every > 0 and step % phase.evaluate_every == 0)
         if due and step < phase.steps:
             self.evaluate()
 
     def log(self, metrics: Metrics) -> None:
-        """One line of training metrics, with the rates since the last one."""
+        """One line of training metrics, with the rates since the last one; where nothing learns, of the rates alone.
+
+        Raises:
+            InputError: a metric is not finite.
+        """
         steps, updates = self._tick_steps, self._tick_updates
         self.tick()
         seconds = max(self.progress.elapsed_s - self._logged_s, 1e-9)
@@ -134,9 +147,38 @@ class Run:
         self._tick_steps, self._tick_updates = self.progress.environment_steps, self.progress.updates
         self.recorder.event("train", self.progress, numbers)
         self.display.advance(self.progress.phase_step, numbers)
+        self._require_finite({name: numbers[name] for name in metrics})
+
+    def _require_finite(self, found: Mapping[str, float]) -> None:
+        """Refuse to go on from, or to save, what has diverged.
+
+        Raises:
+            InputError: names what is not finite, and where the run is.
+        """
+        for name, value in found.items():
+            if not math.isfinite(value):
+                kept = checkpoint.checkpoints(self.folder / "checkpoints")
+                last = f"The last checkpoint is {kept[-1]}" if kept else "There is no checkpoint yet"
+                raise InputError(
+                    f"training diverged: {name} is {value} in phase {self.progress.phase} at step "
+                    f"{self.progress.phase_step}. {last}; going on ends in the same way, so begin a new run "
+                    "with smaller learning rates or rewards"
+                )
+
+    def evaluate_at_end(self, *, last: bool) -> bool:
+        """Evaluate and film at the end of a phase; False when a stop was requested meanwhile: it is then done again."""
+        try:
+            self.evaluate(at_end=True, last=last)
+        except EvaluationStoppedError:
+            return False
+        return True
 
     def evaluate(self, *, at_end: bool = False, last: bool = False) -> None:
-        """Evaluate the present policy on new seeds; films only at the end of a phase."""
+        """Evaluate the present policy on new seeds; films only at the end of a phase.
+
+        Raises:
+            EvaluationStoppedError: a stop was requested at the end of a phase.
+        """
         if self.evaluator is None:
             return
         evaluator = self.evaluator
@@ -144,12 +186,20 @@ class Run:
         number = self.progress.evaluations
         count = evaluator.final_episodes if last else evaluator.episodes
         seeds = [evaluator.seeds.integer("evaluation", number, index) for index in range(count)]
-        films_wanted = evaluator.videos if at_end else 0
+        done: list[EpisodeResult] = []
+
+        def after_episode(result: EpisodeResult) -> None:
+            done.append(result)
+            self.display.evaluating(len(done), count)
+            if at_end and len(done) < count and self.stop_requested():
+                raise EvaluationStoppedError
+
         results, metrics, films = evaluate(
             evaluator.environment,
             evaluator.policy,
             seeds,
-            films=films_wanted,
+            films=evaluator.videos if at_end else 0,
+            on_episode=after_episode,
             discounting=(evaluator.reward, evaluator.discount),
         )
         name = f"{self.progress.phase_index}_{self.progress.phase}"
@@ -179,13 +229,18 @@ class Run:
     # State ------------------------------------------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Write a checkpoint of everything."""
+        """Write a checkpoint of everything.
+
+        Raises:
+            InputError: training has diverged, or the disk is full; the checkpoints before stay.
+        """
         begin = self.clock.now_ns()
         tensors, agent_state = checkpoint.pack_agent(self.agent)
+        self._require_finite({name: float(value.sum()) for name, value in tensors.items() if value.is_floating_point()})
         tensors = {f"agent.{key}": value for key, value in tensors.items()}
         tensors["generator"] = self.generator.get_state()
         state: dict[str, Any] = {
-            "config": self.config_json,
+            **self.origin,
             "progress": asdict(self.progress),
             "agent": agent_state,
             "metrics_bytes": self.recorder.sync(),

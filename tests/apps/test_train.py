@@ -165,7 +165,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(store, tmp_path) -> None:
     [
         (["environment.id=Pendulm-v1"], "Pendulum"),
         (["datasets.offline.path=/nowhere/x.zarr"], "/nowhere/x.zarr"),
-        (["environment.id=MountainCarContinuous-v0"], "recorded in another environment"),
+        (["environment.id=MountainCarContinuous-v0"], "are of different environments"),
         (["device=cuda:7"], "device=cuda:7 cannot be used here"),
         (["seed=1000000"], "evaluation needs seeds of its own"),
     ],

@@ -1,30 +1,20 @@
 """Phases, evaluation and resuming, on a one-joint task that needs no simulator."""
 
-import contextlib
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from robot_rl import checkpoint
-from robot_rl.algorithms import create
 from robot_rl.algorithms.sac import SACConfig
-from robot_rl.clock import FakeClock
 from robot_rl.config import PhaseConfig
 from robot_rl.errors import InputError
 from robot_rl.loops.phases import run_phases
 from robot_rl.loops.rollout import AgentPolicy, run_episode
-from robot_rl.loops.run import Evaluator, Run
-from robot_rl.recorder import Progress, Recorder
-from robot_rl.replay.buffer import ReplayBuffer
-from robot_rl.seeding import Seeds
 from robot_rl.testing.fakes import OneJointEnvironment
 from robot_rl.transforms.action import ActionScale
-from robot_rl.transforms.reward import RewardTransform
 
 CPU = torch.device("cpu")
 SMALL = SACConfig(actor_hidden=[16], critic_hidden=[16], critic_count=3, critic_subset=2)
@@ -33,107 +23,6 @@ PHASES = {
     "warmup": PhaseConfig(interact="policy", steps=45, updates_per_step=0),
     "online": PhaseConfig(interact="policy", steps=70, updates_per_step=2, batch_size=8, evaluate_at=[5]),
 }
-
-
-class SilentDisplay:
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.phases: list[str] = []
-
-    def begin_phase(self, name: str, done: int, steps: int, interact: bool) -> None:
-        self.phases.append(name)
-
-    def advance(self, done: int, metrics: Mapping[str, float]) -> None:
-        pass
-
-    def evaluation(self, progress: Progress, metrics: Mapping[str, float]) -> None:
-        pass
-
-    def say(self, text: str) -> None:
-        pass
-
-
-def assemble(
-    stack: contextlib.ExitStack,
-    folder: Path,
-    phases: dict[str, PhaseConfig],
-    *,
-    seed: int = 0,
-    config: SACConfig = SMALL,
-    stop_after: int | None = None,
-    resume: bool = False,
-    every_s: float = 1e9,
-) -> Run:
-    """A run whose stop is requested when it has been asked about `stop_after` times."""
-    environment, spec = OneJointEnvironment(), OneJointEnvironment().spec
-    scale, seeds = ActionScale.from_spec(spec.action), Seeds(seed)
-
-    def agent(salt: int):
-        return create(config, spec, Seeds(seeds.integer("agent", salt)), CPU, None)
-
-    def replay() -> ReplayBuffer:
-        return ReplayBuffer(spec, capacity=300, scale=scale, reward=RewardTransform(), discount=0.9, tail="constant")
-
-    sources = {"offline": replay(), "online": replay()}
-    random = AgentPolicy(agent=agent(99), spec=spec, scale=scale, device=CPU, explore=True)
-    for number in range(5):
-        sources["offline"].append(run_episode(environment, random, seed=number))
-    learner, asked = agent(0), [0]
-
-    def stop() -> bool:
-        asked[0] += 1
-        return stop_after is not None and asked[0] > stop_after
-
-    folder.mkdir(exist_ok=True)
-    tensors, state = {}, {}
-    if resume:
-        found = checkpoint.checkpoints(folder / "checkpoints")[-1]
-        tensors, state = checkpoint.load(found)
-        recorder = Recorder(folder, resume_at=state["metrics_bytes"], updates=state["progress"]["updates"])
-    else:
-        recorder = Recorder(folder)
-    stack.callback(recorder.close)
-    policy = AgentPolicy(agent=learner, spec=spec, scale=scale, device=CPU)
-    run = Run(
-        folder=folder,
-        config_json={},
-        phases=phases,
-        agent=learner,
-        fresh_agent=lambda index: agent(index + 1),
-        sources=sources,
-        environment=environment,
-        policy=replace(policy, explore=True),
-        evaluator=Evaluator(
-            environment=OneJointEnvironment(),
-            policy=policy,
-            seeds=Seeds(1000),
-            episodes=2,
-            final_episodes=3,
-            videos=0,
-            write_film=lambda film, result, name: name,
-            discount=0.9,
-            reward=RewardTransform(),
-        ),
-        recorder=recorder,
-        display=SilentDisplay(),
-        clock=FakeClock(),
-        seeds=seeds,
-        generator=seeds.torch("batches"),
-        stop_requested=stop,
-        checkpoint_every_s=every_s,
-        log_every=10,
-    )
-    if resume:
-        run.restore(int(found.name), tensors, state)
-    return run
-
-
-@pytest.fixture
-def build():
-    """`assemble`, with recorders that are closed at the end."""
-    with contextlib.ExitStack() as stack:
-        yield partial(assemble, stack)
 
 
 def lines(folder: Path) -> list[dict]:
@@ -172,7 +61,7 @@ def test_an_online_phase_without_offline_share_never_reads_the_data_set(build, t
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("stop_after", [0, 7, 31, 32, 33, 36])
+@pytest.mark.parametrize("stop_after", [0, 7, 30, 31, 33, 34, 36, 39, 40])
 def test_an_interrupted_and_resumed_run_ends_with_the_same_numbers(build, tmp_path, stop_after) -> None:
     whole = build(tmp_path / "whole", PHASES)
     assert run_phases(whole)
@@ -242,7 +131,7 @@ def test_trap_15_optimisers_survive_the_switch_unless_the_phase_resets_them(buil
 
 
 def test_trap_16_the_phase_is_in_the_checkpoint_not_in_the_step_counter(build, tmp_path) -> None:
-    run = build(tmp_path, PHASES, stop_after=31)
+    run = build(tmp_path, PHASES, stop_after=34)
     run_phases(run)
     _, state = checkpoint.load(checkpoint.checkpoints(tmp_path / "checkpoints")[-1])
     assert state["progress"]["phase"] == "warmup"
