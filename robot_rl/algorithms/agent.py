@@ -1,5 +1,6 @@
 """What every algorithm offers to the loops, and the checks that their settings share."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from types import NoneType
@@ -57,6 +58,28 @@ def require_range(value: float, low: float, high: float, place: str) -> None:
     """
     if not low <= value <= high:
         raise InputError(f"{place}={value} must lie in [{low}, {high}]")
+
+
+def require_numbers(config: Any, place: str) -> None:
+    """Refuse numbers that make no sense in a setting that all algorithms have: widths, gains, learning rates, bounds.
+
+    Raises:
+        InputError: names the setting and the range.
+    """
+    for name, value in vars(config).items():
+        if isinstance(value, float) and math.isnan(value):
+            raise InputError(f"{place} {name} is not a number")
+        if name.endswith("_hidden"):
+            for width in value:
+                require_range(width, 1, 100_000, f"{place} {name}: width")
+        elif name.endswith("learning_rate"):
+            require_range(value, 0, 1, f"{place} {name}")
+        elif name.endswith("_gain") and value is not None:
+            require_range(value, 0, 1e4, f"{place} {name}")
+    require_range(config.log_std_minimum, -100, config.log_std_maximum, f"{place} log_std_minimum")
+    require_range(config.log_std_maximum, config.log_std_minimum, 100, f"{place} log_std_maximum")
+    if config.gradient_clip is not None:
+        require_range(config.gradient_clip, 1e-8, 1e8, f"{place} gradient_clip")
 
 
 def replaced(config: Any, overrides: dict[str, Any], switchable: frozenset[str]) -> Any:

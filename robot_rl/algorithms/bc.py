@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from robot_rl.algorithms.agent import chunks, require_choice, require_range
+from robot_rl.algorithms.agent import chunks, require_choice, require_numbers, require_range
 from robot_rl.functional import tanh_gaussian
 from robot_rl.networks.actor import LOG_STD_KINDS, GaussianActor
 from robot_rl.networks.encoder import FlatEncoder
@@ -51,6 +51,7 @@ class BCConfig:
         require_choice(self.log_std, LOG_STD_KINDS, "bc log_std")
         require_choice(self.initialization, ("orthogonal", "xavier_uniform"), "bc initialization")
         require_range(self.actor_dropout, 0, 0.99, "bc actor_dropout")
+        require_numbers(self, "bc")
 
 
 # Losses ---------------------------------------------------------------------------------------------------------------

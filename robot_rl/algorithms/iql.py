@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from robot_rl.algorithms.agent import chunks, require_choice, require_range
+from robot_rl.algorithms.agent import chunks, require_choice, require_numbers, require_range
 from robot_rl.functional import gaussian
 from robot_rl.functional.bellman import expectile, squared_td_error, td_target
 from robot_rl.functional.polyak import polyak_update
@@ -84,6 +84,9 @@ class IQLConfig:
         require_range(self.actor_dropout, 0, 0.99, "iql actor_dropout")
         require_range(self.target_rate, 0, 1, "iql target_rate")
         require_range(self.critic_count, 1, 10_000, "iql critic_count")
+        require_range(self.inverse_temperature, 0, 1e8, "iql inverse_temperature")
+        require_range(self.weight_maximum, 1e-8, float("inf"), "iql weight_maximum")
+        require_numbers(self, "iql")
         if self.actor_schedule_steps is not None:
             require_range(self.actor_schedule_steps, 1, 10**12, "iql actor_schedule_steps")
 

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from robot_rl.algorithms.agent import chunks, require_choice, require_range
+from robot_rl.algorithms.agent import chunks, require_choice, require_numbers, require_range
 from robot_rl.errors import InputError
 from robot_rl.functional import tanh_gaussian
 from robot_rl.functional.bellman import squared_td_error, td_target
@@ -134,13 +134,19 @@ class SACConfig:
         for name in ("critic_subset", "conservative_subset"):
             if getattr(self, name) is not None:
                 require_range(getattr(self, name), 1, self.critic_count, f"sac {name}")
-        for name in ("initial_temperature", "conservative_lagrange_initial", "conservative_temperature"):
+        positive = ("initial_temperature", "conservative_temperature", "conservative_lagrange_initial")
+        for name in (*positive, "conservative_lagrange_maximum"):
             require_range(getattr(self, name), 1e-8, 1e8, f"sac {name}")
         for name in ("critic_count", "conservative_samples"):
             require_range(getattr(self, name), 1, 10_000, f"sac {name}")
         for name in ("conservative_weight", "actor_behaviour_cloning_weight", "max_target_backup"):
             require_range(getattr(self, name), 0, 1e8, f"sac {name}")
         require_range(self.target_rate, 0, 1, "sac target_rate")
+        require_range(self.target_entropy_per_dimension, -1e3, 1e3, "sac target_entropy_per_dimension")
+        low, high = self.conservative_clip_minimum, self.conservative_clip_maximum
+        if low is not None and high is not None:
+            require_range(low, float("-inf"), high, "sac conservative_clip_minimum")
+        require_numbers(self, "sac")
 
 
 SACConfig.SWITCHABLE = frozenset(item.name for item in fields(SACConfig)) - SACConfig.FIXED

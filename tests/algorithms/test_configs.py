@@ -288,6 +288,7 @@ def test_overrides_change_a_copy() -> None:
         ({"conservative_calibrated": 1}, "must be bool"),
         ({"critic_subset": True}, "must be int or none"),
         ({"actor_reduction": "mena"}, "did you mean 'mean'"),
+        ({"actor_learning_rate": -1.0}, "actor_learning_rate=-1.0"),
         ({"critic_subset": 3}, r"critic_subset=3 must lie in \[1, 2\]"),
     ],
 )
@@ -308,6 +309,19 @@ def test_overrides_that_cannot_be_are_refused(overrides: dict[str, Any], message
         (IQLConfig, {"actor_schedule_steps": 0}, "actor_schedule_steps"),
         (BCConfig, {"loss": "mse"}, "loss=mse"),
         (BCConfig, {"actor_dropout": 1.0}, "actor_dropout"),
+        (SACConfig, {"critic_learning_rate": -3e-4}, r"sac critic_learning_rate=-0.0003 must lie in \[0, 1\]"),
+        (SACConfig, {"temperature_learning_rate": float("nan")}, "temperature_learning_rate is not a number"),
+        (SACConfig, {"critic_hidden": [256, 0]}, "critic_hidden"),
+        (SACConfig, {"output_gain": -1.0}, "output_gain"),
+        (SACConfig, {"gradient_clip": 0.0}, "gradient_clip"),
+        (SACConfig, {"log_std_minimum": 3.0}, "log_std_minimum=3.0"),
+        (SACConfig, {"conservative_clip_minimum": 1.0, "conservative_clip_maximum": 0.0}, "conservative_clip_minimum"),
+        (SACConfig, {"conservative_lagrange_maximum": -1.0}, "conservative_lagrange_maximum"),
+        (SACConfig, {"target_entropy_per_dimension": float("inf")}, "target_entropy_per_dimension"),
+        (IQLConfig, {"value_learning_rate": -1.0}, "value_learning_rate"),
+        (IQLConfig, {"inverse_temperature": -1.0}, "inverse_temperature"),
+        (IQLConfig, {"weight_maximum": 0.0}, "weight_maximum"),
+        (BCConfig, {"actor_learning_rate": 2.0}, "actor_learning_rate"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(kind: Any, settings: dict[str, Any], message: str) -> None:
