@@ -17,6 +17,8 @@ from robot_rl.types import Array, Episode
 
 FLAT_KEY = "state"
 """Observation key of a source with one flat vector, the same as the environments of this project use."""
+JUMP = 1e-6
+"""Difference of an observation and the `next_obs` before it from which they are not the same."""
 
 Resimulate = Callable[[Mapping[str, Any], str, Array, Array], Episode]
 """(environment information, model XML, states (T, S), actions (T, A)) -> the episode with observations."""

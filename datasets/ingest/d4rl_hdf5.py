@@ -12,6 +12,7 @@ import numpy as np
 
 from robot_rl.datasets.ingest.base import (
     FLAT_KEY,
+    JUMP,
     ReadOptions,
     Recording,
     SuccessSource,
@@ -27,7 +28,6 @@ from robot_rl.spec import Spec
 from robot_rl.types import Array, Episode
 
 VERSION = 1
-JUMP = 1e-6  # difference of obs[t + 1] and next_obs[t] that starts another episode
 EPISODE_INIT = "infos/episode_init"  # one row per episode: the simulator state it began in
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from robot_rl.datasets.ingest.base import (
     FLAT_KEY,
+    JUMP,
     ReadOptions,
     Recording,
     SuccessSource,
@@ -32,7 +33,6 @@ VERSION = 1
 SPEC_ATTRIBUTE = "robot_rl_spec"
 METADATA_ATTRIBUTE = "robot_rl_metadata"
 EXTRAS = "robot_rl_extras"
-JUMP = 1e-6
 STORED = ("obs", "next_obs", "actions", "rewards", "dones", "states", "terminated", "truncated", "success",
           "intervened", "init_state_dict", EXTRAS)  # fmt: skip
 

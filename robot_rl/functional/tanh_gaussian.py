@@ -11,9 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from robot_rl.functional import gaussian
-
-EDGE = 1e-5
-"""Given actions are moved this far into (-1, 1) before atanh, which is infinite at 1 (as far as Cal-QL clips data)."""
+from robot_rl.transforms.action import EDGE
 
 
 def sample(mean: Tensor, log_std: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -24,7 +22,7 @@ def sample(mean: Tensor, log_std: Tensor, generator: torch.Generator) -> tuple[T
 
 def log_prob(mean: Tensor, log_std: Tensor, action: Tensor) -> Tensor:
     """Log density of given actions in [-1, 1], finite at the edge. Shapes: each (*, A) -> (*)."""
-    u = torch.atanh(action.clamp(-1 + EDGE, 1 - EDGE))
+    u = torch.atanh(action.clamp(-EDGE, EDGE))
     return gaussian.log_prob(mean, log_std, u) - _log_jacobian(u)
 
 
