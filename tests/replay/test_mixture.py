@@ -80,6 +80,15 @@ def test_every_repeat_of_a_mixture_has_its_share_of_every_source() -> None:
         ({"offline": "proportional", "online": 0.5}, "to all sources or to none"),
         ({"offline": {"start": 1.0, "end": 0.0}}, "a schedule is"),
         ({"offline": {"start": 1.0, "end": 0.5, "steps": 10}}, "sum to 0.5"),
+        ({"offline": {"start": 1.0, "end": "half", "steps": 10}}, "a schedule is"),
+        (
+            {"offline": {"start": 1.5, "end": 1, "steps": 10}, "online": {"start": -0.5, "end": 0, "steps": 10}},
+            r"start and end in \[0, 1\]",
+        ),
+        (  # 1 at the beginning and at the end, but 0 + 0.9 where the first has ended
+            {"offline": {"start": 1, "end": 0, "steps": 10}, "online": {"start": 0, "end": 1, "steps": 100}},
+            "sum to 0.1 at step 10",
+        ),
     ],
 )
 def test_wrong_shares_are_refused(shares, message) -> None:
