@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from robot_rl.errors import InputError, nearest
-from robot_rl.sim.episode import EpisodeRules, clip_action, float32
+from robot_rl.sim.episode import EpisodeRules, clip_action, float32, versions
 from robot_rl.sim.rendering import Renderer
 from robot_rl.spec import ArraySpec, Spec
 from robot_rl.types import Array, TimeStep
@@ -97,7 +97,13 @@ class DmControlEnvironment:
             ),
             control_period_s=float(self._env.control_timestep()) * self._repeat,
             action_semantics="actuator_control",
-            metadata={"simulator": "dm_control", "domain": domain, "task": task, "action_repeat": self._repeat},
+            metadata={
+                "simulator": "dm_control",
+                "domain": domain,
+                "task": task,
+                "action_repeat": self._repeat,
+                "libraries": versions("dm_control", "mujoco"),
+            },
         )
 
     def _begin(self, seed: int) -> None:

@@ -1,5 +1,6 @@
 """What every simulator adapter does the same way: count steps, end the episode, declare success."""
 
+import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -101,3 +102,14 @@ def clip_action(action: Array, spec: ArraySpec) -> Array:
 def float32(array: Array) -> Array:
     """A float32 copy that the caller owns; a scalar becomes one channel."""
     return np.array(array, np.float32).reshape(np.shape(array) if np.ndim(array) else (1,))
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """The installed version of each package, for the metadata of a spec; a task of one's own may have none."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package.replace("_", "-"))
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed as a package"
+    return found

@@ -11,7 +11,7 @@ import mujoco
 import numpy as np
 
 from robot_rl.errors import InputError, nearest
-from robot_rl.sim.episode import EpisodeRules, clip_action, float32
+from robot_rl.sim.episode import EpisodeRules, clip_action, float32, versions
 from robot_rl.sim.rendering import Renderer
 from robot_rl.spec import ArraySpec, Spec
 from robot_rl.types import Array, TimeStep
@@ -92,6 +92,7 @@ class GymnasiumEnvironment:
         except (TypeError, ValueError, ImportError, gymnasium.error.Error) as error:
             raise InputError(f"{self._place} cannot be made with arguments={keywords}: {error}") from error
         self._env = made.unwrapped
+        self._package = type(self._env).__module__.partition(".")[0]  # whose task it is, such as gymnasium_robotics
         if not isinstance(self._env.action_space, gymnasium.spaces.Box) or len(self._env.action_space.shape) != 1:
             raise InputError(
                 f"{self._place} has actions {self._env.action_space}: only continuous vectors are supported"
@@ -125,7 +126,12 @@ class GymnasiumEnvironment:
             action=ArraySpec(shape=low.shape, low=low, high=high, names=self._action_names(id, len(low)), unit="1"),
             control_period_s=None if period is None else float(period),
             action_semantics=next((means for family, means in ACTIONS if id.startswith(family)), "actuator_control"),
-            metadata={"simulator": "gymnasium", "version": version, "id": id},
+            metadata={
+                "simulator": "gymnasium",
+                "version": version,
+                "id": id,
+                "libraries": versions(*dict.fromkeys(["gymnasium", self._package, "mujoco"])),
+            },
         )
 
     def _action_names(self, id: str, size: int) -> tuple[str, ...] | None:

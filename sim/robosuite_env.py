@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from robot_rl.errors import InputError, nearest
-from robot_rl.sim.episode import EpisodeRules, clip_action, float32
+from robot_rl.sim.episode import EpisodeRules, clip_action, float32, versions
 from robot_rl.sim.rendering import Renderer
 from robot_rl.spec import ArraySpec, Spec
 from robot_rl.types import Array, TimeStep
@@ -61,6 +61,26 @@ def controller_config(robosuite: Any, robot: str, controller: str) -> dict[str, 
     return config
 
 
+def task_arguments(robot: str, controller: str, control_frequency_hz: float, reward_shaping: bool) -> dict[str, Any]:
+    """Keyword arguments of `robosuite.make`: plain JSON, which robomimic's `env_args` hold too."""
+    robosuite = import_robosuite()
+    with quiet():
+        controller_configs = controller_config(robosuite, robot, controller)
+    return {
+        "robots": robot,
+        "controller_configs": controller_configs,
+        "control_freq": control_frequency_hz,
+        "reward_shaping": reward_shaping,
+        "has_renderer": False,
+        "has_offscreen_renderer": False,
+        "use_camera_obs": False,
+        "renderer": "mujoco",
+        "ignore_done": True,
+        "hard_reset": False,
+        "seed": MODEL_SEED,
+    }
+
+
 def make_task(task: str, robot: str, controller: str, control_frequency_hz: float, reward_shaping: bool) -> Any:
     """A robosuite environment without cameras, renderers or a time limit of its own.
 
@@ -77,20 +97,7 @@ def make_task(task: str, robot: str, controller: str, control_frequency_hz: floa
             raise InputError(f"robosuite {name}={value}: {nearest(value, choices)}")
     try:
         with quiet():
-            return robosuite.make(
-                task,
-                robots=robot,
-                controller_configs=controller_config(robosuite, robot, controller),
-                control_freq=control_frequency_hz,
-                reward_shaping=reward_shaping,
-                has_renderer=False,
-                has_offscreen_renderer=False,
-                use_camera_obs=False,
-                renderer="mujoco",
-                ignore_done=True,
-                hard_reset=False,
-                seed=MODEL_SEED,
-            )
+            return robosuite.make(task, **task_arguments(robot, controller, control_frequency_hz, reward_shaping))
     except (AssertionError, ValueError) as error:
         raise InputError(f"robosuite refuses task={task} with robot={robot}: {error}") from error
 
@@ -208,6 +215,7 @@ class RobosuiteEnvironment:
                 "task": task,
                 "robot": robot,
                 "controller": controller,
+                "libraries": versions("robosuite", "mujoco"),
             },
         )
 

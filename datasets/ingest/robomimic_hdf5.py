@@ -112,13 +112,21 @@ def control_period_s(environment: dict[str, Any]) -> float | None:
 
 
 def action_semantics(environment: dict[str, Any]) -> str | None:
-    """Such as `osc_pose_delta`, of a robosuite controller configuration, where it is recorded."""
+    """Such as `osc_pose_delta`, of a robosuite controller configuration, where it is recorded.
+
+    robosuite 1.5 has a part for each arm in it, of which the right one speaks for both.
+    """
     controller = environment.get("controller_configs")
+    if isinstance(controller, dict) and isinstance(controller.get("body_parts"), dict):
+        controller = controller["body_parts"].get("right")
+        controller = {"input_type": "delta", **controller} if isinstance(controller, dict) else None  # its default
     if not isinstance(controller, dict) or not isinstance(controller.get("type"), str):
         return None
     kind = str(controller["type"]).lower()
     if kind.startswith("osc") and "control_delta" in controller:
         return f"{kind}_{'delta' if controller['control_delta'] else 'absolute'}"
+    if kind.startswith(("osc", "joint_position")) and controller.get("input_type") in ("delta", "absolute"):
+        return f"{kind}_{controller['input_type']}"
     return kind
 
 

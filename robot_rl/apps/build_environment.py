@@ -3,6 +3,7 @@
 The simulators are imported only when one of theirs is asked for: each takes time, and some set environment variables.
 """
 
+import os
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from robot_rl.config import DmControlEnvironmentConfig, GymnasiumEnvironmentConf
 from robot_rl.environment import Environment
 from robot_rl.errors import InputError
 from robot_rl.sim.experts import FetchPickAndPlaceExpert, LiftExpert, NoisyPolicy
+from robot_rl.spec import Spec
 from robot_rl.types import Policy
 
 EXPERTS = "robosuite Lift (environment=lift) and FetchPickAndPlace (environment=fetch_pick_and_place)"
@@ -20,8 +22,9 @@ def build_environment(config: Any) -> Environment:
     """The environment of a configuration.
 
     Raises:
-        InputError: a task, id, controller or argument that the simulator does not know.
+        InputError: a task, id, controller or argument that the simulator does not know, or MuJoCo does not import.
     """
+    _need_mujoco()
     match config:
         case GymnasiumEnvironmentConfig():
             from robot_rl.sim.gymnasium_env import GymnasiumEnvironment
@@ -63,6 +66,42 @@ def build_environment(config: Any) -> Environment:
             )
         case _:
             raise InputError(f"environment has no known schema ({type(config).__name__}): name one, environment=lift")
+
+
+def _need_mujoco() -> None:
+    try:
+        import mujoco  # noqa: F401  # its import picks the renderer that MUJOCO_GL names, and fails if it is not there
+    except (ImportError, AttributeError, OSError, RuntimeError) as error:
+        raise InputError(
+            f"mujoco cannot be imported with MUJOCO_GL={os.environ.get('MUJOCO_GL', '')} ({error}): unset MUJOCO_GL or "
+            "set MUJOCO_GL=egl; `robot-rl doctor` says which renderers work here, and how to install the others"
+        ) from error
+
+
+def robomimic_arguments(config: Any, spec: Spec) -> dict[str, Any]:
+    """robomimic's `env_args` of an environment: what its `EnvRobosuite` (type 1) or `EnvGym` (type 2) makes it from.
+
+    A dm_control task gets the id that it has in gymnasium with shimmy.
+
+    Args:
+        config: of the environment.
+        spec: of the environment built from it.
+    """
+    env_args: dict[str, Any]
+    match config:
+        case RobosuiteEnvironmentConfig():
+            from robot_rl.sim.robosuite_env import task_arguments
+
+            settings = (config.robot, config.controller, config.control_frequency_hz, config.reward_shaping)
+            env_args = {"env_name": config.task, "type": 1, "env_kwargs": task_arguments(*settings)}
+            env_args["env_kwargs"]["robots"] = [config.robot]
+        case GymnasiumEnvironmentConfig():
+            env_args = {"env_name": config.id, "type": 2, "env_kwargs": dict(config.arguments)}
+        case DmControlEnvironmentConfig():
+            env_args = {"env_name": f"dm_control/{config.domain}-{config.task}-v0", "type": 2, "env_kwargs": {}}
+        case _:
+            raise InputError(f"environment has no known schema ({type(config).__name__}): name one, environment=lift")
+    return env_args | {"env_version": spec.metadata["libraries"][spec.metadata["simulator"]]}
 
 
 def build_expert(config: Any, environment: Environment, noise: float, generator: np.random.Generator) -> Policy:

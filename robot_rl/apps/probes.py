@@ -22,6 +22,8 @@ RENDERERS = {
     "glfw": (None, "needs a display (DISPLAY); without one use egl"),
 }
 """What MUJOCO_GL can be: the system library behind it, and what installs that on Debian and Ubuntu."""
+NO_RENDERER = ("disable", "disabled", "off", "false", "0")
+"""What MUJOCO_GL can be, too; frames are then drawn by whichever works."""
 
 RENDER = """
 import mujoco
@@ -205,6 +207,12 @@ def renderers() -> list[Finding]:
         needed = name == "egl" and not any_works
         found = "renders" if works else message
         findings.append(Finding(name=f"MUJOCO_GL={name}", found=found, good=works, needed=needed, remedy=remedy))
+    chosen = os.environ.get("MUJOCO_GL", "").lower().strip()
+    if chosen not in ("", *NO_RENDERER):
+        remedy = "unset MUJOCO_GL" + (f", or {RENDERERS[chosen][1]}" if chosen in RENDERERS else "")
+        works = chosen in tried and tried[chosen][0]
+        found = f"MUJOCO_GL={chosen} is set" + ("" if works else ", and with it mujoco does not import or render")
+        findings.append(Finding(name="chosen", found=found, good=works, remedy=remedy))
     return findings
 
 

@@ -236,7 +236,8 @@ def _leaves(node: dict[str, object], prefix: str) -> Iterator[tuple[str, object]
 
 
 def _yaml_value(value: object) -> str:
-    return yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
+    text: str = yaml.safe_dump(value, default_flow_style=True)
+    return text.removesuffix("...\n").strip()
 
 
 def kind_keys(group: str) -> dict[str, list[Key]]:

@@ -56,10 +56,31 @@ def test_a_version_out_of_bounds_is_reported_with_the_line_that_installs_another
 
 def test_renderers_are_really_tried() -> None:
     findings = {finding.name: finding for finding in probes.renderers()}
-    assert set(findings) == {"MUJOCO_GL=egl", "MUJOCO_GL=osmesa", "MUJOCO_GL=glfw"}
+    assert set(findings) - {"chosen"} == {"MUJOCO_GL=egl", "MUJOCO_GL=osmesa", "MUJOCO_GL=glfw"}
     assert all(finding.good or finding.remedy for finding in findings.values())
     if not any(finding.good for finding in findings.values()):
         assert findings["MUJOCO_GL=egl"].needed
+
+
+def test_a_renderer_that_the_shell_chooses_in_vain_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def attempt(code: str, *, environment: dict[str, str] | None = None, limit_s: float = 60.0) -> tuple[bool, str]:
+        return environment is not None and environment["MUJOCO_GL"] == "egl", ""
+
+    monkeypatch.setattr(probes, "attempt", attempt)
+    chosen = {}
+    for name in ("egl", "osmesa", "nonsense", "off"):
+        monkeypatch.setenv("MUJOCO_GL", name)
+        chosen[name] = {finding.name: finding for finding in probes.renderers()}.get("chosen")
+    assert chosen["off"] is None
+    assert chosen["egl"] is not None
+    assert chosen["egl"].good
+    for name, remedy in (
+        ("osmesa", "unset MUJOCO_GL, or apt-get install -y libosmesa6"),
+        ("nonsense", "unset MUJOCO_GL"),
+    ):
+        finding = chosen[name]
+        assert finding is not None
+        assert (finding.good, finding.needed, finding.remedy) == (False, True, remedy)
 
 
 def test_ros_twice_is_a_fault() -> None:

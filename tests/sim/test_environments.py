@@ -1,18 +1,25 @@
 """What the contract cannot ask of every environment: ends, success, settings that are refused."""
 
+import json
+import subprocess
+import sys
+from importlib.metadata import version
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 
-from robot_rl.apps.build_environment import build_environment, build_expert
+from robot_rl.apps.build_environment import build_environment, build_expert, robomimic_arguments
 from robot_rl.config import DmControlEnvironmentConfig, GymnasiumEnvironmentConfig, RobosuiteEnvironmentConfig
+from robot_rl.datasets.ingest.robomimic_hdf5 import action_semantics
 from robot_rl.errors import InputError
 from robot_rl.sim.dm_control_env import DmControlEnvironment
 from robot_rl.sim.episode import EpisodeRules
 from robot_rl.sim.experts import LiftExpert
 from robot_rl.sim.gymnasium_env import GymnasiumEnvironment
-from robot_rl.sim.robosuite_env import RobosuiteEnvironment
+from robot_rl.sim.robosuite_env import SEMANTICS, RobosuiteEnvironment, import_robosuite, quiet, task_arguments
+from robot_rl.spec import Spec
 from robot_rl.testing.fakes import OneJointEnvironment, OneJointExpert
 from robot_rl.types import TimeStep
 
@@ -45,6 +52,11 @@ def test_a_success_reward_replaces_the_native_one() -> None:
     rules = EpisodeRules(maximum_steps=5, success_reward=[-1.0, 0.0])
     rules.begin({})
     assert [finish(rules, success=success).reward for success in (False, True)] == [-1.0, 0.0]
+
+
+def test_a_success_reward_is_two_numbers() -> None:
+    with pytest.raises(InputError, match="two numbers"):
+        EpisodeRules(maximum_steps=5, success_reward=[1.0])
 
 
 def test_lift_on_its_last_step_is_terminated_and_truncated() -> None:
@@ -129,7 +141,6 @@ BAD: list[tuple[Any, str]] = [
     (GymnasiumEnvironmentConfig(id="AdroitHandDoor-v1", success="succes"), "did you mean 'success'"),
     (GymnasiumEnvironmentConfig(id="HalfCheetah-v5", terminate_on_success=True), "declares no success"),
     (GymnasiumEnvironmentConfig(id="HalfCheetah-v5", success_reward=[0.0, 1.0]), "declares no success"),
-    (GymnasiumEnvironmentConfig(id="AdroitHandDoor-v1", success="success", success_reward=[1.0]), "two numbers"),
     (GymnasiumEnvironmentConfig(id="CartPole-v1"), "continuous"),
     (GymnasiumEnvironmentConfig(id="HalfCheetah-v5", maximum_steps=0), "maximum_steps"),
     (DmControlEnvironmentConfig(domain="cartpole", task="swingdown"), "did you mean 'cartpole/swingup'"),
@@ -149,6 +160,75 @@ BAD: list[tuple[Any, str]] = [
 def test_a_bad_setting_is_refused_with_what_was_wanted(config: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         build_environment(config)
+
+
+TASKS: list[tuple[Any, dict[str, Any], tuple[str, ...]]] = [
+    (RobosuiteEnvironmentConfig(task="Lift"), {"simulator": "robosuite", "task": "Lift"}, ("robosuite", "mujoco")),
+    (
+        GymnasiumEnvironmentConfig(id="AdroitHandDoor-v1"),
+        {"simulator": "gymnasium", "id": "AdroitHandDoor-v1"},
+        ("gymnasium", "gymnasium_robotics", "mujoco"),
+    ),
+    (
+        GymnasiumEnvironmentConfig(id="Hopper-v5"),
+        {"simulator": "gymnasium", "id": "Hopper-v5"},
+        ("gymnasium", "mujoco"),
+    ),
+    (
+        DmControlEnvironmentConfig(domain="cartpole", task="swingup"),
+        {"simulator": "dm_control", "domain": "cartpole", "task": "swingup"},
+        ("dm_control", "mujoco"),
+    ),
+]
+
+
+@pytest.mark.parametrize(("config", "task", "packages"), TASKS)
+def test_trap_19_a_spec_names_simulator_task_and_the_versions_that_made_it(
+    config: Any, task: dict[str, Any], packages: tuple[str, ...]
+) -> None:
+    metadata = Spec.from_json(build_environment(config).spec.to_json()).metadata  # as stores and checkpoints keep it
+    assert {key: metadata[key] for key in task} == task
+    assert metadata["libraries"] == {name: version(name.replace("_", "-")) for name in packages}
+
+
+def test_robomimic_can_make_the_environment_from_its_arguments() -> None:
+    config = RobosuiteEnvironmentConfig(task="Lift", controller="OSC_POSITION")
+    arguments = json.loads(json.dumps(robomimic_arguments(config, build_environment(config).spec)))
+    assert (arguments["env_name"], arguments["type"], arguments["env_version"]) == ("Lift", 1, version("robosuite"))
+    assert (arguments["env_kwargs"]["robots"], arguments["env_kwargs"]["control_freq"]) == (["Panda"], 20.0)
+    with quiet():
+        made = import_robosuite().make(arguments["env_name"], **arguments["env_kwargs"])
+    assert made.action_dim == 4
+
+    hopper = GymnasiumEnvironmentConfig(id="Hopper-v5", arguments={"forward_reward_weight": 2.0})
+    arguments = robomimic_arguments(hopper, build_environment(hopper).spec)
+    assert (arguments["env_name"], arguments["type"], arguments["env_kwargs"]) == ("Hopper-v5", 2, hopper.arguments)
+    assert gymnasium.make(arguments["env_name"], **arguments["env_kwargs"]).action_space.shape == (3,)
+
+    cartpole = DmControlEnvironmentConfig(domain="cartpole", task="swingup")
+    arguments = robomimic_arguments(cartpole, build_environment(cartpole).spec)
+    assert (arguments["env_name"], arguments["type"]) == ("dm_control/cartpole-swingup-v0", 2)
+
+
+@pytest.mark.parametrize("controller", SEMANTICS)
+def test_ingestion_reads_what_an_action_means_from_the_controller(controller: str) -> None:
+    arguments = task_arguments("Panda", controller, 20.0, reward_shaping=False)
+    assert action_semantics(arguments) == SEMANTICS[controller]
+
+
+@pytest.mark.parametrize("backend", ["osmesa", "nonsense"])
+def test_a_renderer_that_is_not_there_is_named_with_the_remedy(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUJOCO_GL", backend)
+    if subprocess.run([sys.executable, "-c", "import mujoco"], capture_output=True, check=False).returncode == 0:
+        pytest.skip(f"{backend} works here")
+    code = (
+        "from robot_rl.apps.build_environment import build_environment\n"
+        "from robot_rl.config import RobosuiteEnvironmentConfig\n"
+        "build_environment(RobosuiteEnvironmentConfig(task='Lift'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert f"InputError: mujoco cannot be imported with MUJOCO_GL={backend}" in done.stderr
+    assert "unset MUJOCO_GL" in done.stderr
 
 
 def test_an_environment_without_expert_says_which_have_one() -> None:
