@@ -23,6 +23,8 @@ def steps(folder: Path, run: Path, seed: str) -> list[tuple[str, Path, list[str]
     recording, store, plots = (folder / f"demonstrations{end}" for end in (".hdf5", ".zarr", "_plots"))
     record = ["evaluate", "policy=expert", *TASK, f"episodes={DEMONSTRATIONS}", f"expert_noise={NOISE}"]
     train = ["train", "lift", f"datasets.offline.path={store}", f"output={run}", f"seed={seed}"]
+    if (run / "config.yaml").exists():  # it began, whether or not it came to a checkpoint
+        train.append("resume=true")
     return [
         ("1. Demonstrations of a scripted expert with a shaky hand", recording, [*record, f"record={recording}"]),
         ("2. Ingest the recording into a zarr store", store, ["ingest", str(recording), str(store)]),
@@ -45,8 +47,6 @@ def main(arguments: list[str]) -> int:
         if result.exists() and not (training and read_run(run).status != "finished"):
             console.print(f"[dim]{title}: done, in {result}[/]")
             continue
-        if training and (run / "config.yaml").exists():
-            words = [*words, "resume=true"]
         console.rule(f"[bold]{title}", align="left")
         console.print(f"$ {command_line(words)}\n", style="cyan", markup=False, soft_wrap=True)
         status = cli.main(words)

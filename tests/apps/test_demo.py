@@ -15,6 +15,15 @@ def test_every_step_of_the_demo_is_a_valid_command(capsys) -> None:
         assert main([*words, "--print-config"]) == 0
 
 
+def test_a_training_that_was_killed_before_its_first_checkpoint_is_gone_on_with(tmp_path) -> None:
+    *_, (_, _, first) = demo.steps(tmp_path, tmp_path / "seed_0", "0")
+    assert "resume=true" not in first
+    (tmp_path / "seed_0").mkdir()
+    (tmp_path / "seed_0" / "config.yaml").write_text("seed: 0\n")
+    *_, (_, _, again) = demo.steps(tmp_path, tmp_path / "seed_0", "0")
+    assert again == [*first, "resume=true"]
+
+
 def test_the_demonstrations_are_of_the_task_that_is_trained() -> None:
     recorded = compose("evaluate", ["policy=expert", *demo.TASK]).environment
     trained = compose("train", ["experiment=lift"]).environment
