@@ -304,8 +304,9 @@ class EpisodeStore:
 def _open_group(path: Path, *, writable: bool) -> zarr.Group:
     if not path.exists():
         stores = [entry for entry in path.parent.glob("[!.]*") if is_store(entry)]
-        make = f"Make it with `robot-rl ingest SOURCE {path}`"
-        raise InputError(f"there is no store at {path}. {kept_aside(path) or near(path, stores) + make}")
+        guess = near(path, stores)
+        make = f"{guess}{'Or make' if guess else 'Make'} it with `robot-rl ingest SOURCE {path}`"
+        raise InputError(f"there is no store at {path}. {kept_aside(path) or make}")
     if not is_store(path):
         raise InputError(f"{path} is no episode store: make one with `robot-rl ingest {path} NAME.zarr`")
     group = zarr.open_group(path, mode="r+" if writable else "r", use_consolidated=False)

@@ -231,7 +231,7 @@ def test_building_leaves_nothing_behind_when_it_fails(tmp_path: Path, error: typ
 
 def test_a_missing_store_suggests_a_near_name(tmp_path: Path) -> None:
     EpisodeStore.create(tmp_path / "door.zarr", SPEC, provenance={})
-    with pytest.raises(InputError, match=r"Did you mean '.*door\.zarr'"):
+    with pytest.raises(InputError, match=r"Did you mean '.*door\.zarr'\? Or make it with"):
         EpisodeStore.open(tmp_path / "dor.zarr")
 
 
