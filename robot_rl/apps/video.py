@@ -80,7 +80,7 @@ def write_video(
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(canvas, format="rgb24")))
             container.mux(stream.encode(None))
         temporary.replace(path)
-    except (OSError, av.FFmpegError) as error:
+    except OSError as error:
         raise InputError(
             f"cannot write {path}: {error}. What was there before is unharmed: free some space, or choose another place"
         ) from error

@@ -6,6 +6,7 @@
 import json
 import math
 import re
+import resource
 import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -317,6 +318,19 @@ def test_names_cannot_write_into_the_page(tmp_path: Path) -> None:
     page = report(run)
     assert "img" not in page.tags
     assert page.addresses == []
+
+
+def test_a_report_that_does_not_fit_on_the_disk_is_refused_by_name_and_the_last_one_stays(tmp_path: Path) -> None:
+    run = RunMaker(tmp_path / "run").offline().write()
+    last = write_report(run).read_bytes()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(InputError, match=r"the disk is full: .*report\.html"):
+            write_report(run)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (run / "report.html").read_bytes() == last
 
 
 def test_a_last_line_cut_short_is_left_out(tmp_path: Path) -> None:

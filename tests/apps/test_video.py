@@ -1,5 +1,6 @@
 """Films are read back with the decoder: what a browser would show."""
 
+import resource
 from pathlib import Path
 
 import av
@@ -86,4 +87,16 @@ def test_bad_frames_are_refused_and_leave_no_file(tmp_path: Path) -> None:
         write_video(path, frames_of(3, 64, 64), frames_per_second=20.0, values=[0.0, 1.0])
     with pytest.raises(InputError, match="frames_per_second=0"):
         write_video(path, frames_of(3, 64, 64), frames_per_second=0.0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_film_that_does_not_fit_on_the_disk_is_refused_by_name_and_leaves_nothing(tmp_path: Path) -> None:
+    noise = list(np.random.default_rng(0).integers(0, 255, (20, 256, 256, 3), np.uint8))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(InputError, match=r"cannot write .*film\.mp4"):
+            write_video(tmp_path / "film.mp4", noise, frames_per_second=20.0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == []
