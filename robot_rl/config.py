@@ -221,7 +221,7 @@ class TrainConfig:
 class SuccessRule:
     """Labels a step as successful where a number of the next observation lies in [minimum, maximum]."""
 
-    observation: str = MISSING  # key
+    observation: str = MISSING  # key of the observation; empty is no rule
     index: int = 0  # channel
     minimum: float | None = None
     maximum: float | None = None

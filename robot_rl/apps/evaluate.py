@@ -15,7 +15,7 @@ from rich.table import Table
 
 from robot_rl import checkpoint
 from robot_rl.apps.build import build_agent, check_fit, check_rendering, config_from_json, device_of
-from robot_rl.apps.build_environment import build_environment, build_expert
+from robot_rl.apps.build_environment import build_environment, build_expert, robomimic_arguments
 from robot_rl.apps.video import write_video
 from robot_rl.config import EvaluateConfig, TrainConfig
 from robot_rl.datasets.export_robomimic import write_robomimic
@@ -60,7 +60,10 @@ def run(config: EvaluateConfig) -> int:
         if config.videos > 0:
             check_rendering(environment, "videos")
         seeds = [Seeds(config.seed).integer("evaluation", index) for index in range(config.episodes)]
-        with _progress(console, config.episodes) as advance, _sink(record, config, environment, console) as sink:
+        with (
+            _progress(console, config.episodes) as advance,
+            _sink(record, config, environment_config, environment, console) as sink,
+        ):
             results, metrics, films = evaluate(
                 environment, policy, seeds, films=config.videos, sink=sink, on_episode=lambda _: advance()
             )
@@ -152,10 +155,12 @@ def _check_record(config: EvaluateConfig) -> Path | None:
 
 
 @contextlib.contextmanager
-def _sink(record: Path | None, config: EvaluateConfig, environment: Environment, console: Console) -> Iterator[Any]:
+def _sink(
+    record: Path | None, config: EvaluateConfig, environment_config: Any, environment: Environment, console: Console
+) -> Iterator[Any]:
     """Takes the episodes and, when all are there, gives the recording its name; until then there is none."""
     try:
-        with _recording(record, config, environment) as sink:
+        with _recording(record, config, environment_config, environment) as sink:
             yield sink
     except KeyboardInterrupt:
         if record is not None:
@@ -164,13 +169,15 @@ def _sink(record: Path | None, config: EvaluateConfig, environment: Environment,
 
 
 @contextlib.contextmanager
-def _recording(record: Path | None, config: EvaluateConfig, environment: Environment) -> Iterator[Any]:
+def _recording(
+    record: Path | None, config: EvaluateConfig, environment_config: Any, environment: Environment
+) -> Iterator[Any]:
     if record is None:
         yield None
     elif record.suffix in (".hdf5", ".h5"):
         collected = _Collector()
         yield collected
-        arguments = {"env_name": type(environment).__name__, "type": 1, "env_kwargs": {}, "policy": config.policy}
+        arguments = robomimic_arguments(environment_config, environment.spec) | {"policy": config.policy}
         write_robomimic(record, environment.spec, collected.episodes, arguments)
     else:
         provenance = {"format": "robot_rl", "policy": config.policy, "run": config.run, "seed": config.seed}
