@@ -153,8 +153,8 @@ def unpack_agent(agent: Any, tensors: Mapping[str, Tensor], state: Mapping[str, 
 def reset_parts(agent: Any, fresh: Any, names: list[str]) -> None:
     """Replace parts of an agent by those of a fresh one: `critic`, `optimizers.actor`, ...
 
-    A network takes its target network along (`critic` also resets `target_critic`): a new critic that bootstrapped from
-    the old target would be pulled straight back to what was to be forgotten.
+    A network takes its target and average along (`critic` also resets `target_critic`, `actor` the `average_actor`):
+    a new critic that bootstrapped from the old target would be pulled straight back to what was to be forgotten.
 
     Raises:
         InputError: there is no such part.
@@ -168,7 +168,7 @@ def reset_parts(agent: Any, fresh: Any, names: list[str]) -> None:
             key = name.removeprefix("optimizers.")
             agent.optimizers[key].load_state_dict(fresh.optimizers[key].state_dict())
         else:
-            for part in {name, f"target_{name}"} & set(modules):
+            for part in {name, f"target_{name}", f"average_{name}"} & set(modules):
                 getattr(agent, part).load_state_dict(getattr(fresh, part).state_dict())
 
 

@@ -86,6 +86,9 @@ class SACConfig:
     """Rows of the actor's update when there are several critic updates: `all` (WSRL) or the `last` batch (RLPD)."""
     actor_learning_rate: float = 3e-4
     actor_behaviour_cloning_weight: float = 0.0  # times the squared error of the policy's mode on recorded actions
+    actor_average_rate: float = 0.0
+    """Polyak rate of an average of the actor's weights, per actor update, whose mode is what is evaluated and deployed;
+    0 evaluates the newest weights. None of the public codes has it: it keeps the last swing out of the last policy."""
     target_entropy_per_dimension: float = -1.0  # RLPD -0.5
     initial_temperature: float = 1.0
     temperature_parameterization: str = "softplus"  # softplus (WSRL) | exp (all others)
@@ -117,7 +120,7 @@ class SACConfig:
     FIXED: ClassVar[frozenset[str]] = frozenset(
         {"actor_hidden", "critic_hidden", "actor_layer_norm", "critic_layer_norm", "log_std", "log_std_minimum"}
         | {"log_std_maximum", "initialization", "hidden_gain", "last_hidden_gain", "output_gain", "critic_count"}
-        | {"initial_temperature", "temperature_parameterization"}
+        | {"initial_temperature", "temperature_parameterization", "actor_average_rate"}
         | {"conservative_lagrange_initial", "conservative_lagrange_parameterization"}
     )
     SWITCHABLE: ClassVar[frozenset[str]]  # all others; below
@@ -142,6 +145,7 @@ class SACConfig:
         for name in ("conservative_weight", "actor_behaviour_cloning_weight", "max_target_backup"):
             require_range(getattr(self, name), 0, 1e8, f"sac {name}")
         require_range(self.target_rate, 0, 1, "sac target_rate")
+        require_range(self.actor_average_rate, 0, 1, "sac actor_average_rate")
         require_range(self.target_entropy_per_dimension, -1e3, 1e3, "sac target_entropy_per_dimension")
         low, high = self.conservative_clip_minimum, self.conservative_clip_maximum
         if low is not None and high is not None:
@@ -200,6 +204,7 @@ class SAC:
     action_size: int
     encoder: FlatEncoder
     actor: GaussianActor
+    average_actor: GaussianActor
     critic: Ensemble
     target_critic: Ensemble
     temperature: Scalar
@@ -239,7 +244,8 @@ class SAC:
     def act(self, observation: dict[str, Tensor], *, explore: bool) -> Tensor:
         """The mode of the policy, or a sample. Shapes: each (B, *) -> (B, A)."""
         with torch.no_grad():
-            mean, log_std = self.actor(self.encoder(observation))
+            actor = self.average_actor if self.config.actor_average_rate > 0 and not explore else self.actor
+            mean, log_std = actor(self.encoder(observation))
             return tanh_gaussian.sample(mean, log_std, self.generator)[0] if explore else tanh_gaussian.mode(mean)
 
     def value(self, observation: dict[str, Tensor], action: Tensor) -> Tensor:
@@ -340,6 +346,8 @@ class SAC:
             loss = loss + config.actor_behaviour_cloning_weight * cloning
             metrics["actor/cloning"] = cloning.detach()
         self._descend("actor", loss)
+        if config.actor_average_rate > 0:
+            polyak_update(self.average_actor, self.actor, config.actor_average_rate)
         if config.temperature_states == "next":
             with torch.no_grad():
                 mean, log_std = self.actor(next_features)
@@ -420,6 +428,7 @@ def create(
         action_size=action_size,
         encoder=encoder.to(device),
         actor=actor,
+        average_actor=deepcopy(actor).requires_grad_(False),
         critic=critic,
         target_critic=deepcopy(critic).requires_grad_(False),
         temperature=temperature,

@@ -134,6 +134,21 @@ def test_cloning_pulls_the_mode_to_recorded_actions(spec: Spec, make_batch: Make
     assert (learner.act(batch.observation, explore=False) - 0.7).abs().mean() < 0.1
 
 
+def test_the_mode_of_the_averaged_actor_is_what_is_evaluated(spec: Spec, make_batch: MakeBatch) -> None:
+    config = SACConfig(actor_hidden=[8], critic_hidden=[8], actor_average_rate=0.25, actor_learning_rate=0.1)
+    agent = sac.create(config, spec, Seeds(0), torch.device("cpu"), None)
+    before = [value.clone() for value in agent.actor.parameters()]
+    agent.update(make_batch(16))
+    for average, old, new in zip(agent.average_actor.parameters(), before, agent.actor.parameters(), strict=True):
+        assert torch.allclose(average, 0.75 * old + 0.25 * new)
+    observation = make_batch(8).observation
+    mode = tanh_gaussian.mode(agent.average_actor(agent.encoder(observation))[0])
+    assert torch.equal(agent.act(observation, explore=False), mode)
+    agent.config = replace(config, actor_average_rate=0.0)
+    newest = tanh_gaussian.mode(agent.actor(agent.encoder(observation))[0])
+    assert torch.equal(agent.act(observation, explore=False), newest)
+
+
 def test_the_difference_is_clipped_unless_lagrange_says_no(spec: Spec, make_batch: MakeBatch) -> None:
     clip = {"conservative_weight": 5.0, "conservative_clip_minimum": 100.0, "conservative_clip_maximum": 200.0}
     name = "critic/conservative_difference"
