@@ -14,8 +14,13 @@ from robot_rl.apps.command import command_line
 from robot_rl.apps.report_read import read_run
 from robot_rl.errors import InputError
 
-TASK = ["environment=lift", "environment.controller=OSC_POSITION", "environment.maximum_steps=60"]
-DEMONSTRATIONS, NOISE = 25, 0.5
+TASK = [
+    "environment=lift",
+    "environment.controller=OSC_POSITION",
+    "environment.maximum_steps=60",
+    "environment.observation=[robot0_eef_pos,robot0_gripper_qpos,robot0_gripper_qvel,robot0_joint_vel,object]",
+]
+DEMONSTRATIONS, NOISE = 5, 0.5
 
 
 def steps(folder: Path, run: Path, seed: str) -> list[tuple[str, Path, list[str]]]:
