@@ -85,7 +85,8 @@ class SACConfig:
     actor_batch: str = "all"
     """Rows of the actor's update when there are several critic updates: `all` (WSRL) or the `last` batch (RLPD)."""
     actor_learning_rate: float = 3e-4
-    actor_behaviour_cloning_weight: float = 0.0  # times the squared error of the policy's mode on recorded actions
+    actor_behaviour_cloning_weight: float = 0.0  # times the loss below, on the actions of the batch
+    actor_behaviour_cloning_loss: str = "squared_error"  # of the mode | likelihood: -log pi(a|s), as behaviour cloning
     actor_average_rate: float = 0.0
     """Polyak rate of an average of the actor's weights, per actor update, whose mode is what is evaluated and deployed;
     0 evaluates the newest weights. None of the public codes has it: it keeps the last swing out of the last policy."""
@@ -130,6 +131,8 @@ class SACConfig:
         require_choice(self.initialization, ("orthogonal", "xavier_uniform"), "sac initialization")
         require_choice(self.critic_reduction, ("mean", "sum"), "sac critic_reduction")
         require_choice(self.actor_reduction, ("min", "mean"), "sac actor_reduction")
+        cloning = ("squared_error", "likelihood")
+        require_choice(self.actor_behaviour_cloning_loss, cloning, "sac actor_behaviour_cloning_loss")
         require_choice(self.actor_batch, ("all", "last"), "sac actor_batch")
         require_choice(self.temperature_states, ("current", "next"), "sac temperature_states")
         for name in ("temperature_parameterization", "conservative_lagrange_parameterization"):
@@ -342,7 +345,10 @@ class SAC:
         loss = actor_loss(q, log_prob, self.temperature().detach(), reduction=config.actor_reduction)
         metrics = {"actor/loss": loss.detach(), "actor/entropy": -log_prob.detach().mean()}
         if config.actor_behaviour_cloning_weight > 0:
-            cloning = (tanh_gaussian.mode(mean) - recorded).square().sum(dim=1).mean()
+            if config.actor_behaviour_cloning_loss == "likelihood":
+                cloning = -tanh_gaussian.log_prob(mean, log_std, recorded).mean()
+            else:
+                cloning = (tanh_gaussian.mode(mean) - recorded).square().sum(dim=1).mean()
             loss = loss + config.actor_behaviour_cloning_weight * cloning
             metrics["actor/cloning"] = cloning.detach()
         self._descend("actor", loss)

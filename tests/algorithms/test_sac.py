@@ -126,9 +126,13 @@ def test_each_critic_update_has_its_own_consecutive_rows_and_moves_the_target(
     assert together.updates == apart.updates == 2
 
 
-def test_cloning_pulls_the_mode_to_recorded_actions(spec: Spec, make_batch: MakeBatch) -> None:
+@pytest.mark.parametrize(("loss", "weight"), [("squared_error", 1e3), ("likelihood", 10.0)])
+def test_cloning_pulls_the_mode_to_recorded_actions(
+    spec: Spec, make_batch: MakeBatch, loss: str, weight: float
+) -> None:
     batch = replace(make_batch(64), action=torch.full((64, 2), 0.7))
-    learner = agent(spec, actor_behaviour_cloning_weight=1e3, actor_learning_rate=1e-2)
+    cloning = {"actor_behaviour_cloning_loss": loss, "actor_behaviour_cloning_weight": weight}
+    learner = agent(spec, **cloning, log_std_minimum=-2.0, actor_learning_rate=1e-2)
     for _ in range(60):
         learner.update(batch)
     assert (learner.act(batch.observation, explore=False) - 0.7).abs().mean() < 0.1
