@@ -58,6 +58,7 @@ class SACConfig:
     critic_hidden: list[int] = field(default_factory=lambda: [256, 256])
     actor_layer_norm: bool = False
     critic_layer_norm: bool = False
+    actor_dropout: float = 0.0  # in the actor's own updates; what keeps a cloning term from overfitting small data
     log_std: str = "state_dependent"  # state_dependent | state_independent | affine (Cal-QL)
     log_std_minimum: float = -20.0
     log_std_maximum: float = 2.0
@@ -120,6 +121,7 @@ class SACConfig:
 
     FIXED: ClassVar[frozenset[str]] = frozenset(
         {"actor_hidden", "critic_hidden", "actor_layer_norm", "critic_layer_norm", "log_std", "log_std_minimum"}
+        | {"actor_dropout"}
         | {"log_std_maximum", "initialization", "hidden_gain", "last_hidden_gain", "output_gain", "critic_count"}
         | {"initial_temperature", "temperature_parameterization", "actor_average_rate"}
         | {"conservative_lagrange_initial", "conservative_lagrange_parameterization"}
@@ -148,6 +150,7 @@ class SACConfig:
         for name in ("conservative_weight", "actor_behaviour_cloning_weight", "max_target_backup"):
             require_range(getattr(self, name), 0, 1e8, f"sac {name}")
         require_range(self.target_rate, 0, 1, "sac target_rate")
+        require_range(self.actor_dropout, 0, 0.99, "sac actor_dropout")
         require_range(self.actor_average_rate, 0, 1, "sac actor_average_rate")
         require_range(self.target_entropy_per_dimension, -1e3, 1e3, "sac target_entropy_per_dimension")
         low, high = self.conservative_clip_minimum, self.conservative_clip_maximum
@@ -338,7 +341,7 @@ class SAC:
 
     def _update_actor(self, features: Tensor, next_features: Tensor, recorded: Tensor) -> Metrics:
         config = self.config
-        mean, log_std = self.actor(features)
+        mean, log_std = self.actor(features, self.generator)
         action, log_prob = tanh_gaussian.sample(mean, log_std, self.generator)
         with held(self.critic):
             q = self.critic(features, action)  # (E, B)
@@ -413,6 +416,7 @@ def create(
         action_size,
         config.actor_hidden,
         layer_norm=config.actor_layer_norm,
+        dropout=config.actor_dropout,
         log_std_kind=config.log_std,
         log_std_range=(config.log_std_minimum, config.log_std_maximum),
         initialization=initialization,

@@ -138,6 +138,15 @@ def test_cloning_pulls_the_mode_to_recorded_actions(
     assert (learner.act(batch.observation, explore=False) - 0.7).abs().mean() < 0.1
 
 
+def test_dropout_acts_in_the_actors_update_and_nowhere_else(spec: Spec, make_batch: MakeBatch) -> None:
+    plain, dropping = agent(spec), agent(spec, actor_dropout=0.5)
+    batch = make_batch(8)
+    assert torch.equal(plain.act(batch.observation, explore=False), dropping.act(batch.observation, explore=False))
+    for learner in (plain, dropping):
+        learner.update(batch)
+    assert not torch.equal(plain.act(batch.observation, explore=False), dropping.act(batch.observation, explore=False))
+
+
 def test_the_mode_of_the_averaged_actor_is_what_is_evaluated(spec: Spec, make_batch: MakeBatch) -> None:
     config = SACConfig(actor_hidden=[8], critic_hidden=[8], actor_average_rate=0.25, actor_learning_rate=0.1)
     agent = sac.create(config, spec, Seeds(0), torch.device("cpu"), None)

@@ -136,7 +136,8 @@ def test_a_killed_writer_leaves_exactly_the_committed_episodes(tmp_path: Path) -
     with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        for _ in range(10):
+        kills, committed = 0, 0
+        while kills < 10 or (committed <= 10 and kills < 100):  # a busy machine commits less between two kills
             process.stdin.write(f"{rng.uniform(0.05, 0.4)}\n")
             process.stdin.flush()
             reported = int(process.stdout.readline())
@@ -148,8 +149,9 @@ def test_a_killed_writer_leaves_exactly_the_committed_episodes(tmp_path: Path) -
                 np.testing.assert_array_equal(episode.observation["state"], wanted.observation["state"])
                 np.testing.assert_array_equal(episode.action, wanted.action)
                 assert episode.metadata == wanted.metadata
+            kills, committed = kills + 1, len(store)
         process.stdin.close()
-    assert len(EpisodeStore.open(path)) > 10
+    assert committed > 10
 
 
 @pytest.mark.parametrize("operation", ["chunk", "ends"])
