@@ -12,28 +12,9 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from robot_rl.algorithms import ALGORITHM_CONFIGS
-from robot_rl.algorithms.agent import require_choice
+from robot_rl.checks import require_choice, require_minimum, require_success_reward
+from robot_rl.data_config import IngestConfig, InspectConfig
 from robot_rl.errors import InputError
-
-
-def require_minimum(value: float, minimum: float, place: str) -> None:
-    """Refuse a number below `minimum`.
-
-    Raises:
-        InputError: names the setting.
-    """
-    if not value >= minimum:
-        raise InputError(f"{place}={value} must be at least {minimum:g}")
-
-
-def require_success_reward(value: list[float] | None, place: str) -> None:
-    """Refuse a success reward of other than two numbers.
-
-    Raises:
-        InputError: names the setting.
-    """
-    if value is not None and len(value) != 2:
-        raise InputError(f"{place}={value}: give two numbers, [reward without success, reward with success]")
 
 
 @dataclass(kw_only=True)
@@ -215,46 +196,6 @@ class TrainConfig:
         require_minimum(self.minimum_deviation, 0.0, "minimum_deviation")
         require_minimum(self.checkpoint_every_s, 0.0, "checkpoint_every_s")
         require_minimum(self.log_every, 1, "log_every")
-
-
-@dataclass(kw_only=True)
-class SuccessRule:
-    """Labels a step as successful where a number of the next observation lies in [minimum, maximum]."""
-
-    observation: str = MISSING  # key of the observation; empty is no rule
-    index: int = 0  # channel
-    minimum: float | None = None
-    maximum: float | None = None
-
-
-@dataclass(kw_only=True)
-class IngestConfig:
-    """`robot-rl ingest SOURCE STORE`: a recording, in any format that has a reader, becomes a zarr store."""
-
-    source: str = MISSING
-    store: str = MISSING
-    format: str | None = None  # None finds the reader by content
-    overwrite: bool = False  # replace a store that is already there
-    maximum_episodes: int | None = None
-    success: SuccessRule | None = None  # labels success where the source does not record it
-    action_low: list[float] | None = None  # lower bounds where the source declares none, one or A numbers; None: -1
-    action_high: list[float] | None = None  # upper bounds likewise; None: 1
-    control_period_s: float | None = None  # where the source declares none
-    done_semantics: str = "auto"
-    """Sources with a single `done`: `auto` takes it as termination where the step succeeded and as a time limit
-    elsewhere; `terminated` and `truncated` take it as that."""
-    resimulate: bool = True  # rebuild observations from recorded simulator states where the source has only states
-
-    def __post_init__(self) -> None:
-        require_choice(self.done_semantics, ("auto", "terminated", "truncated"), "done_semantics")
-
-
-@dataclass(kw_only=True)
-class InspectConfig:
-    """`robot-rl inspect STORE`: what a store holds, printed and plotted."""
-
-    store: str = MISSING
-    plots: str | None = None  # folder of the pictures; None is `<store>_inspect` beside the store; `none` draws none
 
 
 @dataclass(kw_only=True)

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LINKS = ("datasets", "sim", "hardware", "configs")
 MAXIMUM_LINES = 500
 
-WORDS = {"types", "spec", "seeding", "clock", "units", "errors"}
+WORDS = {"types", "spec", "seeding", "clock", "units", "errors", "checks"}
 PURE = {"functional", "networks", "transforms", "replay"}
 CORE = WORDS | PURE | {"environment", "policy", "algorithms"}
 OURS: dict[str, set[str]] = {
@@ -23,7 +23,8 @@ OURS: dict[str, set[str]] = {
     "algorithms": WORDS | PURE | {"algorithms"},
     "rewards": CORE | {"rewards"},
     "steering": CORE | {"steering"},
-    "config": WORDS | {"algorithms"},
+    "config": WORDS | {"algorithms", "data_config"},
+    "data_config": WORDS,
     "checkpoint": CORE | {"config", "checkpoint"},
     "recorder": CORE | {"config", "recorder"},
     "loops": CORE | {"config", "checkpoint", "recorder", "loops", "rewards", "steering"},
@@ -34,7 +35,8 @@ OURS: dict[str, set[str]] = {
 }
 """What each part of robot_rl may import of ours; `apps` may import everything, and only `apps` imports `apps`."""
 
-HEAVY = {"mujoco", "robosuite", "dm_control", "gymnasium", "gymnasium_robotics", "rclpy", "h5py", "zarr", "av"}
+HEAVY = {"mujoco", "robosuite", "dm_control", "gymnasium", "gymnasium_robotics", "rclpy", "h5py", "zarr", "av",
+         "cv2", "simplejpeg", "pyarrow", "rosbags", "ray", "rerun", "imagecodecs"}  # fmt: skip
 WRAPPERS = {"sim", "datasets", "hardware", "apps"}
 HYDRA = {"hydra", "omegaconf"}
 FOLDERS = {"datasets", "sim", "hardware", "configs"}
@@ -76,8 +78,8 @@ def violations(inside: str, source: str) -> list[str]:
             found.append(f"{place}: write robot_rl.{package}")
         elif package in HEAVY and part not in WRAPPERS:
             found.append(f"{place}: only {', '.join(sorted(WRAPPERS))} wrap it")
-        elif package in HYDRA and part not in {"config", "apps"}:
-            found.append(f"{place}: only config.py and apps do")
+        elif package in HYDRA and part not in {"config", "data_config", "apps"}:
+            found.append(f"{place}: only config.py, data_config.py and apps do")
         elif ours and part not in {"apps", "__main__"} and ours not in {part, "__version__"} | OURS.get(part, set()):
             found.append(f"{place}: {part} may not import {ours}")
     return found

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -62,8 +64,49 @@ class SuccessLabel:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BagOptions:
+    """How topics, each with times of its own, become steps; the fields mirror `BagConfig`."""
+
+    action: str | None = None
+    observations: Sequence[str] = ()
+    clock: str = "auto"
+    maximum_gap_s: float | None = None
+    segment: str = "auto"
+    marker: str | None = None
+    idle_s: float = 2.0
+    definitions: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableOptions:
+    """Which columns of a table mean what; the fields mirror `TableConfig`."""
+
+    observation: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    action: Sequence[str] = ()
+    reward: str | None = None
+    success: str | None = None
+    time: str | None = None
+    time_unit_s: float = 1.0
+    time_format: str | None = None
+    episode: str | None = None
+    delimiter: str | None = None
+    decimal: str | None = None
+    missing: str = "error"
+    maximum_gap_s: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReadOptions:
-    """What a person may say about a recording; the fields mirror `IngestConfig`."""
+    """What a person may say about a recording; the fields mirror `IngestConfig`.
+
+    Only what a reader must know to read is here. What can be done to any episode afterwards (choice of keys, image
+    size, rewards, language, filters, splits, actions from the next observation, coarser steps) is done by the
+    conversion, so that every format has it.
+    """
+
+    bag: BagOptions = field(default_factory=BagOptions)
+    table: TableOptions = field(default_factory=TableOptions)
+    side_file: str | None = None  # a file of actions and states beside a video
 
     maximum_episodes: int | None = None
     success: SuccessLabel | None = None
@@ -102,7 +145,11 @@ class ReadOptions:
 
 @dataclass(kw_only=True)
 class Recording:
-    """An opened source. Episodes are read one at a time, in order; `close` frees the file."""
+    """An opened source. Episodes are read one at a time, in any order; `close` frees the file.
+
+    Opening is quick: it reads headers and indices, not data. `read` may add to `findings` what it meets in that
+    episode, and raises InputError where the episode cannot be used; the others still can.
+    """
 
     spec: Spec
     provenance: dict[str, Any]
@@ -135,7 +182,19 @@ class Recording:
 
 
 class Reader(Protocol):
-    """One format."""
+    """One format.
+
+    What every reader keeps to, beside the types:
+    - `probe` looks at content, never at the name alone, is quick, and never raises for a file of another format.
+    - An episode that lacks an array of the source is refused; an array that the whole source lacks is declared in
+      `spec.metadata["absent"]` (of `action`, `reward`, `success`, `end`) and filled: an action of width 0, reward 0,
+      truncated at its last step. A recording without actions has one step less than frames; its last frame is the
+      final observation.
+    - Images are `Frames` (`as_array`) of uint8 (H, W, 3) RGB or (H, W, 1); nothing is decoded before it is looked at.
+    - Where a recording has time stamps, `extras["timestamp_s"]` has T + 1 (or T) float64 seconds since the episode
+      began; `extras["timestamp_s/<key>"]` those of an observation that has its own.
+    - `metadata`: `source` (the place inside the recording), `language`, `split`, `task`, `initial_state`, where known.
+    """
 
     @property
     def name(self) -> str:
@@ -156,20 +215,39 @@ class Reader(Protocol):
         """
 
 
-def provenance(path: Path, reader: str, version: int, attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Where a store comes from: file name, size, SHA-256, format, and what the source says about itself."""
-    sha = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            sha.update(block)
+def provenance(
+    path: Path, reader: str, version: int, attributes: Mapping[str, Any], files: Sequence[Path] | None = None
+) -> dict[str, Any]:
+    """Where a store comes from: name, size, SHA-256, format, and what the source says about itself.
+
+    Args:
+        path: the file or folder that a person named.
+        reader: its format.
+        version: of the reader.
+        attributes: what the source says.
+        files: those that were read, where `path` is a folder; the checksum is then one over their names and checksums.
+    """
+    chosen = [path] if files is None else sorted(files)
+    with ThreadPoolExecutor(4) as pool:
+        sums = list(pool.map(_sha256, chosen))
+    sha256 = sums[0]
+    if files is not None:
+        listing = "".join(f"{sums[i]}  {os.path.relpath(file, path)}\n" for i, file in enumerate(chosen))
+        sha256 = hashlib.sha256(listing.encode()).hexdigest()
     return {
         "source": path.name,
-        "source_bytes": path.stat().st_size,
-        "source_sha256": sha.hexdigest(),
+        "source_bytes": sum(file.stat().st_size for file in chosen),
+        "source_files": len(chosen),
+        "source_sha256": sha256,
         "format": reader,
         "reader_version": version,
         "attributes": {key: plain(value) for key, value in attributes.items()},
     }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def plain(value: Any) -> Any:

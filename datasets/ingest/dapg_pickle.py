@@ -37,6 +37,8 @@ class DapgPickleReader:
 
     def probe(self, path: Path) -> str | None:
         """A pickle, by its first bytes."""
+        if not path.is_file():
+            return None
         with path.open("rb") as file:
             start = file.read(2)
         return "it is a pickle" if start.startswith(FIRST_OPCODES) else None

@@ -16,7 +16,9 @@ SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 def is_hdf5(path: Path) -> bool:
-    """By the signature, so also for a damaged file."""
+    """By the signature, so also for a damaged file; a folder is none."""
+    if not path.is_file():
+        return False
     with path.open("rb") as file:
         return file.read(len(SIGNATURE)) == SIGNATURE
 

@@ -11,7 +11,13 @@ from robot_rl.datasets.ingest.robosuite_raw import RobosuiteRawReader
 from robot_rl.datasets.store_files import near
 from robot_rl.errors import InputError, nearest
 
-READERS: tuple[Reader, ...] = (RobomimicHdf5Reader(), RobosuiteRawReader(), D4rlHdf5Reader(), DapgPickleReader())
+READERS: tuple[Reader, ...] = (
+    RobomimicHdf5Reader(),
+    RobosuiteRawReader(),
+    D4rlHdf5Reader(),
+    DapgPickleReader(),
+)
+"""In the order in which they are asked."""
 
 
 def find_reader(path: Path, format: str | None = None) -> Reader:
@@ -23,9 +29,6 @@ def find_reader(path: Path, format: str | None = None) -> Reader:
     if not path.exists():
         guess = near(path, path.parent.glob("[!.]*")) or "Name the file of a recording"
         raise InputError(f"there is no file at {path}. {guess.strip()}")
-    if path.is_dir():
-        inside = ", ".join(sorted(entry.name for entry in path.iterdir())[:10])
-        raise InputError(f"{path} is a folder, and none of the readers takes one: name a file in it ({inside})")
     if format is not None:
         names = {reader.name: reader for reader in READERS}
         if format not in names:
@@ -39,6 +42,13 @@ def find_reader(path: Path, format: str | None = None) -> Reader:
 
 
 def _seen(path: Path) -> str:
+    if path.is_dir():
+        inside = sorted(entry.name for entry in path.iterdir())
+        return (
+            f"a folder with {', '.join(inside[:10])}{', ...' if len(inside) > 10 else ''}"
+            if inside
+            else "an empty folder"
+        )
     if path.stat().st_size == 0:
         return "an empty file"
     if is_hdf5(path):

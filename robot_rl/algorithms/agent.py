@@ -8,6 +8,7 @@ from typing import Any, Protocol, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
+from robot_rl.checks import require_range
 from robot_rl.errors import InputError, nearest
 from robot_rl.types import Batch, Metrics
 
@@ -38,26 +39,6 @@ class Agent(Protocol):
 
     def value(self, observation: dict[str, Tensor], action: Tensor) -> Tensor | None:
         """Mean of the online critics; None without a critic. Shapes: each (B, *), (B, A) -> (B,)."""
-
-
-def require_choice(value: str, choices: tuple[str, ...], place: str) -> None:
-    """Refuse a setting that is not one of `choices`.
-
-    Raises:
-        InputError: with the nearest choice.
-    """
-    if value not in choices:
-        raise InputError(f"{place}={value}: {nearest(value, choices)}")
-
-
-def require_range(value: float, low: float, high: float, place: str) -> None:
-    """Refuse a setting outside [low, high].
-
-    Raises:
-        InputError: names the setting and the range.
-    """
-    if not low <= value <= high:
-        raise InputError(f"{place}={value} must lie in [{low}, {high}]")
 
 
 def require_numbers(config: Any, place: str) -> None:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from robot_rl.algorithms.agent import chunks, require_choice, require_numbers, require_range
+from robot_rl.algorithms.agent import chunks, require_numbers
+from robot_rl.checks import require_choice, require_range
 from robot_rl.functional import tanh_gaussian
 from robot_rl.networks.actor import LOG_STD_KINDS, GaussianActor
 from robot_rl.networks.encoder import FlatEncoder

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from robot_rl.algorithms.agent import chunks, require_choice, require_numbers, require_range
+from robot_rl.algorithms.agent import chunks, require_numbers
+from robot_rl.checks import require_choice, require_range
 from robot_rl.functional import gaussian
 from robot_rl.functional.bellman import expectile, squared_td_error, td_target
 from robot_rl.functional.polyak import polyak_update

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-from robot_rl.config import IngestConfig
+from robot_rl.data_config import IngestConfig
 from robot_rl.datasets.ingest.base import ReadOptions, Recording, SuccessLabel
 from robot_rl.datasets.ingest.registry import find_reader
 from robot_rl.datasets.schema import Finding

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from robot_rl.apps.ingest import print_findings
 from robot_rl.apps.inspect_plots import draw
-from robot_rl.config import InspectConfig
+from robot_rl.data_config import InspectConfig
 from robot_rl.datasets.store import EpisodeStore
 from robot_rl.datasets.validate import saturation, validate
 from robot_rl.spec import ArraySpec

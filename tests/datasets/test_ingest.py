@@ -352,7 +352,7 @@ def test_names_are_suggested(tmp_path: Path) -> None:
         find_reader(tmp_path / "dor.hdf5")
     with pytest.raises(InputError, match="did you mean 'd4rl_hdf5'"):
         find_reader(tmp_path / "door.hdf5", "d4rl")
-    with pytest.raises(InputError, match="is a folder"):
+    with pytest.raises(InputError, match="It is: a folder with"):
         find_reader(tmp_path)
 
 

@@ -12,7 +12,7 @@ import pytest
 import zarr
 
 from robot_rl.apps import ingest, inspect
-from robot_rl.config import IngestConfig, InspectConfig, SuccessRule
+from robot_rl.data_config import IngestConfig, InspectConfig, SuccessRule
 from robot_rl.datasets.reader import load_episodes
 from robot_rl.datasets.store import EpisodeStore
 from robot_rl.errors import InputError
