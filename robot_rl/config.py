@@ -13,7 +13,7 @@ from omegaconf import MISSING
 
 from robot_rl.algorithms import ALGORITHM_CONFIGS
 from robot_rl.checks import require_choice, require_minimum, require_success_reward
-from robot_rl.data_config import IngestConfig, InspectConfig
+from robot_rl.data_config import IngestConfig, InspectConfig, ViewConfig
 from robot_rl.errors import InputError
 
 
@@ -82,8 +82,17 @@ class DatasetConfig:
     """`first` or `last`: the episode ends, terminated, with its first (last) successful step; `none`: as recorded."""
     keep: str = "all"  # all | successful
     maximum_episodes: int | None = None
+    images: str = "mapped"
+    """`mapped`: images stay in the store and are read as they are sampled; `memory`: they are copied to memory."""
+    weighting: str = "uniform"
+    """How often the transitions of an episode are drawn: `uniform`, or by its `return` (trajectory weighting, Hong et
+    al., ICLR 2023)."""
+    weighting_temperature: float = 0.1  # of returns scaled to [0, 1]: a smaller one prefers the best more
 
     def __post_init__(self) -> None:
+        require_choice(self.images, ("mapped", "memory"), "dataset images")
+        require_choice(self.weighting, ("uniform", "return"), "dataset weighting")
+        require_minimum(self.weighting_temperature, 1e-6, "dataset weighting_temperature")
         require_choice(self.out_of_range, ("error", "clip"), "dataset out_of_range")
         require_choice(self.cut_at_success, ("none", "first", "last"), "dataset cut_at_success")
         require_choice(self.keep, ("all", "successful"), "dataset keep")
@@ -107,6 +116,9 @@ class ReplayConfig:
     monte_carlo_tail: str = "zero"
     """Return after the last step of an episode without termination: `zero`, or `constant`: r_last / (1 - discount)."""
     capacity: int = 1_000_000  # rows of the online buffer
+    prefetch_workers: int | None = None
+    """Threads that gather the next batches in phases without interaction; None: 2 where images are read from a store,
+    else 0. The batches are the same for any number."""
 
     def __post_init__(self) -> None:
         require_choice(self.monte_carlo_tail, ("zero", "constant"), "replay.monte_carlo_tail")
@@ -114,6 +126,8 @@ class ReplayConfig:
             raise InputError(f"replay.discount={self.discount} must lie in [0, 1)")
         require_minimum(self.n_step, 1, "replay.n_step")
         require_minimum(self.capacity, 2, "replay.capacity")
+        if self.prefetch_workers is not None:
+            require_minimum(self.prefetch_workers, 0, "replay.prefetch_workers")
 
 
 @dataclass(kw_only=True)
@@ -239,6 +253,7 @@ ENVIRONMENT_CONFIGS: dict[str, type] = {
 VERB_CONFIGS: dict[str, type] = {
     "ingest": IngestConfig,
     "inspect": InspectConfig,
+    "view": ViewConfig,
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
     "doctor": DoctorConfig,

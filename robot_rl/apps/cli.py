@@ -64,10 +64,11 @@ def _sort(argv: list[str]) -> _Words:
             words.config_folder = Path(word.partition("=")[2])
         elif word in ("-h", "--help") or (word == "help" and words.verb is None):
             words.flags.add("--help")
-        elif word in FLAGS:
+        elif word in FLAGS or word in schema.SWITCHES:
             words.flags.add(word)
         elif word.startswith("-"):
-            raise InputError(f"there is no option '{word}': {nearest(word, FLAGS)}. Settings are written key=value.")
+            near = nearest(word, [*FLAGS, *schema.SWITCHES])
+            raise InputError(f"there is no option '{word}': {near}. Settings are written key=value.")
         elif words.verb is None:
             words.verb = word
         elif OVERRIDE.match(word):
@@ -113,12 +114,24 @@ def _run(verb: str, words: _Words, out: Console) -> int:
         extra = words.positional[len(named)]
         raise InputError(f"'{extra}' is one word too many: `robot-rl {verb} {usage}`; settings are written key=value.")
     given = [as_override(key, word) for key, word in zip(named, words.positional, strict=False)]
-    overrides = [*given, *words.overrides]
+    overrides = [*given, *words.overrides, *_switched(verb, words.flags)]
     if "--print-config" in words.flags:
         out.print(Text(compose_yaml(verb, overrides, words.config_folder).rstrip()), soft_wrap=True)
         return 0
     config = compose(verb, overrides, words.config_folder)
     return _load(verb, words.given)(config)
+
+
+def _switched(verb: str, flags: set[str]) -> list[str]:
+    """The settings that flags such as `--check` stand for."""
+    given = sorted(flags & set(schema.SWITCHES))
+    for flag in given:
+        owner, setting, _ = schema.SWITCHES[flag]
+        if owner != verb:
+            raise InputError(
+                f"{flag} belongs to `robot-rl {owner}`, where it means {setting}; {verb} has no such option"
+            )
+    return [schema.SWITCHES[flag][1] for flag in given]
 
 
 def _load(verb: str, given: list[str]) -> Callable[[Any], int]:
@@ -132,6 +145,10 @@ def _load(verb: str, given: list[str]) -> Callable[[Any], int]:
             from robot_rl.apps import inspect
 
             return inspect.run
+        case "view":
+            from robot_rl.apps import view
+
+            return view.run
         case "train":
             from robot_rl.apps import train
 

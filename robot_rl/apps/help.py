@@ -13,7 +13,16 @@ EXAMPLES = {
         ("robot-rl ingest demo.hdf5 data/lift.zarr overwrite=true", "replace a store that is there"),
         ("robot-rl ingest log.hdf5 data/arm.zarr control_period_s=0.05", "say what the file does not"),
     ],
-    "inspect": [("robot-rl inspect data/lift.zarr", "print and plot what a store holds")],
+    "inspect": [
+        ("robot-rl inspect data/lift.zarr", "print and plot what a store holds"),
+        ("robot-rl inspect data/lift.zarr report=html", "one page with pictures, clips, plots and findings"),
+        ("robot-rl inspect data/lift.zarr --check", "only the findings; exit with 1 where something is wrong"),
+        ("robot-rl inspect data/lift.zarr --fix", "repair what can be repaired, and say what was done"),
+    ],
+    "view": [
+        ("robot-rl view data/lift.zarr", "open the first episode in the rerun viewer"),
+        ("robot-rl view data/lift.zarr episodes=[0,3] output=lift.rrd", "write a file for the viewer instead"),
+    ],
     "train": [
         ("robot-rl train lift", "run an experiment of configs/experiment"),
         ("robot-rl train lift seed=1 replay.discount=0.98", "override any key"),
@@ -69,7 +78,7 @@ def print_verb(console: Console, verb: str) -> None:
             for key in keys:
                 _print_key(console, key)
     console.print()
-    _print_options(console)
+    _print_options(console, verb)
     console.print(Text("Examples", "bold"))
     _print_examples(console, EXAMPLES[verb])
 
@@ -80,13 +89,17 @@ def _print_examples(console: Console, examples: list[tuple[str, str]]) -> None:
         console.print(Text.assemble("  ", (f"{command:<{width}}", "green"), "  ", (meaning, "dim")), soft_wrap=True)
 
 
-def _print_options(console: Console) -> None:
+def _print_options(console: Console, verb: str | None = None) -> None:
     console.print(Text("Options", "bold"))
+    switches = [
+        (flag, f"{text} ({setting})") for flag, (owner, setting, text) in schema.SWITCHES.items() if owner == verb
+    ]
     for option, meaning in (
         ("--help", "this page"),
         ("--version", "the version of robot_rl"),
         ("--print-config", "print the composed configuration as YAML, and stop"),
         ("--config-dir DIR", "search DIR for YAML too; it is laid out like configs/"),
+        *switches,
     ):
         console.print(Text.assemble("  ", (f"{option:<18}", "cyan"), meaning))
     console.print()

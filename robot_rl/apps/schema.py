@@ -25,11 +25,17 @@ GROUPS = {"environment": "ENVIRONMENT_CONFIGS", "algorithm": "ALGORITHM_CONFIGS"
 POSITIONAL = {
     "ingest": ("source", "store"),
     "inspect": ("store",),
+    "view": ("store",),
     "train": ("experiment",),
     "evaluate": ("run",),
     "doctor": (),
 }
 """The keys that the words without `=` stand for, in order."""
+SWITCHES = {
+    "--check": ("inspect", "check=true", "print only the findings; exit with 1 where one is an error or a warning"),
+    "--fix": ("inspect", "fix=true", "repair the store in place where that can be done, and say what was done"),
+}
+"""Words that stand for a setting: of which verb, which setting, and what it does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,296 @@
+"""`robot-rl view STORE`: episodes in the rerun viewer, or in a file for it."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.text import Text
+
+from robot_rl.data_config import ViewConfig
+from robot_rl.datasets.frames import BLOCK_FRAMES, JPEG_SIGNATURE, EncodedFrames, encode_jpeg, resize
+from robot_rl.datasets.store import EpisodeStore
+from robot_rl.datasets.store_files import clear_disk_errors
+from robot_rl.errors import InputError
+from robot_rl.spec import ArraySpec, Spec
+from robot_rl.types import Array, Episode
+
+SUMMARY = "Open episodes of a store in the rerun viewer, or write them to an .rrd file for it."
+
+MAXIMUM_SIDE = 16_384  # pixels; above it nothing is made smaller
+VIEW_QUALITY = 90  # of JPEG, for images that are not JPEG in the store
+STEP, TIME = "step", "time"  # the names of the time lines
+
+
+def run(config: ViewConfig) -> int:
+    """Write the file, or open the viewer and wait until it is closed."""
+    console = Console()
+    store = EpisodeStore.open(Path(config.store).expanduser())
+    output = None if config.output is None else Path(config.output).expanduser()
+    _require_episodes(store, config.episodes)
+    if output is None:
+        _require_display()
+        return _open_viewer(console, store, config)
+    if output.suffix != ".rrd":
+        raise InputError(f"output={output}: the rerun viewer opens files that end in .rrd: name it so")
+    with console.status("Writing ..."):
+        write_rrd(output, store, config.episodes, maximum_side=config.maximum_side)
+    console.print(
+        Text.assemble(
+            ("Wrote ", "green"), (str(output), "bold"), f" ({output.stat().st_size / 1e6:.1f} MB). Open it: "
+        ),
+        Text(f"rerun {output}"),
+        soft_wrap=True,
+    )
+    return 0
+
+
+def write_rrd(path: Path, store: EpisodeStore, episodes: list[int], *, maximum_side: int) -> None:
+    """Episodes as a recording of rerun. The file appears whole or not at all.
+
+    Each episode has a branch `episode_<n>` with its images (JPEG), the channels of its action and observations, reward,
+    ends and success, and its instruction, along the time lines `step` and, where times are known, `time`.
+
+    Args:
+        path: of the file; its folder is made where missing.
+        store: to read.
+        episodes: their numbers.
+        maximum_side: pixels; larger images are shown smaller.
+
+    Raises:
+        InputError: rerun is not installed, there is no such episode, or the disk is full.
+    """
+    rerun = _import_rerun()
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp.rrd")
+    try:
+        with clear_disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.touch()
+        recording = rerun.RecordingStream("robot_rl", recording_id=f"{store.path.name}")
+        recording.save(temporary, default_blueprint=_blueprint(store.spec, episodes))
+        for number, episode in zip(episodes, store.episodes(episodes), strict=True):
+            _log_episode(recording, f"episode_{number}", store.spec, episode, maximum_side)
+        recording.flush(blocking=True)
+        recording.disconnect()
+        with clear_disk_errors(path):
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def times_s(spec: Spec, episode: Episode, key: str | None = None) -> Array | None:
+    """Seconds since the episode began, of its T + 1 rows.
+
+    From the time stamps of the observation `key` where it has its own, from those of the episode, from the control
+    period; None where nothing is known. A missing last stamp continues the median difference. Shapes: (T + 1,).
+    """
+    rows = len(episode) + 1
+    stamps = episode.extras.get(f"timestamp_s/{key}") if key is not None else None
+    stamps = episode.extras.get("timestamp_s") if stamps is None else stamps
+    if stamps is None:
+        return None if spec.control_period_s is None else np.arange(rows) * spec.control_period_s
+    stamps = np.asarray(stamps, np.float64).reshape(len(stamps), -1)[:, 0]
+    if len(stamps) == rows:
+        return stamps
+    period_s = spec.control_period_s
+    if len(stamps) > 1:
+        period_s = float(np.median(np.diff(stamps)))
+    return np.append(stamps, stamps[-1] + (0.0 if period_s is None else period_s))
+
+
+def is_image(spec: ArraySpec) -> bool:
+    """uint8 pictures (H, W, 3) or (H, W, 1)."""
+    return spec.dtype == "uint8" and len(spec.shape) == 3 and spec.shape[2] in (1, 3)
+
+
+def is_depth(spec: ArraySpec) -> bool:
+    """Pictures (H, W) of distances, or other planes."""
+    return len(spec.shape) == 2 and min(spec.shape) >= 16
+
+
+def channel_names(spec: ArraySpec) -> list[str]:
+    """A name for every channel: the declared one, else its number."""
+    size = int(np.prod(spec.shape))
+    if spec.names is None or len(spec.names) != size:
+        return [str(index) for index in range(size)]
+    return list(spec.names)
+
+
+def _log_episode(recording: Any, branch: str, spec: Spec, episode: Episode, maximum_side: int) -> None:
+    rerun = _import_rerun()
+    rows, steps = len(episode) + 1, len(episode)
+    time = times_s(spec, episode)
+    for key, array_spec in spec.observation.items():
+        place = f"{branch}/observation/{_path(key)}"
+        own_time = times_s(spec, episode, key)
+        if is_image(array_spec):
+            _log_images(recording, place, episode.observation[key], own_time, maximum_side)
+        elif is_depth(array_spec):
+            _log_depth(recording, place, episode.observation[key], own_time)
+        else:
+            _log_channels(recording, place, array_spec, np.asarray(episode.observation[key]), own_time)
+    if episode.action.shape[1]:
+        _log_channels(recording, f"{branch}/action", spec.action, episode.action, time)
+    facts: dict[str, Array | None] = {
+        "reward": episode.reward,
+        "terminated": episode.terminated,
+        "truncated": episode.truncated,
+        "success": episode.success,
+        "intervened": episode.intervened,
+    }
+    for name, values in facts.items():
+        if values is not None:
+            column = rerun.Scalars.columns(scalars=np.asarray(values, np.float64))
+            recording.send_columns(f"{branch}/{name}", indexes=_index(0, steps, time), columns=column)
+    recording.log(
+        f"{branch}/about", rerun.TextDocument(_about(branch, episode, rows), media_type="text/markdown"), static=True
+    )
+
+
+def _log_channels(recording: Any, place: str, spec: ArraySpec, values: Array, time: Array | None) -> None:
+    rerun = _import_rerun()
+    flat = values.reshape(len(values), -1).astype(np.float64)
+    names = [name if spec.unit in (None, "1") else f"{name} [{spec.unit}]" for name in channel_names(spec)]
+    recording.log(place, rerun.SeriesLines(names=names), static=True)
+    columns = rerun.Scalars.columns(scalars=flat.ravel()).partition([flat.shape[1]] * len(flat))
+    recording.send_columns(place, indexes=_index(0, len(flat), time), columns=columns)
+
+
+def _log_images(recording: Any, place: str, images: Array, time: Array | None, maximum_side: int) -> None:
+    rerun = _import_rerun()
+    for start in range(0, len(images), BLOCK_FRAMES):
+        stop = min(start + BLOCK_FRAMES, len(images))
+        jpegs = list(_jpegs(images[start:stop], maximum_side))
+        columns = rerun.EncodedImage.columns(blob=jpegs, media_type=["image/jpeg"] * len(jpegs))
+        recording.send_columns(place, indexes=_index(start, stop, time), columns=columns)
+
+
+def _jpegs(images: Array, maximum_side: int) -> Iterator[bytes]:
+    """JPEG bytes of each image: as they are in the store where they are JPEG and small enough."""
+    height, width = images.shape[1:3]
+    scale = maximum_side / max(height, width)
+    if scale >= 1 and isinstance(images, EncodedFrames) and all(b[:3] == JPEG_SIGNATURE for b in images.encoded):
+        yield from images.encoded
+        return
+    size = (max(1, round(height * scale)), max(1, round(width * scale))) if scale < 1 else (height, width)
+    for image in np.asarray(images):
+        yield encode_jpeg(resize(image, size), VIEW_QUALITY)
+
+
+def _log_depth(recording: Any, place: str, planes: Array, time: Array | None) -> None:
+    rerun = _import_rerun()
+    for index, plane in enumerate(planes):
+        metres = rerun.DepthImage(plane, meter=1000.0 if plane.dtype == np.uint16 else 1.0)
+        recording.set_time(STEP, sequence=index)
+        if time is not None:
+            recording.set_time(TIME, duration=float(time[index]))
+        recording.log(place, metres)
+    recording.reset_time()
+
+
+def _index(start: int, stop: int, time: Array | None) -> list[Any]:
+    rerun = _import_rerun()
+    index = [rerun.TimeColumn(STEP, sequence=np.arange(start, stop))]
+    if time is not None:
+        index.append(rerun.TimeColumn(TIME, duration=time[start:stop]))
+    return index
+
+
+def _about(branch: str, episode: Episode, rows: int) -> str:
+    facts: dict[str, Any] = {
+        "steps": rows - 1,
+        "return": f"{episode.reward.sum(dtype=np.float64):.6g}",
+        "success": "not recorded" if episode.success is None else ("yes" if episode.success.any() else "no"),
+        "end": "terminated" if episode.terminated[-1] else ("truncated" if episode.truncated[-1] else "not recorded"),
+    }
+    known: Mapping[str, Any] = {
+        key: episode.metadata[key]
+        for key in ("language", "task", "split", "source")
+        if episode.metadata.get(key) is not None
+    }
+    lines = [f"- **{name}**: {value}" for name, value in {**known, **facts}.items()]
+    return "\n".join([f"# {branch.replace('_', ' ')}", *lines])
+
+
+def _blueprint(spec: Spec, episodes: list[int]) -> Any:
+    """A tab for each episode: its images above, its channels below."""
+    _import_rerun()
+    import rerun.blueprint as blueprint
+
+    images = [key for key, array_spec in spec.observation.items() if is_image(array_spec) or is_depth(array_spec)]
+    channels = [key for key in spec.observation if key not in images]
+    tabs = []
+    for number in episodes:
+        branch = f"/episode_{number}"
+        pictures = [blueprint.Spatial2DView(origin=f"{branch}/observation/{_path(key)}", name=key) for key in images]
+        about = blueprint.TextDocumentView(origin=f"{branch}/about", name="about")
+        plots = [blueprint.TimeSeriesView(origin=f"{branch}/observation/{_path(key)}", name=key) for key in channels]
+        if spec.action.shape[0]:
+            plots.insert(0, blueprint.TimeSeriesView(origin=f"{branch}/action", name="action"))
+        outcome = [f"{branch}/{name}" for name in ("reward", "success", "terminated", "truncated", "intervened")]
+        plots.append(blueprint.TimeSeriesView(origin=branch, contents=outcome, name="reward and ends"))
+        rows = [blueprint.Horizontal(*pictures, about, name="images"), blueprint.Grid(*plots, name="channels")]
+        tabs.append(blueprint.Vertical(*rows, name=f"episode {number}"))
+    return blueprint.Blueprint(blueprint.Tabs(*tabs), collapse_panels=False)
+
+
+def _path(key: str) -> str:
+    """A key as part of an entity path: what rerun gives a meaning is escaped."""
+    return "".join(c if c.isalnum() or c in "_-./" else f"\\{c}" for c in key).strip("/")
+
+
+@contextmanager
+def _quiet_viewer() -> Iterator[dict[str, str]]:
+    """An environment in which the viewer's usage statistics are off; the person's own settings stay as they are."""
+    with tempfile.TemporaryDirectory(prefix="robot-rl-view-") as folder:
+        environment = {**os.environ, "XDG_CONFIG_HOME": folder}
+        subprocess.run(
+            [sys.executable, "-m", "rerun", "analytics", "disable"], env=environment, check=True, capture_output=True
+        )
+        yield environment
+
+
+def _open_viewer(console: Console, store: EpisodeStore, config: ViewConfig) -> int:
+    _import_rerun()
+    with tempfile.TemporaryDirectory(prefix="robot-rl-view-") as folder, _quiet_viewer() as environment:
+        path = Path(folder) / f"{store.path.name}.rrd"
+        with console.status("Reading ..."):
+            write_rrd(path, store, config.episodes, maximum_side=config.maximum_side)
+        console.print(Text("The viewer is open; close its window to end.", "dim"))
+        words = [sys.executable, "-m", "rerun", "--bind", "127.0.0.1", "--hide-welcome-screen", str(path)]
+        status = subprocess.run(words, env=environment, check=False).returncode
+    if status != 0:
+        raise InputError(f"the rerun viewer ended with status {status}: write a file instead with output=NAME.rrd")
+    return 0
+
+
+def _require_display() -> None:
+    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        raise InputError(
+            "there is no display for the viewer (DISPLAY is not set): write a file with output=NAME.rrd and open it "
+            "where there is one, with `rerun NAME.rrd`"
+        )
+
+
+def _require_episodes(store: EpisodeStore, episodes: list[int]) -> None:
+    if not episodes:
+        raise InputError("episodes=[] names none: give their numbers, such as episodes=[0,3]")
+    if len(set(episodes)) != len(episodes):
+        raise InputError(f"episodes={episodes} names one twice")
+    wrong = [number for number in episodes if not 0 <= number < len(store)]
+    if wrong:
+        raise InputError(f"{store.path} has episodes 0 to {len(store) - 1}, asked for {wrong}")
+
+
+def _import_rerun() -> Any:
+    try:
+        import rerun
+    except ImportError as error:
+        raise InputError(f"the viewer is not installed ({error}): pip install 'robot-rl[viewer]'") from error
+    return rerun
