@@ -28,6 +28,7 @@ class Batch:
     discount: Tensor  # (B,), 0 after termination, otherwise discount**n
     next_observation: dict[str, Tensor]  # each (B, *)
     monte_carlo_return: Tensor | None = None  # (B,), return-to-go under the declared tail rule
+    instruction: Tensor | None = None  # (B,), int64, number of the text among the run's `Instructions`; -1: none
 
     def __len__(self) -> int:
         return int(self.reward.shape[0])

@@ -19,13 +19,14 @@ from robot_rl.datasets.store import EpisodeStore
 from robot_rl.environment import Environment
 from robot_rl.errors import InputError, nearest
 from robot_rl.replay.buffer import ReplayBuffer
+from robot_rl.replay.instructions import Instructions
 from robot_rl.seeding import Seeds
 from robot_rl.spec import Spec
 from robot_rl.transforms.action import ActionScale
 from robot_rl.transforms.reward import RewardTransform
 from robot_rl.types import Episode
 
-NOT_OF_THE_RUN = ("resume", "output", "checkpoint_every_s", "evaluation.videos")
+NOT_OF_THE_RUN = ("resume", "output", "checkpoint_every_s", "evaluation.videos", "replay.prefetch_workers")
 """Dotted settings that change no number, so a resumed run may change them."""
 
 
@@ -35,6 +36,7 @@ class LoadedData:
 
     spec: Spec
     episodes: list[Episode]
+    weights: list[float]  # of each episode: how often its transitions are drawn
     facts: dict[str, Any]
 
 
@@ -135,7 +137,7 @@ def load_data(name: str, config: DatasetConfig, spec: Spec | None, whose: str) -
         "sha256": hashlib.sha256("".join(store.digests).encode()).hexdigest(),
         "provenance": store.provenance,
     }
-    return LoadedData(spec=store.spec, episodes=episodes, facts=facts)
+    return LoadedData(spec=store.spec, episodes=episodes, weights=[1.0] * len(episodes), facts=facts)
 
 
 def check_fit(giver: str, given: Spec, taker: str, wanted: Spec) -> None:
@@ -209,7 +211,9 @@ def _check_range(name: str, config: DatasetConfig, episodes: list[Episode], spec
         )
 
 
-def empty_buffer(config: TrainConfig, spec: Spec, rows: int) -> ReplayBuffer:
+def empty_buffer(
+    config: TrainConfig, spec: Spec, rows: int, instructions: Instructions | None, *, mapped: bool = False
+) -> ReplayBuffer:
     """A replay buffer under the run's settings."""
     replay = config.replay
     return ReplayBuffer(
@@ -220,6 +224,8 @@ def empty_buffer(config: TrainConfig, spec: Spec, rows: int) -> ReplayBuffer:
         discount=replay.discount,
         n_step=replay.n_step,
         tail=replay.monte_carlo_tail,
+        mapped=mapped,
+        instructions=instructions,
         device=config.device,
     )
 

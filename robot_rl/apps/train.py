@@ -39,6 +39,8 @@ from robot_rl.loops.run import Evaluator, Run
 from robot_rl.networks.encoder import DEVIATION_FLOOR
 from robot_rl.recorder import Progress, Recorder
 from robot_rl.replay.buffer import ReplayBuffer
+from robot_rl.replay.columns import is_image
+from robot_rl.replay.instructions import Instructions
 from robot_rl.seeding import Seeds
 from robot_rl.spec import Spec
 from robot_rl.transforms.action import ActionScale
@@ -130,12 +132,16 @@ def _assemble(
         display.say(f"Data set {name}: {facts['episodes']} episodes, {facts['steps']} steps from {facts['path']}")
     spec: Spec = evaluation.spec if evaluation is not None else next(iter(loaded.values())).spec
 
+    told = any("language" in episode.metadata for data in loaded.values() for episode in data.episodes)
+    instructions = Instructions() if told else None
+    images = any(is_image(array) for array in spec.observation.values())
     sources: dict[str, ReplayBuffer] = {}
     for name, data in loaded.items():
         rows = sum(len(episode) + 1 for episode in data.episodes)
-        sources[name] = empty_buffer(config, spec, rows)
-        for episode in data.episodes:
-            sources[name].append(episode)
+        mapped = config.datasets[name].images == "mapped"
+        sources[name] = empty_buffer(config, spec, rows, instructions, mapped=mapped)
+        for episode, weight in zip(data.episodes, data.weights, strict=True):
+            sources[name].append(episode, weight=weight)
     statistics = None
     if config.normalize_observations and sources:
         statistics = {
@@ -154,7 +160,8 @@ def _assemble(
     interactive = [phase.steps for phase in config.phases.values() if phase.interact != "none"]
     if interactive:
         # An episode takes one row more than it has steps, and has at least one step.
-        sources["online"] = empty_buffer(config, spec, min(config.replay.capacity, 2 * sum(interactive) + 2))
+        rows = min(config.replay.capacity, 2 * sum(interactive) + 2)
+        sources["online"] = empty_buffer(config, spec, rows, instructions)
 
     origin: dict[str, Any] = {
         "config": config_json,
@@ -187,6 +194,9 @@ def _assemble(
             discount=config.replay.discount,
             reward=reward_transform(config.replay),
         )
+    workers = config.replay.prefetch_workers
+    if workers is None:
+        workers = 2 if images else 0
     this = Run(
         folder=folder,
         origin=origin,
@@ -205,6 +215,7 @@ def _assemble(
         stop_requested=lambda: False,
         checkpoint_every_s=config.checkpoint_every_s,
         log_every=config.log_every,
+        prefetch_workers=workers,
     )
     if found is None:
         # Last, because these two make the folder a run: what was refused above leaves none behind.

@@ -90,6 +90,7 @@ class Run:
     stop_requested: Callable[[], bool]
     checkpoint_every_s: float
     log_every: int
+    prefetch_workers: int = 0  # threads that gather batches ahead, in phases without interaction
     progress: Progress = field(default_factory=Progress)
     saved: int = 0  # checkpoints written so far
     _saved_ns: int = 0

@@ -6,7 +6,6 @@ once, on the way in.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,21 +14,14 @@ from torch import Tensor
 
 from robot_rl.errors import InputError
 from robot_rl.functional.bellman import monte_carlo_return
+from robot_rl.replay.columns import Column, MappedColumn, is_image
+from robot_rl.replay.instructions import Instructions
 from robot_rl.spec import Spec
 from robot_rl.transforms.action import ActionScale
 from robot_rl.transforms.reward import RewardTransform
 from robot_rl.types import Array, Batch, Episode, TimeStep
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SequenceBatch:
-    """Windows of H steps inside one episode each; steps past its end are marked invalid and repeat its last row."""
-
-    observation: dict[str, Tensor]  # each (B, H + 1, *)
-    action: Tensor  # (B, H, A), in [-1, 1]
-    reward: Tensor  # (B, H)
-    discount: Tensor  # (B, H), 0 after termination, otherwise discount
-    valid: Tensor  # (B, H), bool
+SAVED = ("action", "reward", "monte_carlo", "terminated", "has_next", "step", "final", "instruction")
 
 
 class ReplayBuffer:
@@ -45,6 +37,9 @@ class ReplayBuffer:
         tail: return after the last step of an episode that did not terminate: `zero`, or `constant` for
             r_last / (1 - discount), which gives failed sparse episodes r / (1 - discount) at every step.
         complete_only: sample finished episodes only, so that every Monte-Carlo return is known.
+        mapped: leave images in the store that the episodes come from, and read them as they are sampled; the system
+            keeps what is read often in memory. Otherwise they are copied, as bytes.
+        instructions: the texts of the run; batches then say which one each transition has.
     """
 
     def __init__(
@@ -58,6 +53,8 @@ class ReplayBuffer:
         n_step: int = 1,
         tail: str = "zero",
         complete_only: bool = False,
+        mapped: bool = False,
+        instructions: Instructions | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         reward.check(spec)
@@ -69,13 +66,16 @@ class ReplayBuffer:
         self.n_step = n_step
         self.tail = tail
         self.complete_only = complete_only
+        self.instructions = instructions
         self.device = torch.device(device)
 
         def rows(*shape: int, dtype: torch.dtype) -> Tensor:
             return torch.zeros((capacity, *shape), dtype=dtype, device=self.device)
 
-        self.observation = {
-            key: rows(*array.shape, dtype=torch.uint8 if array.dtype == "uint8" else torch.float32)
+        self.observation: dict[str, Column] = {
+            key: MappedColumn(array, capacity, self.device)
+            if mapped and is_image(array)
+            else rows(*array.shape, dtype=torch.uint8 if array.dtype == "uint8" else torch.float32)
             for key, array in spec.observation.items()
         }
         self.action = rows(*spec.action.shape, dtype=torch.float32)
@@ -83,6 +83,11 @@ class ReplayBuffer:
         self.monte_carlo = rows(dtype=torch.float32)
         self.terminated = rows(dtype=torch.bool)
         self.has_next = rows(dtype=torch.bool)  # a transition starts in this row
+        self.step = rows(dtype=torch.int64)  # of its episode
+        self.final = rows(dtype=torch.int64)  # row of the last observation of its episode; -1 while that runs
+        self.instruction = rows(dtype=torch.int64)  # number of its text, -1 without one
+        self._weight = np.ones(capacity)
+        self._cumulative: Array | None = None  # of the weights, in the order of `_rows`; None where all are equal
         # Rows that may be sampled, oldest first: a ring of its own, because rows enter and leave in the same order.
         self._rows = np.zeros(capacity, np.int64)
         self._rows_first = 0
@@ -90,6 +95,8 @@ class ReplayBuffer:
         self._size = 0
         self._head = 0  # the next row to write
         self._open: list[int] = []  # rows of the running episode, oldest first
+        self._instruction = -1  # of the running episode
+        self._weighted = False  # an episode has a weight other than 1
 
     def __len__(self) -> int:
         """Transitions that can be sampled."""
@@ -97,10 +104,11 @@ class ReplayBuffer:
 
     # Writing ----------------------------------------------------------------------------------------------------------
 
-    def begin(self, observation: Mapping[str, Array]) -> None:
+    def begin(self, observation: Mapping[str, Array], instruction: str | None = None) -> None:
         """Start an episode with its first observation."""
         if self._open:
             raise RuntimeError("an episode is running: finish it, or call `cut`")
+        self._instruction = self._number(instruction)
         self._open = [self._write_observation(observation)]
 
     def add(self, step: TimeStep) -> None:
@@ -131,8 +139,12 @@ class ReplayBuffer:
             self._close()
         self._open = []
 
-    def append(self, episode: Episode) -> None:
+    def append(self, episode: Episode, *, weight: float = 1.0) -> None:
         """Add a finished episode (EpisodeSink).
+
+        Args:
+            episode: what to add.
+            weight: each of its transitions is drawn so many times as often as one of weight 1.
 
         Raises:
             InputError: an observation is missing, or the episode does not fit.
@@ -152,7 +164,10 @@ class ReplayBuffer:
         index = torch.from_numpy(rows)
         self._forget(rows)
         for key, values in self.observation.items():
-            values[index] = torch.from_numpy(np.ascontiguousarray(episode.observation[key])).to(values)
+            if isinstance(values, MappedColumn):
+                values.write(rows, episode.observation[key], key)
+            else:
+                values[index] = torch.from_numpy(np.ascontiguousarray(episode.observation[key])).to(values)
         self.action[index[:-1]] = torch.from_numpy(self.scale.normalize(episode.action)).to(self.device)
         reward = self.reward_transform(episode.reward, {key: rows[1:] for key, rows in episode.observation.items()})
         self.reward[index[:-1]] = torch.from_numpy(reward).to(self.device)
@@ -162,6 +177,11 @@ class ReplayBuffer:
         # Without a final observation the last step is a transition only where nothing is bootstrapped from it.
         self.has_next[index[-2]] = episode.has_final_observation or bool(episode.terminated[-1])
         self.has_next[index[-1]] = False
+        self.step[index] = torch.arange(steps + 1, device=self.device)
+        self.final[index] = int(rows[-1] if episode.has_final_observation else rows[-2])
+        self.instruction[index] = self._number(episode.metadata.get("language"))
+        self._weight[rows] = weight
+        self._weighted = self._weighted or weight != 1.0
         self._head = int(rows[-1] + 1) % self.capacity
         self._size = min(self._size + steps + 1, self.capacity)
         self._return_to_go(rows[:-1])
@@ -171,15 +191,20 @@ class ReplayBuffer:
         row = self._head
         self._forget(np.asarray([row]))
         for key, values in self.observation.items():
+            if isinstance(values, MappedColumn):
+                raise RuntimeError("the observations of a running episode are kept in memory: mapped=False")
             values[row] = torch.from_numpy(np.asarray(observation[key])).to(values)
         self.terminated[row] = False
         self.has_next[row] = False
+        self.step[row], self.final[row], self.instruction[row] = len(self._open), -1, self._instruction
+        self._weight[row] = 1.0
         self._head = (row + 1) % self.capacity
         self._size = min(self._size + 1, self.capacity)
         return row
 
     def _close(self) -> None:
         rows = np.asarray(self._open[:-1])
+        self.final[torch.from_numpy(np.asarray(self._open))] = self._open[-1]
         self._open = []
         self._return_to_go(rows)
         if self.complete_only:
@@ -197,6 +222,7 @@ class ReplayBuffer:
         place = (self._rows_first + self._rows_count + np.arange(len(rows))) % self.capacity
         self._rows[place] = rows
         self._rows_count += len(rows)
+        self._cumulative = None
 
     def _forget(self, rows: Array) -> None:
         """The rows are about to be overwritten: they are the oldest, so only the front of the ring can hold them."""
@@ -204,18 +230,48 @@ class ReplayBuffer:
         while self._rows_count and int(self._rows[self._rows_first]) in overwritten:
             self._rows_first = (self._rows_first + 1) % self.capacity
             self._rows_count -= 1
+            self._cumulative = None
+
+    def _number(self, instruction: object) -> int:
+        return -1 if self.instructions is None or instruction is None else self.instructions.number(str(instruction))
 
     # Reading ----------------------------------------------------------------------------------------------------------
 
     def sample(self, count: int, generator: torch.Generator) -> Batch:
-        """`count` transitions, uniformly and with replacement. The generator is a CPU one, whatever the device."""
-        return self.gather(self._draw(count, generator))
+        """`count` transitions, by weight and with replacement. The generator is a CPU one, whatever the device."""
+        return self.gather(self.draw(count, generator))
 
-    def _draw(self, count: int, generator: torch.Generator) -> Tensor:
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Rows in which a transition starts: uniformly, or by the weights of their episodes. Shapes: (count,)."""
         if not self._rows_count:
             raise RuntimeError("the replay buffer holds no transition yet")
-        place = torch.randint(self._rows_count, (count,), generator=generator).numpy()
+        if (cumulative := self._cumulative_weights()) is None:
+            place = torch.randint(self._rows_count, (count,), generator=generator).numpy()
+        else:
+            wanted = torch.rand(count, generator=generator, dtype=torch.float64).numpy() * cumulative[-1]
+            place = np.searchsorted(cumulative, wanted, side="right")
         return torch.from_numpy(self._rows[(self._rows_first + place) % self.capacity]).to(self.device)
+
+    def _cumulative_weights(self) -> Array | None:
+        if not self._weighted:
+            return None
+        if self._cumulative is None:
+            ring = self._rows[(self._rows_first + np.arange(self._rows_count)) % self.capacity]
+            self._cumulative = np.cumsum(self._weight[ring])
+        return self._cumulative
+
+    def older(self, row: Tensor) -> Tensor:
+        """How many rows before these are still there. Shapes: (B,) -> (B,)."""
+        return self._size - 1 - (self._head - 1 - row) % self.capacity
+
+    def newer(self, row: Tensor) -> Tensor:
+        """Steps from these rows to the last observation of their episode. Shapes: (B,) -> (B,)."""
+        final = self.final.index_select(0, row)
+        return (torch.where(final < 0, (self._head - 1) % self.capacity, final) - row) % self.capacity
+
+    def observations(self, row: Tensor) -> dict[str, Tensor]:
+        """The observations of these rows. Shapes: (B,) -> each (B, *)."""
+        return {key: values.index_select(0, row) for key, values in self.observation.items()}
 
     def gather(self, row: Tensor) -> Batch:
         """The transitions that start in the given rows. Shapes: (B,), int64."""
@@ -230,39 +286,13 @@ class ReplayBuffer:
             discount = torch.where(goes_on, discount * self.discount, discount)
         following = (last + 1) % self.capacity
         return Batch(
-            observation={key: values.index_select(0, row) for key, values in self.observation.items()},
+            observation=self.observations(row),
             action=self.action.index_select(0, row),
             reward=reward,
             discount=torch.where(self.terminated.index_select(0, last), 0.0, discount),
-            next_observation={key: values.index_select(0, following) for key, values in self.observation.items()},
+            next_observation=self.observations(following),
             monte_carlo_return=self.monte_carlo.index_select(0, row) if self.complete_only else None,
-        )
-
-    def sample_sequences(self, count: int, length: int, generator: torch.Generator) -> SequenceBatch:
-        """`count` windows of `length` steps, started uniformly over the transitions."""
-        start = self._draw(count, generator)
-        row, rows, valid = start, [start], [torch.ones_like(start, dtype=torch.bool)]
-        for _ in range(length - 1):
-            following = (row + 1) % self.capacity
-            goes_on = valid[-1] & self.has_next.index_select(0, following)
-            row = torch.where(goes_on, following, row)
-            rows.append(row)
-            valid.append(goes_on)
-        step = torch.stack(rows, 1)  # (B, H)
-        is_valid = torch.stack(valid, 1)
-        # Observation h is that of step h; one past the last valid step is the observation that followed it.
-        arrived = (row + 1) % self.capacity  # (B,)
-        shown = torch.cat([step, arrived[:, None]], 1)
-        shown[:, 1:] = torch.where(
-            torch.cat([is_valid[:, 1:], is_valid[:, :1] & False], 1), shown[:, 1:], arrived[:, None]
-        )
-        ended = self.terminated[step] & is_valid
-        return SequenceBatch(
-            observation={key: values[shown] for key, values in self.observation.items()},
-            action=self.action[step],
-            reward=torch.where(is_valid, self.reward[step], 0.0),
-            discount=torch.where(ended, 0.0, self.discount).float(),
-            valid=is_valid,
+            instruction=None if self.instructions is None else self.instruction.index_select(0, row),
         )
 
     def observation_statistics(self) -> dict[str, tuple[Tensor, Tensor]]:
@@ -270,19 +300,25 @@ class ReplayBuffer:
         return {
             key: (values[: self._size].double().mean(0).float(), values[: self._size].double().std(0).float())
             for key, values in self.observation.items()
-            if values.dtype == torch.float32
+            if isinstance(values, Tensor) and values.dtype == torch.float32
         }
 
     # Checkpoint -------------------------------------------------------------------------------------------------------
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that `restore` needs: tensors cut to the rows in use, and plain JSON."""
-        tensors = {f"observation.{key}": values[: self._size] for key, values in self.observation.items()}
-        for name in ("action", "reward", "monte_carlo", "terminated", "has_next"):
+        tensors = {f"observation.{key}": self._tensor(key)[: self._size] for key in self.observation}
+        for name in SAVED:
             tensors[name] = getattr(self, name)[: self._size]
         ring = (self._rows_first + np.arange(self._rows_count)) % self.capacity
         tensors["rows"] = torch.from_numpy(self._rows[ring])
-        state = {"capacity": self.capacity, "size": self._size, "head": self._head, "open": self._open}
+        state = {
+            "capacity": self.capacity,
+            "size": self._size,
+            "head": self._head,
+            "open": self._open,
+            "instruction": self._instruction,
+        }
         return {key: value.contiguous().cpu() for key, value in tensors.items()}, state
 
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -290,11 +326,19 @@ class ReplayBuffer:
         if state["capacity"] != self.capacity:
             raise InputError(f"the saved replay buffer has capacity {state['capacity']}, this one {self.capacity}")
         self._size, self._head, self._open = int(state["size"]), int(state["head"]), list(state["open"])
-        for key, values in self.observation.items():
+        self._instruction = int(state["instruction"])
+        for key in self.observation:
+            values = self._tensor(key)
             values[: self._size] = tensors[f"observation.{key}"].to(values)
-        for name in ("action", "reward", "monte_carlo", "terminated", "has_next"):
+        for name in SAVED:
             values = getattr(self, name)
             values[: self._size] = tensors[name].to(values)
         rows = tensors["rows"].numpy()
         self._rows[: len(rows)] = rows
         self._rows_first, self._rows_count = 0, len(rows)
+
+    def _tensor(self, key: str) -> Tensor:
+        values = self.observation[key]
+        if isinstance(values, MappedColumn):
+            raise RuntimeError("a buffer whose images stay in their store is filled from it again, not saved")
+        return values

@@ -80,7 +80,22 @@ def sample_mixture(
     generator: torch.Generator,
 ) -> Batch:
     """`repeats` batches one behind the other, each with `rows[name]` transitions of every source."""
-    parts = [sources[name].sample(count * repeats, generator) for name, count in rows.items() if count]
+    return gather_mixture(sources, draw_mixture(sources, rows, repeats, generator), repeats)
+
+
+def draw_mixture(
+    sources: Mapping[str, ReplayBuffer],
+    rows: Mapping[str, int],
+    repeats: int,
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """The random half of `sample_mixture`: which transitions of every source."""
+    return {name: sources[name].draw(count * repeats, generator) for name, count in rows.items() if count}
+
+
+def gather_mixture(sources: Mapping[str, ReplayBuffer], drawn: Mapping[str, Tensor], repeats: int) -> Batch:
+    """The other half, which reads but never changes the sources, so that a thread may do it."""
+    parts = [sources[name].gather(row) for name, row in drawn.items()]
     return parts[0] if len(parts) == 1 else _interleave(parts, repeats)
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from robot_rl.errors import InputError
 from robot_rl.replay.buffer import ReplayBuffer
+from robot_rl.replay.sequences import sample_sequences
 from robot_rl.spec import ArraySpec, Spec
 from robot_rl.transforms.action import ActionScale
 from robot_rl.transforms.reward import RewardTransform
@@ -270,7 +271,7 @@ def test_windows_stay_inside_an_episode_and_say_what_is_valid() -> None:
     buffer = make()
     buffer.append(episode(0, 3, terminated=True))
     buffer.append(episode(1, 5, terminated=False))
-    batch = buffer.sample_sequences(500, 3, torch.Generator().manual_seed(0))
+    batch = sample_sequences(buffer, 500, 3, torch.Generator().manual_seed(0))
     state, start = batch.observation["state"], batch.observation["state"][:, 0, 1]
     length = torch.where(state[:, 0, 0] == 0, 3.0, 5.0)
     steps = torch.minimum(length - start, torch.tensor(3.0))
