@@ -5,7 +5,8 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -215,6 +216,20 @@ class Reader(Protocol):
         """
 
 
+_CHECKSUMS = ContextVar("checksums", default=True)
+
+
+@contextmanager
+def without_checksums() -> Iterator[None]:
+    """Sources that are opened in this block are not read through for their checksum: by workers, of whom each opens
+    what the main process opened."""
+    token = _CHECKSUMS.set(False)
+    try:
+        yield
+    finally:
+        _CHECKSUMS.reset(token)
+
+
 def provenance(
     path: Path, reader: str, version: int, attributes: Mapping[str, Any], files: Sequence[Path] | None = None
 ) -> dict[str, Any]:
@@ -228,8 +243,10 @@ def provenance(
         files: those that were read, where `path` is a folder; the checksum is then one over their names and checksums.
     """
     chosen = [path] if files is None else sorted(files)
-    with ThreadPoolExecutor(4) as pool:
-        sums = list(pool.map(_sha256, chosen))
+    sums = [""] * len(chosen)
+    if _CHECKSUMS.get():
+        with ThreadPoolExecutor(4) as pool:
+            sums = list(pool.map(_sha256, chosen))
     sha256 = sums[0]
     if files is not None:
         listing = "".join(f"{sums[i]}  {os.path.relpath(file, path)}\n" for i, file in enumerate(chosen))
