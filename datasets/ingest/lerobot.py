@@ -1,0 +1,456 @@
+"""What the LeRobot layouts v1 to v3 share: `info.json`, its features, and what each of them means to us.
+
+Names become keys without `observation.` and `images.`: `observation.state` is `state`, `observation.images.wrist` is
+`wrist`. `action` is the action (or `actions`, or all of `action.*` in their order). `next.reward`, `next.done` and
+`next.success` are those facts. Numbers of other names become `extras`, text becomes metadata, images are always
+observations. Where no name begins with `observation.`, all numbers that mean nothing else are observations.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from robot_rl.datasets.ingest.base import ReadOptions, action_spec
+from robot_rl.datasets.schema import Finding
+from robot_rl.errors import InputError
+from robot_rl.spec import ArraySpec
+from robot_rl.types import Array
+
+INDEX_COLUMNS = ("timestamp", "frame_index", "episode_index", "index", "task_index")
+OBSERVATION = "observation."
+FACTS = ("next.reward", "next.done", "next.success", "next.terminated", "next.truncated", "intervened")
+"""Facts of a step; the last three are names of our own exporter, which LeRobot passes over."""
+EXTRAS = "extras."  # prefix of our exporter
+NUMBERS = ("float16", "float32", "float64", "bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "int64")
+LARGEST_VALUES = 1 << 24  # numbers in one row of one feature
+LARGEST_METADATA = 1 << 30  # bytes of a JSON file
+FOLDERS_UP = 4
+INFO_FILES = {"meta": "info.json", "meta_data": "info.json"}
+SOURCE_SUFFIXES = (".json", ".jsonl", ".parquet", ".arrow", ".safetensors")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feature:
+    """One entry of `features`."""
+
+    name: str
+    dtype: str  # of numpy, or `image`, `video`, `string`
+    shape: tuple[int, ...]
+    names: tuple[str, ...] | None = None  # of the channels
+    depth: bool = False  # a video of quantised distances
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info:
+    """`info.json`."""
+
+    root: Path
+    version: str
+    fps: float | None
+    features: dict[str, Feature]
+    splits: dict[str, tuple[int, int]]  # first and exclusive last episode_index
+    declared: dict[str, Any]
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def place(self) -> str:
+        """For messages."""
+        return self.root.name
+
+    def template(self, name: str, default: str) -> str:
+        """`data_path` or `video_path`.
+
+        Raises:
+            InputError: it is no text.
+        """
+        value = self.declared.get(name, default)
+        if value is None:
+            return default
+        if not isinstance(value, str):
+            raise InputError(f"{self.root}: info.json: {name} is {value!r}, expected a text with placeholders")
+        return value
+
+    def total(self, name: str) -> int | None:
+        """A count such as `total_frames`; None where it is not declared."""
+        value = self.declared.get(name)
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+    def split(self, episode: int) -> str | None:
+        """The first split that has an episode of this index."""
+        return next((name for name, (start, stop) in self.splits.items() if start <= episode < stop), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What each column is to us."""
+
+    observations: dict[str, Feature]  # numbers, by our key
+    images: dict[str, Feature]  # encoded images in the table
+    videos: dict[str, Feature]
+    actions: tuple[Feature, ...]
+    extras: dict[str, Feature]
+    texts: dict[str, Feature]
+    facts: frozenset[str]  # those of FACTS that are recorded
+    indices: tuple[str, ...]  # those of INDEX_COLUMNS that are recorded
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns of the table that an episode needs."""
+        groups = (self.observations, self.images, self.extras, self.texts)
+        names = [feature.name for group in groups for feature in group.values()]
+        return [*names, *(feature.name for feature in self.actions), *sorted(self.facts), *self.indices]
+
+    @property
+    def absent(self) -> list[str]:
+        """What the whole source lacks, as `spec.metadata["absent"]` has it."""
+        ends = {"next.done", "next.terminated", "next.truncated"}
+        missing = {
+            "action": not self.actions,
+            "reward": "next.reward" not in self.facts,
+            "success": "next.success" not in self.facts,
+            "end": not ends & self.facts,
+        }
+        return [name for name, is_missing in missing.items() if is_missing]
+
+    @property
+    def action_names(self) -> tuple[str, ...] | None:
+        """Names of all channels of the action, where every part has names."""
+        parts = [feature.names for feature in self.actions]
+        named = [name for part in parts if part is not None for name in part]
+        return tuple(named) if parts and all(part is not None for part in parts) else None
+
+    @property
+    def action_width(self) -> int:
+        """A; 0 without actions."""
+        return sum(int(np.prod(feature.shape)) for feature in self.actions)
+
+    @property
+    def action_dtype(self) -> str:
+        """Of all parts together."""
+        dtypes = [np.dtype(feature.dtype) for feature in self.actions]
+        return str(np.result_type(*dtypes)) if dtypes else "float32"
+
+    def without_videos(self, keys: Iterable[str]) -> "Layout":
+        """The layout without some cameras."""
+        gone = set(keys)
+        return replace(self, videos={key: value for key, value in self.videos.items() if key not in gone})
+
+
+def find_root(path: Path, folder: str) -> Path | None:
+    """The folder of a data set: `path`, or one above it. `folder` is `meta` or `meta_data`, which has the info.json.
+
+    A video inside is not taken for the whole data set.
+    """
+    if path.is_file() and path.suffix not in SOURCE_SUFFIXES:
+        return None
+    candidates = [path, *path.absolute().parents[:FOLDERS_UP]]
+    for candidate in candidates:
+        if (candidate / folder / INFO_FILES[folder]).is_file():
+            return candidate
+    return None
+
+
+def codebase_version(root: Path, folder: str) -> str | None:
+    """`codebase_version` of info.json, or None where that is no JSON object."""
+    try:
+        declared = json.loads(_text(root / folder / INFO_FILES[folder]))
+    except (InputError, json.JSONDecodeError, RecursionError):
+        return None
+    return str(declared.get("codebase_version", "")) if isinstance(declared, dict) else None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        InputError: it is missing, too large, or none.
+    """
+    try:
+        value = json.loads(_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"{path} is no JSON ({error}): repair it, or copy it again from its source") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path} holds no JSON object: copy it again from its source")
+    return value
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a file that has one in each line.
+
+    Raises:
+        InputError: it is missing, too large, or a line is none.
+    """
+    rows = []
+    for number, line in enumerate(_text(path).splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise InputError(f"{path}, line {number} is no JSON ({error}): repair it") from error
+        if not isinstance(value, dict):
+            raise InputError(f"{path}, line {number} holds no JSON object: repair it")
+        rows.append(value)
+    return rows
+
+
+def read_info(root: Path) -> Info:
+    """`meta/info.json` of v2 and v3.
+
+    Raises:
+        InputError: it is damaged, or names no features.
+    """
+    path = root / "meta" / "info.json"
+    declared = read_json(path)
+    entries = declared.get("features")
+    if not isinstance(entries, dict) or not entries:
+        raise InputError(f"{path}: `features` is missing: copy the file again from its source")
+    findings: list[Finding] = []
+    features = {str(name): _feature(str(name), entry, path) for name, entry in entries.items()}
+    fps = declared.get("fps")
+    if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps < 1e6:
+        text = f"info.json declares fps={fps!r}, so there is no control period"
+        findings.append(
+            Finding(severity="warning", place=root.name, text=text, remedy="set control_period_s, or repair info.json")
+        )
+        fps = None
+    return Info(
+        root=root,
+        version=str(declared.get("codebase_version", "")),
+        fps=None if fps is None else float(fps),
+        features=features,
+        splits=_splits(declared.get("splits"), root.name, findings),
+        declared=declared,
+        findings=findings,
+    )
+
+
+def layout_of(features: Mapping[str, Feature], columns: Sequence[str], place: str) -> tuple[Layout, list[Finding]]:
+    """Sort the features; those that the tables do not have are left out, with a finding.
+
+    Args:
+        features: of info.json.
+        columns: of the tables.
+        place: for findings.
+    """
+    findings = []
+    missing = [f.name for f in features.values() if f.dtype != "video" and f.name not in columns]
+    if missing:
+        text = f"info.json declares {', '.join(missing)}, but the tables have no such column: left out"
+        remedy = "repair info.json, or copy the tables again"
+        findings.append(Finding(severity="error", place=place, text=text, remedy=remedy))
+    extra = [name for name in columns if name not in features and name not in INDEX_COLUMNS]
+    if extra:
+        text = f"the tables have columns that info.json does not declare: {', '.join(extra)}: left out"
+        findings.append(Finding(severity="information", place=place, text=text, remedy="declare them in info.json"))
+    there = {name: feature for name, feature in features.items() if name not in missing}
+    depth = [name for name, feature in there.items() if feature.depth]
+    if depth:
+        text = f"{', '.join(depth)}: videos of quantised distances are not read: left out"
+        findings.append(Finding(severity="error", place=place, text=text, remedy="convert them to images"))
+    there = {name: feature for name, feature in there.items() if name not in depth}
+    return _sorted(there, [name for name in INDEX_COLUMNS if name in columns]), findings
+
+
+def action_bounds(
+    layout: Layout, options: ReadOptions, statistics: Sequence[Mapping[str, Any]], data: Array | None, place: str
+) -> tuple[ArraySpec, list[Finding]]:
+    """Bounds of the action: as the options say, else the recorded range, which LeRobot keeps in its statistics.
+
+    A channel that never moves gets its value plus and minus 1.
+
+    Args:
+        layout: which has actions.
+        options: `action_low` and `action_high` come first.
+        statistics: of the whole or of episodes: feature name -> `min`, `max`.
+        data: (N, A), where there are no statistics.
+        place: for findings.
+
+    Raises:
+        InputError: bounds were given that do not fit.
+    """
+    width = layout.action_width
+    if options.action_low is not None or options.action_high is not None:
+        spec = action_spec(np.empty((0, width), layout.action_dtype), options, place)
+        return replace(spec, names=layout.action_names), []
+    found = _range_of_statistics(layout, statistics)
+    origin = "its statistics"
+    if found is None and data is not None and len(data):
+        found, origin = (data.min(axis=0).astype(np.float64), data.max(axis=0).astype(np.float64)), "the data"
+    if found is None or not np.isfinite(found).all():
+        raise InputError(f"{place}: the range of the action is not known: set action_low and action_high")
+    low, high = found
+    still = high <= low
+    low, high = np.where(still, low - 1, low), np.where(still, high + 1, high)
+    text = f"LeRobot declares no bounds of the action: they are the recorded range, from {origin}"
+    if still.any():
+        text += f"; {int(still.sum())} of {width} channels never move and get their value plus and minus 1"
+    remedy = "set action_low and action_high where the limits of the robot are known"
+    finding = Finding(severity="information", place=place, text=text, remedy=remedy)
+    spec = ArraySpec(shape=(width,), dtype=layout.action_dtype, low=low, high=high, names=layout.action_names)
+    return spec, [finding]
+
+
+def fill(template: str, fields: Mapping[str, int | str], root: Path) -> Path:
+    """A path from a template of info.json, such as `data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet`.
+
+    Raises:
+        InputError: it has other placeholders, or leads out of the folder.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        name, width = match[1], int(match[2] or 0)
+        if name not in fields:
+            raise InputError(f"{root}: info.json: '{template}' has the placeholder {{{name}}}, known: {sorted(fields)}")
+        given = fields[name]
+        return f"{given:0{width}d}" if isinstance(given, int) else given
+
+    text = re.sub(r"\{(\w+)(?::0?(\d{1,2})d)?\}", value, template)
+    if "{" in text or "}" in text:
+        raise InputError(f"{root}: info.json: '{template}' is no template of a path")
+    return inside(root, text)
+
+
+def inside(root: Path, name: str) -> Path:
+    """A file of the data set by its relative name.
+
+    Raises:
+        InputError: the name leads out of the folder.
+    """
+    if "\0" in name or len(name) > 4096 or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise InputError(f"{root}: '{name[:200]}' leads out of the folder of the data set")
+    return root / name
+
+
+def whole_number(row: Mapping[str, Any], key: str, place: str) -> int:
+    """An entry that must be a whole number, at least 0.
+
+    Raises:
+        InputError: it is missing or something else.
+    """
+    value = row.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**53 or value != int(value):
+        raise InputError(f"{place}: {key} is {value!r}, expected a whole number")
+    return int(value)
+
+
+def our_key(name: str) -> str:
+    """The observation key of a feature."""
+    return name.removeprefix(OBSERVATION).removeprefix("images.") or name
+
+
+def _sorted(features: Mapping[str, Feature], indices: Sequence[str]) -> Layout:
+    actions = _actions(features)
+    taken = {feature.name for feature in actions} | set(FACTS) | set(INDEX_COLUMNS)
+    plain_names = not any(name.startswith(OBSERVATION) for name in features)
+    groups: dict[str, dict[str, Feature]] = {name: {} for name in ("number", "image", "video", "extra", "text")}
+    for name, feature in features.items():
+        if name in taken:
+            continue
+        kind = feature.dtype if feature.dtype in ("image", "video") else "number"
+        if feature.dtype == "string":
+            groups["text"][name] = feature
+        elif kind == "number" and not name.startswith(OBSERVATION) and (not plain_names or name.startswith(EXTRAS)):
+            groups["extra"][name.removeprefix(EXTRAS)] = feature
+        else:
+            key, used = our_key(name), groups["number"] | groups["image"] | groups["video"]
+            groups[kind][name if key in used else key] = feature
+    return Layout(
+        observations=groups["number"],
+        images=groups["image"],
+        videos=groups["video"],
+        actions=actions,
+        extras=groups["extra"],
+        texts=groups["text"],
+        facts=frozenset(name for name in FACTS if name in features),
+        indices=tuple(indices),
+    )
+
+
+def _actions(features: Mapping[str, Feature]) -> tuple[Feature, ...]:
+    numeric = {name: feature for name, feature in features.items() if feature.dtype in NUMBERS}
+    for name in ("action", "actions"):
+        if name in numeric:
+            return (numeric[name],)
+    return tuple(feature for name, feature in numeric.items() if name.startswith("action."))
+
+
+def _feature(name: str, entry: Any, path: Path) -> Feature:
+    place = f"{path}: feature '{name}'"
+    if not isinstance(entry, dict):
+        raise InputError(f"{place} is {entry!r}, expected an object with dtype and shape")
+    dtype, shape = entry.get("dtype"), entry.get("shape", [1])
+    if dtype not in (*NUMBERS, "image", "video", "string"):
+        raise InputError(f"{place} has dtype {dtype!r}, known: {', '.join((*NUMBERS, 'image', 'video', 'string'))}")
+    if not isinstance(shape, list) or not all(isinstance(n, int) and 0 < n <= LARGEST_VALUES for n in shape):
+        raise InputError(f"{place} has shape {shape!r}, expected a list of whole numbers")
+    if len(shape) > 8 or int(np.prod([float(n) for n in shape])) > LARGEST_VALUES:
+        raise InputError(f"{place} has shape {shape}: more than {LARGEST_VALUES} numbers a frame")
+    about = entry.get("info") or entry.get("video_info")
+    about = about if isinstance(about, dict) else {}
+    depth = about.get("video.is_depth_map") is True or about.get("is_depth_map") is True
+    names = _channel_names(entry.get("names"), shape) if dtype in NUMBERS else None
+    return Feature(name=name, dtype=dtype, shape=tuple(shape) or (1,), names=names, depth=dtype == "video" and depth)
+
+
+def _channel_names(names: Any, shape: Sequence[int]) -> tuple[str, ...] | None:
+    """One name a channel out of a list, a list of lists, `{"motors": [...]}` or `{"x": 0, "y": 1}`; else None."""
+    found: list[str] = []
+    match names:
+        case dict() if all(isinstance(place, int) for place in names.values()):
+            found = [str(name) for name in sorted(names, key=lambda name: names[name])]
+        case dict():
+            found = [str(name) for part in names.values() if isinstance(part, list) for name in part]
+        case list():
+            for part in names:
+                found += [str(name) for name in part] if isinstance(part, list) else [str(part)]
+    return tuple(found) if len(shape) > 0 and len(found) == shape[-1] else None
+
+
+def _splits(declared: Any, place: str, findings: list[Finding]) -> dict[str, tuple[int, int]]:
+    splits = {}
+    for name, text in declared.items() if isinstance(declared, dict) else ():
+        match = re.fullmatch(r"\s*(\d{1,15}):(\d{1,15})\s*", text) if isinstance(text, str) else None
+        if match is None:
+            finding = f"info.json declares the split {name} as {str(text)[:80]!r}, expected first:last: passed over"
+            findings.append(Finding(severity="warning", place=place, text=finding, remedy="repair info.json"))
+        else:
+            splits[str(name)] = (int(match[1]), int(match[2]))
+    return splits
+
+
+def _range_of_statistics(layout: Layout, statistics: Sequence[Mapping[str, Any]]) -> tuple[Array, Array] | None:
+    parts: dict[str, list[Array]] = {"min": [], "max": []}
+    for feature in layout.actions:
+        for name, numbers in parts.items():
+            rows = []
+            for entry in statistics:
+                values = entry.get(feature.name)
+                try:
+                    row = np.asarray(values[name] if isinstance(values, dict) else None, np.float64).reshape(-1)
+                except (KeyError, TypeError, ValueError):
+                    return None
+                if row.shape != (int(np.prod(feature.shape)),) or not np.isfinite(row).all():
+                    return None
+                rows.append(row)
+            if not rows:
+                return None
+            numbers.append(np.min(rows, axis=0) if name == "min" else np.max(rows, axis=0))
+    low, high = np.concatenate(parts["min"]), np.concatenate(parts["max"])
+    return (low, high) if (low <= high).all() else None
+
+
+def _text(path: Path) -> str:
+    try:
+        if path.stat().st_size > LARGEST_METADATA:
+            raise InputError(f"{path} has more than {LARGEST_METADATA >> 30} GiB: that is no description of a data set")
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise InputError(f"{path} is missing: copy the data set again from its source") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as text ({error}): copy it again from its source") from error
