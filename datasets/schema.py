@@ -6,16 +6,19 @@ the next observation is the next row.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from robot_rl.datasets.frames import lazy
 from robot_rl.errors import InputError
 from robot_rl.spec import ArraySpec, Spec
 from robot_rl.types import Array, Episode
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: images by tier
+READABLE_VERSIONS = (1, 2)
 EPISODE_LOG = "episodes.jsonl"
 UNCOMMITTED = -1  # fill value of `meta/episode_ends`
 SUCCESS_UNKNOWN = -1  # in `steps/success`, beside 0 and 1
@@ -32,13 +35,35 @@ class Finding:
     remedy: str = ""
 
 
-def rows_of_episode(spec: Spec, episode: Episode, place: str) -> dict[str, Array]:
+def is_image(spec: ArraySpec) -> bool:
+    """Whether rows are images, (H, W, 3) RGB or (H, W, 1), uint8."""
+    return spec.dtype == "uint8" and len(spec.shape) == 3 and spec.shape[2] in (1, 3) and min(spec.shape) > 0
+
+
+def require_paths(keys: Iterable[str]) -> None:
+    """Refuse keys that cannot be folders, each outside the others.
+
+    Raises:
+        InputError: names the key.
+    """
+    known = set(keys)
+    for key in known:
+        parts = key.split("/")
+        if any(part in ("", ".", "..") or part.startswith("__") or "\0" in part for part in parts):
+            raise InputError(f"'{key}' cannot be the name of an array: give it letters and digits, parted by single /")
+        for length in range(1, len(parts)):
+            if "/".join(parts[:length]) in known:
+                raise InputError(f"the array '{key}' cannot lie inside the array '{'/'.join(parts[:length])}'")
+
+
+def rows_of_episode(spec: Spec, episode: Episode, place: str, *, lazy_images: bool = False) -> dict[str, Array]:
     """The `steps/` arrays of one episode by key, each (T + 1, *).
 
     Args:
         spec: of the store; observation and action take its data types.
         episode: what to store.
         place: the episode, in words, for messages.
+        lazy_images: leave Frames as they are; else they are decoded.
 
     Raises:
         InputError: keys or shapes differ from the spec, or a number is not finite.
@@ -49,7 +74,9 @@ def rows_of_episode(spec: Spec, episode: Episode, place: str) -> dict[str, Array
         unknown = sorted(set(episode.observation) - set(spec.observation))
         raise InputError(f"{place}: observation keys differ from the store's: missing {missing}, unknown {unknown}")
     rows = {
-        f"observation/{key}": _checked(episode.observation[key], array_spec, f"{place}: observation '{key}'")
+        f"observation/{key}": _checked(
+            episode.observation[key], array_spec, f"{place}: observation '{key}'", lazy_image=lazy_images
+        )
         for key, array_spec in spec.observation.items()
     }
     rows["action"] = _with_filler(_checked(episode.action, spec.action, f"{place}: action"))
@@ -73,11 +100,19 @@ def rows_of_episode(spec: Spec, episode: Episode, place: str) -> dict[str, Array
 def episode_of_rows(
     spec: Spec, rows: Mapping[str, Array], *, has_final_observation: bool, metadata: dict[str, object], whole: set[str]
 ) -> Episode:
-    """Undo `rows_of_episode`. `whole` names the extras that have T + 1 rows of their own."""
+    """Undo `rows_of_episode`, with those observations that `rows` has.
+
+    Args:
+        spec: of the store.
+        rows: the arrays by key.
+        has_final_observation: of the episode.
+        metadata: of the episode.
+        whole: the extras that have T + 1 rows of their own.
+    """
     steps = len(rows["action"]) - 1
     success, intervened = rows["success"][:steps], rows["intervened"][:steps]
     return Episode(
-        observation={key: rows[f"observation/{key}"] for key in spec.observation},
+        observation={key: rows[f"observation/{key}"] for key in spec.observation if f"observation/{key}" in rows},
         action=rows["action"][:steps],
         reward=rows["reward"][:steps],
         terminated=rows["terminated"][:steps],
@@ -94,14 +129,32 @@ def episode_of_rows(
     )
 
 
-def digest(rows: Mapping[str, Array], *, has_final_observation: bool) -> str:
-    """SHA-256 over names, data types, shapes and bytes of an episode's arrays."""
+Feed = Callable[[Any], None]
+
+
+def digest(rows: Mapping[str, Array], *, has_final_observation: bool, feeds: Mapping[str, Feed] | None = None) -> str:
+    """SHA-256 over names, data types, shapes and bytes of an episode's arrays.
+
+    Args:
+        rows: the arrays.
+        has_final_observation: of the episode.
+        feeds: arrays that are not in memory, by key: each feeds the hash with what stands for its bytes.
+    """
     sha = hashlib.sha256(f"final observation: {has_final_observation}".encode())
-    for key in sorted(rows):
+    feeds = {} if feeds is None else feeds
+    for key in sorted({*rows, *feeds}):
+        if key in feeds:
+            feeds[key](sha)
+            continue
         array = np.ascontiguousarray(rows[key])
-        sha.update(f"|{key}|{array.dtype.str}|{array.shape}|".encode())
+        sha.update(header(key, array.dtype.str, array.shape))
         sha.update(array.data if array.size else b"")
     return sha.hexdigest()
+
+
+def header(key: str, kind: str, shape: tuple[int, ...]) -> bytes:
+    """What a digest takes before the bytes of an array; the kind is a data type, or an image tier but `raw`."""
+    return f"|{key}|{np.dtype(np.uint8).str if kind == 'raw' else kind}|{shape}|".encode()
 
 
 def require_finite(array: Array, place: str) -> None:
@@ -122,13 +175,16 @@ def require_finite(array: Array, place: str) -> None:
         )
 
 
-def _checked(array: Array, spec: ArraySpec, place: str) -> Array:
-    array = np.asarray(array)
+def _checked(array: Array, spec: ArraySpec, place: str, *, lazy_image: bool = False) -> Array:
+    if not (lazy_image and is_image(spec) and lazy(array) is not None):
+        array = np.asarray(array)
     if array.shape[1:] != spec.shape:
         raise InputError(f"{place} has shape (steps, *{array.shape[1:]}), the store has (steps, *{spec.shape})")
     dtype = np.dtype(spec.dtype)
     if not np.can_cast(array.dtype, dtype, casting="same_kind"):
         raise InputError(f"{place} has data type {array.dtype}, the store has {dtype}")
+    if array.dtype == dtype and lazy(array) is not None:
+        return array
     array = array.astype(dtype, casting="same_kind", copy=False)
     require_finite(array, place)
     return array

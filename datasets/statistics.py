@@ -1,6 +1,6 @@
 """Mean, deviation and range of every channel, and of returns and lengths, over the real rows of a store."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import numpy as np
@@ -49,8 +49,12 @@ class Moments:
         }
 
 
-def episode_statistics(episodes: Iterable[Episode]) -> dict[str, Any]:
+def episode_statistics(episodes: Iterable[Episode], *, leave_out: Collection[str] = ()) -> dict[str, Any]:
     """Statistics of a data set as plain JSON.
+
+    Args:
+        episodes: of the data set; each is looked at once.
+        leave_out: keys of observations, such as images.
 
     `arrays` has an entry for `observation/<key>`, `action` and `reward`. Observations count all their real rows: a
     repeated last row is left out. Returns are undiscounted sums of the raw reward.
@@ -62,6 +66,8 @@ def episode_statistics(episodes: Iterable[Episode]) -> dict[str, Any]:
         number += 1
         last = None if episode.has_final_observation else -1
         for key, array in episode.observation.items():
+            if key in leave_out:
+                continue
             moments.setdefault(f"observation/{key}", Moments()).add(array[:last])
         moments.setdefault("action", Moments()).add(episode.action)
         moments.setdefault("reward", Moments()).add(episode.reward)

@@ -8,7 +8,7 @@ leaves a store that opens with exactly the committed episodes; appending again o
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +16,46 @@ import numpy as np
 import zarr
 from zarr.codecs import ZstdCodec
 
+from robot_rl.datasets.blocks import BLOCK_BYTES
+from robot_rl.datasets.frames import JPEG_QUALITY, as_array
+from robot_rl.datasets.images import IMAGES_NOTE, ImageWriter, checked_tiers, image_column, image_writer
+from robot_rl.datasets.mapped import ImageColumn
 from robot_rl.datasets.schema import (
     EPISODE_LOG,
+    READABLE_VERSIONS,
     SCHEMA_VERSION,
     SUCCESS_UNKNOWN,
     UNCOMMITTED,
+    Feed,
     digest,
     episode_of_rows,
+    header,
+    require_paths,
     rows_of_episode,
 )
 from robot_rl.datasets.statistics import episode_statistics
 from robot_rl.datasets.store_files import (
+    WriterLock,
     building,
+    chunk_files,
     clear_disk_errors,
     flush,
-    flush_rows,
+    flush_within,
     is_store,
     kept_aside,
     near,
     read_log,
     write_log,
 )
-from robot_rl.errors import InputError
+from robot_rl.errors import InputError, nearest
 from robot_rl.spec import Spec
 from robot_rl.types import Array, Episode
 
 CHUNK_BYTES = 1 << 20
+WIDE_CHUNK_BYTES = 4 << 20
+WIDE_ROW_BYTES = 1 << 14
+"""Rows from this size on, such as depth images, are read by episode; narrower ones by blocks of episodes."""
+READ_BYTES = 64 << 20  # of narrow rows that are in memory at once
 TABLE_CHUNK = 4096  # entries of a `meta/` array in one chunk
 
 
@@ -51,27 +65,56 @@ class EpisodeStore:
     Open it inside the process that uses it: zarr's background loop does not survive a fork.
     """
 
-    def __init__(self, path: Path, group: zarr.Group, *, writable: bool) -> None:
+    def __init__(self, path: Path, group: zarr.Group, *, lock: WriterLock | None = None) -> None:
         self.path = path
         self._group = group
-        self._writable = writable
+        self._lock = lock
         attributes = dict(group.attrs)
         self.spec = Spec.from_json(attributes["spec"])  # type: ignore[arg-type]  # JSON that `create` wrote
         self.provenance: dict[str, Any] = attributes["provenance"]  # type: ignore[assignment]  # as above
-        ends = np.asarray(_array(group, "meta/episode_ends")[:], np.int64)
-        uncommitted = np.flatnonzero(ends == UNCOMMITTED)
-        self._ends = ends[: uncommitted[0]] if len(uncommitted) else ends  # rows, cumulative, exclusive
-        self._has_final = np.asarray(_array(group, "meta/has_final_observation")[: len(self._ends)], bool)
-        self._log, self._log_bytes = read_log(path / EPISODE_LOG, len(self._ends))
+        images: Any = attributes.get("images", {})  # version 1 has none: all are raw
+        self._version = int(attributes["schema_version"])  # type: ignore[arg-type]  # as above
+        self._quality: int = images.get("quality", JPEG_QUALITY)
+        self._block_bytes: int = images.get("block_bytes", BLOCK_BYTES)
+        self.tiers: dict[str, str] = checked_tiers(self.spec, images.get("tiers"))
+        """`raw`, `jpeg` or `video` for each observation that is an image."""
+        self.ends = self._committed()
+        """(E,) int64: cumulative rows behind each episode, the same for every array."""
+        self._has_final = np.asarray(_array(group, "meta/has_final_observation")[: len(self)], bool)
+        self.records, self._log_bytes = read_log(path / EPISODE_LOG, len(self))
+        """Of each episode: `episode`, `steps`, `sha256`, `metadata`."""
+        self._arrays: dict[str, zarr.Array[Any]] | None = None
+        self._writers: dict[str, ImageWriter] = {}
 
     @staticmethod
-    def create(path: str | Path, spec: Spec, *, provenance: dict[str, Any], overwrite: bool = False) -> "EpisodeStore":
+    def create(
+        path: str | Path,
+        spec: Spec,
+        *,
+        provenance: dict[str, Any],
+        overwrite: bool = False,
+        tiers: Mapping[str, str] | None = None,
+        quality: int = JPEG_QUALITY,
+        block_bytes: int = BLOCK_BYTES,
+    ) -> "EpisodeStore":
         """A new, empty store.
 
+        Args:
+            path: of the folder.
+            spec: of the episodes that will come.
+            provenance: where they come from, as JSON.
+            overwrite: replace a store that is there.
+            tiers: how images are kept, by key: `raw` pixels (which those that are not named get), `jpeg`, or the
+                recorded `video`.
+            quality: of JPEG, for images that are not JPEG already.
+            block_bytes: of the files of images.
+
         Raises:
-            InputError: something is there already, or the folder cannot be written.
+            InputError: something is there already, a tier does not fit, or the folder cannot be written.
         """
         path = Path(path)
+        chosen = checked_tiers(spec, tiers)
+        require_paths(spec.observation)
         with building(path, overwrite=overwrite) as temporary, clear_disk_errors(path):
             group = zarr.create_group(temporary, overwrite=False, zarr_format=3)
             for name, dtype, fill in (("episode_ends", "int64", UNCOMMITTED), ("has_final_observation", "bool", False)):
@@ -79,7 +122,10 @@ class EpisodeStore:
                     f"meta/{name}", shape=(0,), chunks=(TABLE_CHUNK,), dtype=dtype, fill_value=fill, compressors=None
                 )
             (temporary / EPISODE_LOG).touch()
-            group.attrs.update({"schema_version": SCHEMA_VERSION, "spec": spec.to_json(), "provenance": provenance})
+            images: Any = {"tiers": chosen, "quality": quality, "block_bytes": block_bytes, "note": IMAGES_NOTE}
+            group.attrs.update(
+                {"schema_version": SCHEMA_VERSION, "spec": spec.to_json(), "provenance": provenance, "images": images}
+            )
         return EpisodeStore.append_to(path)
 
     @staticmethod
@@ -89,24 +135,29 @@ class EpisodeStore:
         Raises:
             InputError: nothing is there (with near names), it is no store, or of a newer schema.
         """
-        return EpisodeStore(Path(path), _open_group(Path(path), writable=False), writable=False)
+        return EpisodeStore(Path(path), _open_group(Path(path), writable=False))
 
     @staticmethod
     def append_to(path: str | Path) -> "EpisodeStore":
         """An existing store, for reading and appending; rows behind the last commit are overwritten.
 
         Raises:
-            InputError: as `open`.
+            InputError: as `open`, or another process appends to it.
         """
-        return EpisodeStore(Path(path), _open_group(Path(path), writable=True), writable=True)
+        path = Path(path)
+        _open_group(path, writable=False)  # so that nothing else gets a lock file
+        lock = WriterLock(path)
+        for left in [*path.glob("*.partial"), *path.glob("meta/**/*.partial"), *path.glob("steps/**/*.partial")]:
+            left.unlink(missing_ok=True)  # of a writer that was killed
+        return EpisodeStore(path, _open_group(path, writable=True), lock=lock)
 
     def __len__(self) -> int:
-        return len(self._ends)
+        return len(self.ends)
 
     @property
     def rows(self) -> int:
         """Committed rows of every `steps/` array: steps plus one per episode."""
-        return int(self._ends[-1]) if len(self._ends) else 0
+        return int(self.ends[-1]) if len(self) else 0
 
     @property
     def steps(self) -> int:
@@ -114,9 +165,18 @@ class EpisodeStore:
         return self.rows - len(self)
 
     @property
+    def lengths(self) -> Array:
+        """Steps of each episode. Shapes: (E,), int64."""
+        return np.diff(self.ends, prepend=0) - 1
+
+    @property
     def digests(self) -> list[str]:
         """SHA-256 of each episode's arrays, as recorded when it was written."""
-        return [line["sha256"] for line in self._log]
+        return [record["sha256"] for record in self.records]
+
+    def metadata(self, index: int) -> dict[str, Any]:
+        """What an episode says about itself: source, language, split."""
+        return dict(self.records[index]["metadata"])
 
     @property
     def statistics(self) -> dict[str, Any]:
@@ -124,7 +184,9 @@ class EpisodeStore:
         stored: Any = self._group.attrs.get("statistics")
         if stored is not None and stored["episodes"] == len(self):
             return dict(stored)
-        return episode_statistics(self.episodes())
+        return episode_statistics(self.episodes(), leave_out=set(self.tiers))
+
+    # Writing ----------------------------------------------------------------------------------------------------------
 
     def append(self, episode: Episode) -> None:
         """Commit one episode; when this returns, it is on the disk.
@@ -137,55 +199,91 @@ class EpisodeStore:
     def extend(self, episodes: Sequence[Episode]) -> None:
         """Commit several episodes at once: faster, and all of them are lost if the process dies before the end.
 
+        Images are taken a few at a time, so Frames are never decoded as a whole.
+
         Raises:
-            InputError: as `append`.
+            InputError: as `append`, or somebody else appended meanwhile.
         """
-        if not self._writable:
+        if self._lock is None:
             raise RuntimeError(f"{self.path} is open for reading: use EpisodeStore.append_to")
         if not episodes:
             return
-        for index, episode in enumerate(episodes):
-            _require_json(episode, _place(episode, len(self) + index))
+        self._lock.acquire()
+        if len(self._committed()) != len(self):
+            raise InputError(f"{self.path} was appended to elsewhere since it was opened here: open it again")
+        places = [_place(episode, len(self) + index) for index, episode in enumerate(episodes)]
+        for episode, place in zip(episodes, places, strict=True):
+            _require_json(episode, place)
         blocks = [
-            rows_of_episode(self.spec, episode, _place(episode, len(self) + index))
-            for index, episode in enumerate(episodes)
+            rows_of_episode(self.spec, episode, place, lazy_images=True)
+            for episode, place in zip(episodes, places, strict=True)
         ]
+        images = [{key: block.pop(f"observation/{key}") for key in self.tiers} for block in blocks]
         with clear_disk_errors(self.path):
             arrays = self._step_arrays(episodes[0], blocks[0])
-            for index, block in enumerate(blocks):
-                _require_same_arrays(arrays, block, _place(episodes[index], len(self) + index))
+            for block, place in zip(blocks, places, strict=True):
+                _require_same_arrays(arrays, block, place)
             blocks = [{key: rows.astype(arrays[key].dtype, copy=False) for key, rows in b.items()} for b in blocks]
-            self._commit(episodes, blocks, arrays)
+            self._commit(episodes, blocks, images, arrays)
 
     def _commit(
-        self, episodes: Sequence[Episode], blocks: list[dict[str, Array]], arrays: dict[str, zarr.Array[Any]]
+        self,
+        episodes: Sequence[Episode],
+        blocks: list[dict[str, Array]],
+        images: list[dict[str, Array]],
+        arrays: dict[str, zarr.Array[Any]],
     ) -> None:
         start, number = self.rows, len(self)
         ends = start + np.cumsum([len(block["action"]) for block in blocks], dtype=np.int64)
         has_final = np.asarray([episode.has_final_observation for episode in episodes], bool)
+        written: set[Path] = set()
+        log = []
+        for index, episode in enumerate(episodes):
+            first = int(ends[index]) - len(blocks[index]["action"])
+            log.append(
+                {
+                    "episode": number + index,
+                    "steps": len(episode),
+                    "sha256": digest(
+                        blocks[index],
+                        has_final_observation=episode.has_final_observation,
+                        feeds={
+                            f"observation/{key}": self._write(key, images[index][key], first, written)
+                            for key in images[index]
+                        },
+                    ),
+                    "metadata": episode.metadata,
+                }
+            )
         for key, array in arrays.items():
             rows = np.concatenate([block[key] for block in blocks])
             array.resize((int(ends[-1]), *rows.shape[1:]))
             array[start : int(ends[-1])] = rows
-        flush_rows(self.path, {f"steps/{key}": array for key, array in arrays.items()}, start, int(ends[-1]))
-        log = [
-            {
-                "episode": number + index,
-                "steps": len(episode),
-                "sha256": digest(block, has_final_observation=episode.has_final_observation),
-                "metadata": episode.metadata,
-            }
-            for index, (episode, block) in enumerate(zip(episodes, blocks, strict=True))
-        ]
+        for writer in self._writers.values():
+            written |= writer.resize(int(ends[-1]))
+        written |= chunk_files(self.path, {f"steps/{key}": a for key, a in arrays.items()}, start, int(ends[-1]))
+        written |= self._extend_table("has_final_observation", has_final)
         log_bytes = write_log(self.path / EPISODE_LOG, log, self._log_bytes)
-        for name, values in (("has_final_observation", has_final), ("episode_ends", ends)):  # the ends are the commit
-            table = _array(self._group, f"meta/{name}")
-            table.resize((number + len(values),))
-            table[number : number + len(values)] = values
-            flush_rows(self.path, {f"meta/{name}": table}, number, number + len(values))
-        self._ends = np.concatenate([self._ends, ends])
+        flush_within(self.path, written | {self.path / EPISODE_LOG})
+        flush_within(self.path, self._extend_table("episode_ends", ends))  # this is the commit
+        self.ends = np.concatenate([self.ends, ends])
         self._has_final = np.concatenate([self._has_final, has_final])
-        self._log, self._log_bytes = [*self._log, *log], log_bytes
+        self.records, self._log_bytes = [*self.records, *log], log_bytes
+
+    def _write(self, key: str, images: Array, start: int, written: set[Path]) -> Feed:
+        """What writes the images of an episode while it feeds its digest."""
+
+        def write(sha: Any) -> None:
+            sha.update(header(f"observation/{key}", self.tiers[key], images.shape))
+            written.update(self._writers[key].write(images, start, sha))
+
+        return write
+
+    def _extend_table(self, name: str, values: Array) -> set[Path]:
+        table, start = _array(self._group, f"meta/{name}"), len(self)
+        table.resize((start + len(values),))
+        table[start : start + len(values)] = values
+        return chunk_files(self.path, {f"meta/{name}": table}, start, start + len(values))
 
     def finish(self) -> None:
         """Write statistics and the checksum of all episodes. A store without them still opens.
@@ -194,10 +292,12 @@ class EpisodeStore:
             InputError: the disk is full.
         """
         checksum = hashlib.sha256("".join(self.digests).encode()).hexdigest()
-        statistics = episode_statistics(self.episodes())
+        statistics = episode_statistics(self.episodes(), leave_out=set(self.tiers))
         with clear_disk_errors(self.path):
             self._group.attrs.update({"statistics": statistics, "checksums": {"episodes": checksum}})
             flush([self.path / "zarr.json", self.path])
+
+    # Reading ----------------------------------------------------------------------------------------------------------
 
     def episode(self, index: int) -> Episode:
         """One episode.
@@ -207,98 +307,180 @@ class EpisodeStore:
         """
         return next(self.episodes([index]))
 
-    def episodes(self, indices: Sequence[int] | None = None) -> Iterator[Episode]:
+    def episodes(self, indices: Sequence[int] | None = None, keys: Collection[str] | None = None) -> Iterator[Episode]:
         """Episodes in order, or those named, in their order.
 
-        Everything between the first and the last of them is read into memory at once, with one read per key: the
-        arrays of the episodes are views of it.
+        A bounded amount is in memory at once. Images are Frames, which are decoded or mapped as they are looked at.
+
+        Args:
+            indices: of the episodes; None takes all.
+            keys: of the observations; None takes all.
 
         Raises:
-            InputError: there is no such episode, or the store is damaged.
+            InputError: there is no such episode or key, or the store is damaged.
         """
         chosen = range(len(self)) if indices is None else indices
         if len(chosen) == 0:
             return
         if min(chosen) < 0 or max(chosen) >= len(self):
             raise InputError(f"{self.path} has episodes 0 to {len(self) - 1}, asked for {min(chosen)} to {max(chosen)}")
-        starts = np.concatenate([[0], self._ends[:-1]])
-        first, last = int(starts[min(chosen)]), int(self._ends[max(chosen)])
-        bulk, whole = self._read(first, last)
-        for index in chosen:
-            rows = slice(int(starts[index]) - first, int(self._ends[index]) - first)
+        wanted = list(self.spec.observation) if keys is None else list(keys)
+        for key in wanted:
+            if key not in self.spec.observation:
+                raise InputError(f"{self.path} has no observation '{key}': {nearest(key, self.spec.observation)}")
+        columns = {key: self.column(key) for key in wanted if key in self.tiers}
+        arrays = {
+            key: array
+            for key, array in self._existing_arrays().items()
+            if not key.startswith("observation/") or key.removeprefix("observation/") in wanted
+        }
+        whole = {key for key, array in arrays.items() if array.attrs.get("rows") == "states"}
+        for index, rows in self._rows(arrays, chosen):
+            start, stop = self._span(index)
+            for key, column in columns.items():
+                rows[f"observation/{key}"] = as_array(column.frames(np.arange(start, stop)))
             yield episode_of_rows(
                 self.spec,
-                {key: array[rows] for key, array in bulk.items()},
+                rows,
                 has_final_observation=bool(self._has_final[index]),
-                metadata=self._log[index]["metadata"],
+                metadata=self.metadata(index),
                 whole=whole,
             )
 
+    def column(self, key: str) -> ImageColumn:
+        """The images of one observation, to be gathered by row at memory speed.
+
+        Raises:
+            InputError: the observation is no image, or the store is damaged.
+        """
+        if key not in self.tiers:
+            raise InputError(f"{self.path}: '{key}' is no image: {nearest(key, self.tiers)}")
+        if len(self) == 0:
+            raise InputError(f"{self.path} has no episodes yet, and so no images")
+        return image_column(self.path, key, self.tiers[key], self.rows, missing_is_zero=self._version == 1, fetch=None)
+
     def verify(self) -> None:
-        """Compare every episode with the checksum it was written with.
+        """Compare every episode with the checksum it was written with. A bounded amount is in memory at once.
 
         Raises:
             InputError: names the damaged episodes.
         """
-        damaged = []
-        bulk, _ = self._read(0, self.rows) if len(self) else ({}, set())
-        for index, end in enumerate(self._ends):
-            start = int(self._ends[index - 1]) if index else 0
-            rows = {key: array[start:end] for key, array in bulk.items()}
-            if digest(rows, has_final_observation=bool(self._has_final[index])) != self._log[index]["sha256"]:
+        if len(self) == 0:
+            return
+        columns = {key: self.column(key) for key in self.tiers}
+        damaged: list[int] = []
+        reasons: list[str] = []
+        for index, rows in self._rows(self._existing_arrays(), range(len(self))):
+            try:
+                feeds = {f"observation/{key}": self._feed(key, column, index) for key, column in columns.items()}
+                found = digest(rows, has_final_observation=bool(self._has_final[index]), feeds=feeds)
+            except InputError as error:  # a file of images is lost
+                found, reasons = "", [*reasons, str(error)]
+            if found != self.records[index]["sha256"]:
                 damaged.append(index)
         if damaged:
             raise InputError(
                 f"{self.path}: episodes {damaged} differ from their checksums: the files changed after they were "
                 "written. Restore the store from a copy, or ingest the source again with overwrite=true"
+                + (f". {reasons[0]}" if reasons else "")
             )
 
-    def _read(self, start: int, stop: int) -> tuple[dict[str, Array], set[str]]:
-        bulk, whole = {}, set()
-        for key, array in self._existing_arrays().items():
-            if array.shape[0] < stop:
+    def _feed(self, key: str, column: ImageColumn, index: int) -> Feed:
+        start, stop = self._span(index)
+
+        def feed(sha: Any) -> None:
+            sha.update(header(f"observation/{key}", self.tiers[key], (stop - start, *column.shape[1:])))
+            column.digest(sha, start, stop)
+
+        return feed
+
+    def _span(self, index: int) -> tuple[int, int]:
+        return int(self.ends[index - 1]) if index else 0, int(self.ends[index])
+
+    def _rows(
+        self, arrays: Mapping[str, zarr.Array[Any]], chosen: Sequence[int]
+    ) -> Iterator[tuple[int, dict[str, Array]]]:
+        """The rows of episodes in their order, each array read once for as many episodes as READ_BYTES hold."""
+        for key, array in arrays.items():
+            if array.shape[0] < self.rows:
                 raise InputError(
-                    f"{self.path}: steps/{key} has {array.shape[0]} rows, but {stop} are committed: the store is "
+                    f"{self.path}: steps/{key} has {array.shape[0]} rows, but {self.rows} are committed: the store is "
                     "damaged. Restore it from a copy, or ingest the source again with overwrite=true"
                 )
-            bulk[key] = np.asarray(array[start:stop])
-            if array.attrs.get("rows") == "states":
-                whole.add(key)
-        return bulk, whole
+        narrow = {key: array for key, array in arrays.items() if _row_bytes(array) < WIDE_ROW_BYTES}
+        most = max(1, READ_BYTES // max(1, sum(_row_bytes(array) for array in narrow.values())))
+        first, last, bulk = 0, 0, {}
+        for place, index in enumerate(chosen):
+            start, stop = self._span(index)
+            if not first <= start < stop <= last:
+                first, last = start, stop
+                for following in chosen[place + 1 :]:
+                    following_start, following_stop = self._span(following)
+                    if following_start < first or following_stop - first > most:
+                        break
+                    last = max(last, following_stop)
+                bulk = {key: np.asarray(array[first:last]) for key, array in narrow.items()}
+            rows = {key: array[start - first : stop - first] for key, array in bulk.items()}
+            yield index, rows | {key: np.asarray(a[start:stop]) for key, a in arrays.items() if key not in narrow}
+
+    def _committed(self) -> Array:
+        ends = np.asarray(_array(self._group, "meta/episode_ends")[:], np.int64)
+        uncommitted = np.flatnonzero(ends == UNCOMMITTED)
+        return ends[: uncommitted[0]] if len(uncommitted) else ends
 
     def _existing_arrays(self) -> dict[str, zarr.Array[Any]]:
-        """The `steps/` arrays by key."""
-        if "steps" not in self._group:
-            return {}
-        steps = self._group["steps"]
-        assert isinstance(steps, zarr.Group)
-        return {name: member for name, member in steps.members(max_depth=None) if isinstance(member, zarr.Array)}
+        """The `steps/` arrays by key, without images."""
+        if self._arrays is None:
+            self._arrays = {}
+            if "steps" in self._group:
+                steps = self._group["steps"]
+                assert isinstance(steps, zarr.Group)
+                images = {f"observation/{key}" for key in self.tiers}
+                for name, member in steps.members(max_depth=None):
+                    if isinstance(member, zarr.Array) and name not in images:
+                        self._arrays[name] = member
+        return self._arrays
 
     def _step_arrays(self, episode: Episode, rows: dict[str, Array]) -> dict[str, zarr.Array[Any]]:
         """The `steps/` arrays, made at the first episode, which fixes the data type of the reward and the extras."""
+        if not self._writers or not len(self):
+            self._writers = {
+                key: image_writer(
+                    self.path,
+                    key,
+                    self.spec.observation[key],
+                    tier,
+                    quality=self._quality,
+                    block_bytes=self._block_bytes,
+                    anew=not len(self),
+                )
+                for key, tier in self.tiers.items()
+            }
         arrays = self._existing_arrays()
         if len(self):
             return arrays
         for key in set(arrays) - set(rows):  # a crash left another first episode
             shutil.rmtree(self.path / "steps" / key)
+        require_paths(episode.extras)
+        self._arrays = {}
         for key, values in rows.items():
             shape = values.shape[1:]
             row_bytes = max(1, values.dtype.itemsize * int(np.prod(shape)))
-            image = values.dtype == np.uint8 and len(shape) >= 2  # read through a memory map, so not compressed
+            chunk_bytes = CHUNK_BYTES if row_bytes < WIDE_ROW_BYTES else WIDE_CHUNK_BYTES
             array = self._group.create_array(
                 f"steps/{key}",
                 shape=(0, *shape),
-                chunks=(max(1, CHUNK_BYTES // row_bytes), *(max(1, size) for size in shape)),
+                chunks=(max(1, chunk_bytes // row_bytes), *(max(1, size) for size in shape)),
                 dtype=values.dtype,
                 fill_value=SUCCESS_UNKNOWN if key == "success" else 0,
-                compressors=None if image else [ZstdCodec(level=1)],
+                compressors=[ZstdCodec(level=1)],
                 overwrite=True,
             )
             extra = episode.extras.get(key.removeprefix("extras/")) if key.startswith("extras/") else None
             states = key.startswith("observation/") or (extra is not None and len(extra) == len(episode) + 1)
             array.attrs["rows"] = "states" if states else "steps"
-            arrays[key] = array
-        return {key: arrays[key] for key in rows}
+            self._arrays[key] = array
+        return self._arrays
 
 
 def _open_group(path: Path, *, writable: bool) -> zarr.Group:
@@ -311,13 +493,17 @@ def _open_group(path: Path, *, writable: bool) -> zarr.Group:
         raise InputError(f"{path} is no episode store: make one with `robot-rl ingest {path} NAME.zarr`")
     group = zarr.open_group(path, mode="r+" if writable else "r", use_consolidated=False)
     found = group.attrs["schema_version"]
-    if found != SCHEMA_VERSION:
-        raise InputError(f"{path} has schema version {found}, this robot_rl reads {SCHEMA_VERSION}: ingest it again")
+    if found not in READABLE_VERSIONS:
+        raise InputError(f"{path} has schema version {found}, this robot_rl reads {READABLE_VERSIONS}: ingest it again")
     return group
 
 
 def _array(group: zarr.Group, name: str) -> Any:
     return group[name]
+
+
+def _row_bytes(array: zarr.Array[Any]) -> int:
+    return int(array.dtype.itemsize * np.prod(array.shape[1:], dtype=np.int64))
 
 
 def _place(episode: Episode, number: int) -> str:

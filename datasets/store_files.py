@@ -2,10 +2,12 @@
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import shutil
 import uuid
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from difflib import get_close_matches
@@ -16,6 +18,7 @@ from robot_rl.errors import InputError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FLUSHED_AT_ONCE = 8
+LOCK = "writer.lock"
 
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:
@@ -124,31 +127,65 @@ def read_log(path: Path, committed: int) -> tuple[list[dict[str, Any]], int]:
 
 
 def write_log(path: Path, lines: list[dict[str, Any]], start: int) -> int:
-    """Write lines at byte `start`, dropping what is behind it; returns the bytes of the file."""
+    """Write lines at byte `start`, dropping what is behind it; returns the bytes of the file. It is not flushed."""
     data = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines).encode()
     with path.open("r+b") as file:
         file.truncate(start)
         file.seek(start)
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
     return start + len(data)
 
 
-def flush_rows(store: Path, arrays: Mapping[str, Any], start: int, stop: int) -> None:
-    """Force rows [start, stop) of arrays, by their paths in the store, to the disk, with shapes and folders.
+def chunk_files(store: Path, arrays: Mapping[str, Any], start: int, stop: int) -> set[Path]:
+    """The files with rows [start, stop) of arrays, which are given by their paths in the store."""
+    found: set[Path] = set()
+    for name, array in arrays.items():
+        size, rest = array.chunks[0], ["0"] * (len(array.shape) - 1)
+        found |= {store.joinpath(name, "c", str(n), *rest) for n in range(start // size, (stop - 1) // size + 1)}
+    return found
+
+
+def flush_within(store: Path, files: set[Path]) -> None:
+    """Force files of a store to the disk, with the shapes of their arrays and the folders that name them.
 
     A chunk of nothing but fill values has no file.
     """
-    paths: set[Path] = set()
-    for name, array in arrays.items():
-        size, rest = array.chunks[0], ["0"] * (len(array.shape) - 1)
-        chunks = [store.joinpath(name, "c", str(n), *rest) for n in range(start // size, (stop - 1) // size + 1)]
-        folders = {folder for chunk in chunks for folder in chunk.parents if folder.is_relative_to(store)}
-        paths |= folders | {folder / "zarr.json" for folder in folders} | set(chunks)
-    there = [path for path in paths if path.exists()]
-    flush([path for path in there if path.is_file()])
-    flush([path for path in there if path.is_dir()])  # a name never comes to the disk before what it stands for
+    folders = {folder for file in files for folder in file.parents if folder.is_relative_to(store)}
+    there = [path for path in files | {folder / "zarr.json" for folder in folders} if path.exists()]
+    flush(there)
+    flush([folder for folder in folders if folder.exists()])  # a name never comes to the disk before what it stands for
+
+
+class WriterLock:
+    """The right to write to a store, which one process has at a time; the system takes it back when that ends.
+
+    Of the kind that a process shares with itself: several openings in one process are told apart by what they know
+    of the store (`EpisodeStore.extend`).
+    """
+
+    def __init__(self, store: Path) -> None:
+        self.store = store
+        with clear_disk_errors(store):
+            self._descriptor = os.open(store / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        weakref.finalize(self, os.close, self._descriptor)
+        self.acquire()
+
+    def acquire(self) -> None:
+        """Take the lock, or keep it.
+
+        Raises:
+            InputError: another process has it.
+        """
+        try:
+            with clear_disk_errors(self.store):
+                fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except InputError as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.EAGAIN, errno.EACCES):
+                raise InputError(
+                    f"{self.store} is being written to by another process: wait for it to end, or stop it, or write "
+                    "to another store and merge the two"
+                ) from error
+            raise
 
 
 def flush(paths: Sequence[Path]) -> None:
