@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from robot_rl.datasets.ingest.bag import BagReader
 from robot_rl.datasets.ingest.base import Reader
 from robot_rl.datasets.ingest.d4rl_hdf5 import D4rlHdf5Reader
 from robot_rl.datasets.ingest.dapg_pickle import DapgPickleReader
@@ -16,6 +17,7 @@ READERS: tuple[Reader, ...] = (
     RobosuiteRawReader(),
     D4rlHdf5Reader(),
     DapgPickleReader(),
+    BagReader(),
 )
 """In the order in which they are asked."""
 

@@ -1,0 +1,391 @@
+"""What is made of a recording of topics: which are used, on which clock, at which period, and where episodes lie."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from robot_rl.datasets.ingest.bag_images import ImageTopic, image_topic
+from robot_rl.datasets.ingest.bag_messages import COMPRESSED_IMAGE, IMAGE, Feature, action_feature, features
+from robot_rl.datasets.ingest.bag_segments import (
+    SAME_CLOCK_S,
+    SECOND,
+    Clock,
+    Segment,
+    Silence,
+    Stream,
+    clock,
+    covered,
+    marked,
+    without_pauses,
+)
+from robot_rl.datasets.ingest.bag_source import Bag
+from robot_rl.datasets.ingest.bag_types import Schema, schema, user_definitions
+from robot_rl.datasets.ingest.base import BagOptions, ReadOptions
+from robot_rl.datasets.ingest.resample import usual_period
+from robot_rl.datasets.schema import Finding
+from robot_rl.errors import InputError, nearest
+
+GAP_PERIODS = 5
+SMALLEST_GAP_S = 0.5
+SLOW_S = 0.5
+"""Topics whose messages are further apart do not choose the control period where there is a faster one."""
+SHORTEST_PERIOD_S = 1e-5
+SEMANTICS = {
+    "position": "joint_position_target",
+    "positions": "joint_position_target",
+    "velocity": "joint_velocity_target",
+    "velocities": "joint_velocity_target",
+    "effort": "joint_effort_target",
+}
+TYPE_SEMANTICS = {"Twist": "twist_target", "TwistStamped": "twist_target", "Pose": "pose_target",
+                  "PoseStamped": "pose_target"}  # fmt: skip
+
+
+@dataclass(kw_only=True)
+class Plan:
+    """How a recording is read."""
+
+    place: str
+    bags: list[Bag]
+    features: list[Feature] = field(default_factory=list)
+    images: list[ImageTopic] = field(default_factory=list)
+    action: Feature | None = None
+    schemas: dict[str, Schema] = field(default_factory=dict)  # of the topics that are used
+    clocks: dict[str, Clock] = field(default_factory=dict)
+    streams: list[dict[str, Stream]] = field(default_factory=list)  # by bag and topic
+    period_s: float = 0.0
+    maximum_gap_s: dict[str, float] = field(default_factory=dict)  # of the topics that must not be silent for longer
+    segments: list[Segment] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+    def say(self, severity: str, text: str, remedy: str = "") -> None:
+        """One more finding."""
+        self.findings.append(Finding(severity=severity, place=self.place, text=text, remedy=remedy))
+
+    def topics(self) -> list[str]:
+        """Topics that are used, the command too."""
+        names = [feature.topic for feature in self.features] + [image.topic for image in self.images]
+        return list(dict.fromkeys(names + ([] if self.action is None else [self.action.topic])))
+
+    def about(self) -> dict[str, Any]:
+        """For the provenance."""
+        return {
+            "bags": [bag.name for bag in self.bags],
+            "ros_distribution": self.bags[0].ros_distribution,
+            "clock": {topic: "header" if clock.header else "receive" for topic, clock in self.clocks.items()},
+        }
+
+    def action_semantics(self) -> str | None:
+        """What the command means, where its field or type says so."""
+        assert self.action is not None
+        field_name = self.action.fields[0].split(".")[-1]
+        return SEMANTICS.get(field_name, TYPE_SEMANTICS.get(self.action.schema.type.split("/")[-1]))
+
+
+def make_plan(path: Path, bags: list[Bag], options: ReadOptions) -> Plan:
+    """Decide everything but the reading.
+
+    Raises:
+        InputError: a topic that was asked for is not there or cannot be used, or nothing can be.
+    """
+    plan = Plan(place=path.name, bags=bags, findings=[finding for bag in bags for finding in bag.findings])
+    _choose(plan, path, options.bag)
+    _choose_clocks(plan, options.bag.clock)
+    dense_s = _choose_period(plan, options)
+    _say_clocks(plan, options.bag.clock)
+    _choose_gaps(plan, options.bag, dense_s)
+    _find_segments(plan, path, options.bag)
+    return plan
+
+
+def split_field(asked: str, topics: Sequence[str]) -> tuple[str, str | None]:
+    """TOPIC or TOPIC:FIELD; the slash before a topic may be left out.
+
+    Raises:
+        InputError: there is no such topic.
+    """
+    name, _, field_name = asked.partition(":")
+    for topic in topics:
+        if topic.strip("/") == name.strip("/"):
+            return topic, field_name or None
+    raise InputError(f"there is no topic {name}: {nearest(name, topics)}")
+
+
+def _choose(plan: Plan, path: Path, options: BagOptions) -> None:
+    """The topics: those that were asked for, else all that can be used."""
+    counts: dict[str, int] = {}
+    for bag in plan.bags:
+        for name, messages in bag.messages.items():
+            counts[name] = counts.get(name, 0) + len(messages)
+    names = sorted(name for name, count in counts.items() if count)
+    definitions = user_definitions(options.definitions)
+    asked = [split_field(name, names) for name in options.observations]
+    command = None if options.action is None else split_field(options.action, names)
+    marker = None if options.marker is None else split_field(options.marker, names)[0]
+    reserved = {topic for topic in (marker, command[0] if command else None) if topic is not None}
+    wanted: list[tuple[str, str | None]] = asked or [(name, None) for name in names if name not in reserved]
+    unused: dict[str, str] = {}
+    for topic, field_name in wanted:
+        if not asked and counts[topic] < 2:
+            unused[topic] = f"{counts[topic]} message"
+            continue
+        try:
+            _add_topic(plan, topic, field_name, definitions, asked=bool(asked))
+        except InputError as error:
+            if asked:
+                raise InputError(f"{path}: {error}") from error
+            unused[topic] = str(error).removeprefix(f"topic {topic} ")
+    if command is not None:
+        found, _ = _features(plan, command[0], command[1], definitions, asked=True)
+        plan.action = action_feature(command[0], found)
+    if marker is not None:
+        plan.schemas[marker] = _schema(plan, marker, definitions)
+    if not plan.features and not plan.images:
+        seen = "; ".join(f"{name} ({_type(plan, name)} x {counts[name]})" for name in names) or "none"
+        raise InputError(
+            f"{path} has no topic that can be an observation: at least two messages of numbers or images are needed, "
+            f"such as sensor_msgs/msg/JointState or sensor_msgs/msg/Image. Topics: {seen}"
+        )
+    _require_keys(plan)
+    if unused:
+        listed = "; ".join(f"{topic}: {why}" for topic, why in unused.items())
+        plan.say(
+            "information", f"{len(unused)} topics are not used: {listed}", "name those you need in bag.observations"
+        )
+
+
+def _add_topic(plan: Plan, topic: str, field_name: str | None, definitions: dict[str, Any], *, asked: bool) -> None:
+    found, image = _features(plan, topic, field_name, definitions, asked=asked)
+    plan.features += found
+    if image is not None:
+        plan.images.append(image)
+        plan.findings += image.findings(plan.place)
+
+
+def _features(
+    plan: Plan, topic: str, field_name: str | None, definitions: dict[str, Any], *, asked: bool
+) -> tuple[list[Feature], ImageTopic | None]:
+    """What the messages of a topic give."""
+    kind = _schema(plan, topic, definitions)
+    bag = next(bag for bag in plan.bags if len(bag.messages.get(topic, ())))
+    messages = bag.messages[topic]
+    (data,) = bag.payloads(messages.take(slice(0, 1)))
+    if kind.type in (IMAGE, COMPRESSED_IMAGE) and field_name is None:
+        image = image_topic(topic, kind, data)
+        plan.schemas[topic] = kind
+        return [], image
+    sizes = [bag.messages[topic].size for bag in plan.bags if topic in bag.messages]
+    steady = all(bool((part == messages.size[0]).all()) for part in sizes)
+    found = features(topic, kind, data, field_name, asked=asked, steady=steady)
+    plan.schemas[topic] = kind
+    return found, None
+
+
+def _schema(plan: Plan, topic: str, definitions: dict[str, Any]) -> Schema:
+    bag = next(bag for bag in plan.bags if topic in bag.topics)
+    return schema(bag.topics[topic], bag.ros_distribution, definitions)
+
+
+def _type(plan: Plan, topic: str) -> str:
+    return next(bag.topics[topic].type for bag in plan.bags if topic in bag.topics)
+
+
+def _require_keys(plan: Plan) -> None:
+    keys = [feature.key for feature in plan.features] + [image.key for image in plan.images]
+    twice = sorted({key for key in keys if keys.count(key) > 1})
+    if twice:
+        raise InputError(f"{plan.place}: several observations have the key {', '.join(twice)}: name other fields")
+
+
+def _choose_clocks(plan: Plan, setting: str) -> None:
+    """Header stamps where they can be used, and on one clock with the others."""
+    topics = list(plan.schemas)
+    for topic in topics:
+        messages = [bag.messages[topic] for bag in plan.bags if topic in bag.messages]
+        plan.clocks[topic] = clock(setting, messages, plan.schemas[topic])
+    if setting == "header":
+        bare = [topic for topic in plan.topics() if not plan.clocks[topic].header]
+        if bare:
+            raise InputError(
+                f"bag.clock=header, but {', '.join(bare)} has messages without a stamp: use bag.clock=auto, "
+                "or leave it out"
+            )
+    headers = {topic: found for topic, found in plan.clocks.items() if found.header and found.offset_s is not None}
+    if setting != "auto" or not headers:
+        return
+    offsets = [found.offset_s for found in headers.values() if found.offset_s is not None]
+    together = max(offsets) - min(offsets) <= SAME_CLOCK_S
+    alone = len(headers) == len(topics)
+    for topic, found in headers.items():
+        assert found.offset_s is not None
+        if abs(found.offset_s) > SAME_CLOCK_S and not (together and alone):
+            plan.clocks[topic] = Clock(header=False, stamped=True, offset_s=found.offset_s, jitter_s=found.jitter_s)
+            plan.say(
+                "warning",
+                f"topic {topic}: its stamps are {found.offset_s:g} s before the reception, on another clock than other "
+                "topics: the time of reception is used",
+                "set the clocks of the machines, or choose with bag.clock",
+            )
+
+
+def _choose_period(plan: Plan, options: ReadOptions) -> dict[str, float]:
+    """Fill the streams, and find the period. Returns the usual distance of the messages of each topic in seconds."""
+    for bag in plan.bags:
+        plan.streams.append(
+            {
+                topic: plan.clocks[topic].stream(bag.messages[topic], kind.ros1)
+                for topic, kind in plan.schemas.items()
+                if topic in bag.messages and len(bag.messages[topic])
+            }
+        )
+    distances: dict[str, float] = {}
+    for topic in plan.schemas:
+        times = [streams[topic].times_ns for streams in plan.streams if topic in streams]
+        found = usual_period(np.concatenate(times)) if times else None
+        distances[topic] = float("inf") if found is None else found / SECOND
+    if options.control_period_s is not None:
+        plan.period_s = options.control_period_s
+        return distances
+    numbers = [feature.topic for feature in plan.features]
+    candidates = numbers or [image.topic for image in plan.images]
+    quick = [topic for topic in candidates if distances[topic] <= SLOW_S]
+    source = max(quick or candidates, key=lambda topic: distances[topic])
+    text = f"the slowest topic of {'numbers' if numbers else 'images'}"
+    if plan.action is not None and np.isfinite(distances[plan.action.topic]):
+        source, text = plan.action.topic, "the topic of the command"
+    period = distances[source]
+    if not SHORTEST_PERIOD_S <= period < float("inf"):
+        raise InputError(
+            f"{plan.place}: the messages of {source} are {period:g} s apart, which cannot be the control period: set "
+            "control_period_s"
+        )
+    plan.period_s = round(period, 6)
+    plan.say(
+        "information",
+        f"the control period is {plan.period_s:g} s, the median of {source}, {text}",
+        "set control_period_s for another one",
+    )
+    return distances
+
+
+def _say_clocks(plan: Plan, setting: str) -> None:
+    """Where the two clocks differ by more than half a step."""
+    for topic in plan.topics():
+        found = plan.clocks[topic]
+        if found.offset_s is None or found.jitter_s is None:
+            continue
+        used = "the stamp of the header is used" if found.header else "the time of reception is used"
+        for name, value in (("median offset", abs(found.offset_s)), ("jitter (95th percentile)", found.jitter_s)):
+            if value > plan.period_s / 2:
+                plan.say(
+                    "warning",
+                    f"topic {topic}: {name} between stamp and reception is {value:g} s, more than half a step; {used}",
+                    "choose with bag.clock=header or bag.clock=receive",
+                )
+    bare = [topic for topic in plan.topics() if not plan.clocks[topic].header]
+    if setting == "auto" and bare and any(plan.clocks[topic].header for topic in plan.topics()):
+        text = f"{', '.join(bare)}: without usable stamps, so the time of reception; the other topics by their stamps"
+        plan.say("information", text, "bag.clock=receive takes one clock for all")
+
+
+def _choose_gaps(plan: Plan, options: BagOptions, distances: dict[str, float]) -> None:
+    """The rule on gaps; a topic that is slower than that by itself is held instead, or left out if nobody asked."""
+    limit = options.maximum_gap_s
+    if limit is None:
+        limit = max(SMALLEST_GAP_S, GAP_PERIODS * plan.period_s)
+    if not limit > 0:
+        raise InputError(f"bag.maximum_gap_s={limit} must be positive")
+    asked = bool(options.observations)
+    command = None if plan.action is None else plan.action.topic
+    sparse = [topic for topic in plan.topics() if distances[topic] > limit]
+    if len(sparse) == len(plan.topics()):
+        apart = ", ".join(f"{topic} {distances[topic]:g} s" for topic in sparse)
+        raise InputError(
+            f"{plan.place}: all topics have messages further apart than the largest gap of {limit:g} s ({apart}): set "
+            "bag.maximum_gap_s"
+        )
+    for topic in sparse:
+        if asked or topic == command:
+            text = f"topic {topic}: its messages are {distances[topic]:g} s apart, so the last one is held"
+            plan.say("information", text)
+            continue
+        plan.features = [feature for feature in plan.features if feature.topic != topic]
+        plan.images = [image for image in plan.images if image.topic != topic]
+        text = f"topic {topic} is left out: its messages are {distances[topic]:g} s apart"
+        plan.say("information", text, "name it in bag.observations to hold its last message")
+    plan.maximum_gap_s = {topic: limit for topic in plan.topics() if topic not in sparse}
+    if options.segment == "idle" and command in plan.maximum_gap_s:
+        plan.maximum_gap_s[command] = max(limit, options.idle_s)
+    for number, streams in enumerate(plan.streams):
+        kept = set(plan.topics())
+        plan.streams[number] = {topic: stream for topic, stream in streams.items() if topic in kept}
+
+
+def _find_segments(plan: Plan, path: Path, options: BagOptions) -> None:
+    """Episodes: parts of the bags as `segment` says, without what lies in gaps."""
+    silence = Silence()
+    short = 0
+    for number, bag in enumerate(plan.bags):
+        streams = plan.streams[number]
+        missing = [topic for topic in plan.topics() if topic not in streams]
+        if missing:
+            text = f"{bag.name} has no messages of {', '.join(missing)}, which others have: it is left out"
+            plan.say("warning", text, "name the topics that all bags have in bag.observations")
+            continue
+        for segment in _segments(plan, number, options):
+            for part in covered(segment, streams, plan.maximum_gap_s, silence):
+                if (part.end_ns - part.start_ns) / SECOND + 1e-9 < plan.period_s:
+                    short += 1
+                    continue
+                plan.segments.append(part)
+    if silence.count:
+        plan.say(
+            "warning",
+            f"{silence.count} parts in which a topic is silent for longer than the largest gap are left out: "
+            f"{silence.seconds:.3f} s with {silence.messages} messages of the others. The longest silence has "
+            f"{silence.longest_s:.3f} s, of {silence.longest_topic}",
+            "set bag.maximum_gap_s, or leave that topic out with bag.observations",
+        )
+    if short:
+        plan.say("information", f"{short} parts shorter than one control period are left out")
+    if not plan.segments:
+        raise InputError(
+            f"{path}: there is no time at which all topics have messages ({_spans(plan)}): name fewer in "
+            "bag.observations, or set bag.clock or bag.maximum_gap_s"
+        )
+
+
+def _spans(plan: Plan) -> str:
+    """When each topic speaks, in seconds since the first message of the first bag."""
+    streams = plan.streams[0]
+    first = min((int(stream.times_ns[0]) for stream in streams.values()), default=0)
+    return "; ".join(
+        f"{topic} from {(stream.times_ns[0] - first) / SECOND:.3f} s to {(stream.times_ns[-1] - first) / SECOND:.3f} s"
+        for topic, stream in streams.items()
+    )
+
+
+def _segments(plan: Plan, number: int, options: BagOptions) -> list[Segment]:
+    """What may be episodes of one bag."""
+    bag, streams = plan.bags[number], plan.streams[number]
+    start = min(int(stream.times_ns[0]) for stream in streams.values())
+    end = max(int(stream.times_ns[-1]) for stream in streams.values())
+    segment = options.segment
+    if segment == "auto":
+        segment = "bag" if options.marker is None else "marker"
+    if segment == "marker":
+        assert options.marker is not None
+        topic, _ = split_field(options.marker, list(plan.schemas))
+        if topic not in bag.messages or len(bag.messages[topic]) == 0:
+            plan.say("warning", f"{bag.name} has no messages of the marker {topic}: it is left out")
+            return []
+        stream = plan.clocks[topic].stream(bag.messages[topic], plan.schemas[topic].ros1)
+        return marked(bag, stream, plan.schemas[topic], number, end)
+    if segment == "idle":
+        if plan.action is None:
+            raise InputError("bag.segment=idle needs the topic of the command: set bag.action")
+        return without_pauses(streams[plan.action.topic], options.idle_s, number)
+    return [Segment(bag=number, start_ns=start, end_ns=end)]
