@@ -174,6 +174,10 @@ class InspectConfig:
     check: bool = False  # only the findings; exit status 1 where one is an error or a warning (same as --check)
     fix: bool = False  # repair what can be repaired in place, say what was done (same as --fix)
 
+    def __post_init__(self) -> None:
+        if self.report is not None:
+            require_choice(self.report, ("html",), "report")
+
 
 @dataclass(kw_only=True)
 class ViewConfig:

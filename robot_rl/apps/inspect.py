@@ -1,6 +1,7 @@
 """`robot-rl inspect STORE`: what a store holds, printed and plotted."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,80 +12,135 @@ from rich.text import Text
 
 from robot_rl.apps.ingest import print_findings
 from robot_rl.apps.inspect_plots import draw
+from robot_rl.apps.inspect_report import write_report
+from robot_rl.apps.inspect_survey import Survey, bytes_text, channel_names, is_picture, survey
 from robot_rl.data_config import InspectConfig
+from robot_rl.datasets.schema import Finding
 from robot_rl.datasets.store import EpisodeStore
-from robot_rl.datasets.validate import saturation, validate
+from robot_rl.datasets.validate import validate
+from robot_rl.errors import InputError
 from robot_rl.spec import ArraySpec
-from robot_rl.types import Episode
+from robot_rl.types import Array
 
 SUMMARY = "Print and plot what a store holds: lengths, returns, success, ranges, units, findings."
 
 CHANNELS_SHOWN = 64  # of one array; the pictures show all
+LONGEST_TEXT = 400  # characters of an entry of the provenance
 
 
 def run(config: InspectConfig) -> int:
-    """Print tables and write pictures; 1 where the store is damaged."""
+    """Print tables and write pictures; 1 where the store is damaged, or where a check found something wrong."""
     console = Console()
     path = Path(config.store).expanduser()
+    if config.fix:
+        _fix(console, path)
     store = EpisodeStore.open(path)
     with console.status("Reading and checking ..."):
         findings = validate(store)
+    if config.check or config.fix:
+        print_findings(console, findings)
+        return int(any(finding.severity in ("error", "warning") for finding in findings))
     damaged = any(finding.severity == "error" for finding in findings)
-    if not damaged:
-        episodes = list(store.episodes())
-        _print_overview(console, store, episodes)
-        _print_channels(console, store, episodes)
+    read = _survey(console, store, damaged)
+    if read is not None:
+        _print_overview(console, read)
+        _print_channels(console, read)
+        _print_images(console, read)
     print_findings(console, findings)
     _print_provenance(console, store.provenance)
-    if config.plots != "none" and not damaged:
-        folder = path.with_name(f"{path.name.removesuffix('.zarr')}_inspect")
-        folder = folder if config.plots is None else Path(config.plots).expanduser()
+    if read is not None:
+        _write(console, config, read, findings)
+    return int(damaged)
+
+
+def _fix(console: Console, path: Path) -> None:
+    from robot_rl.datasets.repair import repair
+
+    with console.status("Repairing ..."):
+        done = repair(path)
+    if not done:
+        console.print(Text("Nothing could be repaired, or had to be.", "green"))
+    for line in done:
+        console.print(Text.assemble(("Repaired ", "green"), str(line)), soft_wrap=True)
+
+
+def _survey(console: Console, store: EpisodeStore, damaged: bool) -> Survey | None:
+    """The store, read; None where a finding already says that it cannot be."""
+    try:
+        with console.status("Reading ..."):
+            return survey(store)
+    except InputError:
+        if not damaged:
+            raise
+        return None
+
+
+def _write(console: Console, config: InspectConfig, read: Survey, findings: Sequence[Finding]) -> None:
+    path = read.store.path
+    folder = path.with_name(f"{path.name.removesuffix('.zarr')}_inspect")
+    if config.plots not in (None, "none"):
+        folder = Path(str(config.plots)).expanduser()
+    if config.plots != "none":
         with console.status("Drawing ..."):
-            pictures = draw(folder, store.spec, episodes)
+            pictures = draw(folder, read)
         console.print(Text("Pictures: ", "dim") + Text(", ".join(map(str, pictures))), soft_wrap=True)
-    return 1 if damaged else 0
+    if config.report == "html":
+        with console.status("Writing the report ..."):
+            page = write_report(folder, read, findings)
+        console.print(Text("Report:   ", "dim") + Text(f"{page} ({bytes_text(page.stat().st_size)})"), soft_wrap=True)
 
 
-def _print_overview(console: Console, store: EpisodeStore, episodes: list[Episode]) -> None:
-    statistics, spec = store.statistics, store.spec
-    lengths, returns, success = statistics["lengths"], statistics["returns"], statistics["success"]
-    steps = statistics["steps"]
+def _print_overview(console: Console, read: Survey) -> None:
+    episodes, spec, success = read.table, read.spec, read.statistics["success"]
+    steps = int(episodes.lengths.sum())
     period = "not declared" if spec.control_period_s is None else f"{spec.control_period_s:g} s"
     duration = "" if spec.control_period_s is None else f", {steps * spec.control_period_s / 60:.1f} min"
-    terminated = sum(bool(episode.terminated[-1]) for episode in episodes)
-    truncated = sum(bool(episode.truncated[-1]) for episode in episodes)
-    missing = sum(not episode.has_final_observation for episode in episodes)
     known, good = success["known_episodes"], success["successful_episodes"]
-    table = _table(f"{store.path}")
-    table.show_header = False
-    for name, value in (
-        ("episodes", f"{len(store)}"),
+    extras = sorted(next(iter(read.sample.values())).extras)
+    ends = f"{episodes.terminated.sum()} terminated, {episodes.truncated.sum()} truncated"
+    rows = [
+        ("episodes", f"{len(episodes)}"),
         ("steps", f"{steps}{duration}"),
-        ("length", f"{lengths['minimum']:.0f} to {lengths['maximum']:.0f}, mean {lengths['mean']:.1f} steps"),
-        ("return", f"{returns['minimum']:.4g} to {returns['maximum']:.4g}, mean {returns['mean']:.4g}"),
+        ("length", f"{episodes.lengths.min()} to {episodes.lengths.max()}, mean {episodes.lengths.mean():.1f} steps"),
+        ("return", "reward is not recorded" if "reward" in read.absent else _range(episodes.returns)),
         ("success", f"{good} of {known} episodes ({good / known:.0%})" if known else "not recorded"),
-        ("ends", f"{terminated} terminated, {truncated} truncated, {missing} without a final observation"),
+        ("ends", f"{ends}, {(~episodes.complete).sum()} without a final observation"),
         ("control period", period),
         ("action semantics", "not declared" if spec.action_semantics is None else spec.action_semantics),
-        ("extras", ", ".join(sorted(episodes[0].extras)) if episodes[0].extras else "none"),
-    ):
+        ("extras", ", ".join(extras) if extras else "none"),
+        ("on the disk", bytes_text(sum(entry.bytes for entry in read.layout))),
+    ]
+    if read.absent:
+        rows.append(("the source lacks", ", ".join(sorted(read.absent))))
+    for key in ("language", "split"):
+        texts = {text for text in episodes.texts(key) if text is not None}
+        if texts:
+            shown = "; ".join(sorted(texts)[:3])
+            rows.append((key, f"{len(texts)}: {shown}{' ...' if len(texts) > 3 else ''}"))
+    table = _table(f"{read.store.path}")
+    table.show_header = False
+    for name, value in rows:
         table.add_row(Text(name, "dim"), Text(value))
     _print_table(console, table)
 
 
-def _print_channels(console: Console, store: EpisodeStore, episodes: list[Episode]) -> None:
-    arrays = store.statistics["arrays"]
-    actions = np.concatenate([episode.action for episode in episodes])
-    _print_array(console, "action", store.spec.action, arrays["action"], saturation(actions, store.spec.action))
-    for key, spec in store.spec.observation.items():
-        _print_array(console, f"observation '{key}'", spec, arrays[f"observation/{key}"], None)
+def _range(values: Array) -> str:
+    return f"{values.min():.4g} to {values.max():.4g}, mean {values.mean():.4g}"
 
 
-def _print_array(console: Console, name: str, spec: ArraySpec, numbers: dict[str, Any], saturated: Any) -> None:
+def _print_channels(console: Console, read: Survey) -> None:
+    _print_array(console, "action", read.spec.action, read.channels("action"), read.saturation())
+    for key in read.channel_keys:
+        spec = read.spec.observation[key]
+        _print_array(console, f"observation '{key}'", spec, read.channels(f"observation/{key}"), None)
+
+
+def _print_array(
+    console: Console, name: str, spec: ArraySpec, columns: dict[str, Array], saturated: Array | None
+) -> None:
     unit = "unit not declared" if spec.unit is None else f"unit {spec.unit}"
     frame = "" if spec.frame is None else f", frame {spec.frame}"
     table = _table(f"{name}  {tuple(spec.shape)} {spec.dtype}, {unit}{frame}")
-    columns = {key: np.ravel(numbers[key]) for key in ("minimum", "maximum", "mean", "std")}
     bounded = spec.low is not None and spec.high is not None
     headings = [
         "channel",
@@ -94,9 +150,9 @@ def _print_array(console: Console, name: str, spec: ArraySpec, numbers: dict[str
     ]
     for heading in headings:
         table.add_column(heading, justify="left" if heading == "channel" else "right", header_style="dim")
-    total = len(columns["mean"])
+    total, names = len(columns["mean"]), channel_names(spec)
     for channel in range(min(total, CHANNELS_SHOWN)):
-        label = str(channel) if spec.names is None else f"{channel} {spec.names[channel % len(spec.names)]}"
+        label = str(channel) if names[channel] == str(channel) else f"{channel} {names[channel]}"
         cells = [label, *(f"{values[channel]:.4g}" for values in columns.values())]
         style = "yellow" if columns["std"][channel] == 0 else ""
         if spec.low is not None and spec.high is not None:
@@ -112,12 +168,29 @@ def _print_array(console: Console, name: str, spec: ArraySpec, numbers: dict[str
         console.print(Text(f"  and {total - CHANNELS_SHOWN} more channels", "dim"))
 
 
+def _print_images(console: Console, read: Survey) -> None:
+    """Size, tier and bytes of the pictures; their pixels are for the report."""
+    keys = [key for key, spec in read.spec.observation.items() if is_picture(spec)]
+    if not keys:
+        return
+    table = _table("Images")
+    for heading in ("observation", "height x width", "type", "tier", "bytes"):
+        table.add_column(heading, justify="left" if heading == "observation" else "right", header_style="dim")
+    for key in keys:
+        spec = read.spec.observation[key]
+        size = read.bytes_of(f"observation/{key}")
+        cells = [key, " x ".join(map(str, spec.shape)), spec.dtype, read.tier(key), bytes_text(size)]
+        table.add_row(*(Text(cell) for cell in cells))
+    _print_table(console, table)
+
+
 def _print_provenance(console: Console, provenance: dict[str, Any]) -> None:
     table = _table("Provenance")
     table.show_header = False
     for key, value in provenance.items():
         text = value if isinstance(value, str) else json.dumps(value)
-        table.add_row(Text(key, "dim"), Text(text if len(text) <= 400 else f"{text[:400]} ...", overflow="fold"))
+        shown = text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]} ..."
+        table.add_row(Text(key, "dim"), Text(shown, overflow="fold"))
     _print_table(console, table)
 
 

@@ -65,7 +65,7 @@ main{padding:0}th,td{padding:3px 5px;font-size:10.5px}.pair{grid-template-column
 """
 
 SCRIPT = """
-for(const video of document.querySelectorAll('video')){
+for(const video of document.querySelectorAll('video:not([data-click])')){
  const bar=video.nextElementSibling;
  video.ontimeupdate=()=>{if(video.duration)bar.value=1000*video.currentTime/video.duration};
  video.onclick=()=>video.paused?video.play():video.pause();
@@ -83,23 +83,31 @@ document.addEventListener('mousemove',event=>{
 """
 
 
-def page(title: str, body: str) -> str:
-    """A whole document that needs nothing outside itself; the policy in its head forbids the rest."""
+def page(title: str, body: str, *, style: str = "", script: str = "") -> str:
+    """A whole document that needs nothing outside itself; the policy in its head forbids the rest.
+
+    Args:
+        title: of the window.
+        body: HTML.
+        style: rules behind those of every report.
+        script: behind that of every report.
+    """
     policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; media-src data:; img-src data:"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><main>{body}</main>"
-        f'<div id="tip"></div><script>{SCRIPT}</script></body></html>\n'
+        f"<title>{escape(title)}</title><style>{STYLE}{style}</style></head><body><main>{body}</main>"
+        f'<div id="tip"></div><script>{SCRIPT}{script}</script></body></html>\n'
     )
 
 
-def section(title: str, *parts: str) -> str:
-    """A card with a heading; nothing where there are no parts."""
+def section(title: str, *parts: str, anchor: str = "") -> str:
+    """A card with a heading, which links may name; nothing where there are no parts."""
     body = "".join(parts)
-    return f'<section class="card"><h2>{escape(title)}</h2>{body}</section>' if body else ""
+    name = f' id="{escape(anchor)}"' if anchor else ""
+    return f'<section class="card"{name}><h2>{escape(title)}</h2>{body}</section>' if body else ""
 
 
 def paragraph(text: str, style: str = "") -> str:

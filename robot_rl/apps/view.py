@@ -13,8 +13,9 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
+from robot_rl.apps.inspect_survey import channel_names, is_depth, is_image, is_picture, times_s
 from robot_rl.data_config import ViewConfig
-from robot_rl.datasets.frames import BLOCK_FRAMES, JPEG_SIGNATURE, EncodedFrames, encode_jpeg, resize
+from robot_rl.datasets.frames import BLOCK_FRAMES, JPEG_SIGNATURE, EncodedFrames, encode_jpeg, lazy, resize
 from robot_rl.datasets.store import EpisodeStore
 from robot_rl.datasets.store_files import clear_disk_errors
 from robot_rl.errors import InputError
@@ -23,7 +24,6 @@ from robot_rl.types import Array, Episode
 
 SUMMARY = "Open episodes of a store in the rerun viewer, or write them to an .rrd file for it."
 
-MAXIMUM_SIDE = 16_384  # pixels; above it nothing is made smaller
 VIEW_QUALITY = 90  # of JPEG, for images that are not JPEG in the store
 STEP, TIME = "step", "time"  # the names of the time lines
 
@@ -84,44 +84,6 @@ def write_rrd(path: Path, store: EpisodeStore, episodes: list[int], *, maximum_s
         temporary.unlink(missing_ok=True)
 
 
-def times_s(spec: Spec, episode: Episode, key: str | None = None) -> Array | None:
-    """Seconds since the episode began, of its T + 1 rows.
-
-    From the time stamps of the observation `key` where it has its own, from those of the episode, from the control
-    period; None where nothing is known. A missing last stamp continues the median difference. Shapes: (T + 1,).
-    """
-    rows = len(episode) + 1
-    stamps = episode.extras.get(f"timestamp_s/{key}") if key is not None else None
-    stamps = episode.extras.get("timestamp_s") if stamps is None else stamps
-    if stamps is None:
-        return None if spec.control_period_s is None else np.arange(rows) * spec.control_period_s
-    stamps = np.asarray(stamps, np.float64).reshape(len(stamps), -1)[:, 0]
-    if len(stamps) == rows:
-        return stamps
-    period_s = spec.control_period_s
-    if len(stamps) > 1:
-        period_s = float(np.median(np.diff(stamps)))
-    return np.append(stamps, stamps[-1] + (0.0 if period_s is None else period_s))
-
-
-def is_image(spec: ArraySpec) -> bool:
-    """uint8 pictures (H, W, 3) or (H, W, 1)."""
-    return spec.dtype == "uint8" and len(spec.shape) == 3 and spec.shape[2] in (1, 3)
-
-
-def is_depth(spec: ArraySpec) -> bool:
-    """Pictures (H, W) of distances, or other planes."""
-    return len(spec.shape) == 2 and min(spec.shape) >= 16
-
-
-def channel_names(spec: ArraySpec) -> list[str]:
-    """A name for every channel: the declared one, else its number."""
-    size = int(np.prod(spec.shape))
-    if spec.names is None or len(spec.names) != size:
-        return [str(index) for index in range(size)]
-    return list(spec.names)
-
-
 def _log_episode(recording: Any, branch: str, spec: Spec, episode: Episode, maximum_side: int) -> None:
     rerun = _import_rerun()
     rows, steps = len(episode) + 1, len(episode)
@@ -175,8 +137,9 @@ def _jpegs(images: Array, maximum_side: int) -> Iterator[bytes]:
     """JPEG bytes of each image: as they are in the store where they are JPEG and small enough."""
     height, width = images.shape[1:3]
     scale = maximum_side / max(height, width)
-    if scale >= 1 and isinstance(images, EncodedFrames) and all(b[:3] == JPEG_SIGNATURE for b in images.encoded):
-        yield from images.encoded
+    frames = lazy(images)
+    if scale >= 1 and isinstance(frames, EncodedFrames) and all(b[:3] == JPEG_SIGNATURE for b in frames.encoded):
+        yield from frames.encoded
         return
     size = (max(1, round(height * scale)), max(1, round(width * scale))) if scale < 1 else (height, width)
     for image in np.asarray(images):
@@ -223,7 +186,7 @@ def _blueprint(spec: Spec, episodes: list[int]) -> Any:
     _import_rerun()
     import rerun.blueprint as blueprint
 
-    images = [key for key, array_spec in spec.observation.items() if is_image(array_spec) or is_depth(array_spec)]
+    images = [key for key, array_spec in spec.observation.items() if is_picture(array_spec)]
     channels = [key for key in spec.observation if key not in images]
     tabs = []
     for number in episodes:
@@ -241,8 +204,9 @@ def _blueprint(spec: Spec, episodes: list[int]) -> Any:
 
 
 def _path(key: str) -> str:
-    """A key as part of an entity path: what rerun gives a meaning is escaped."""
-    return "".join(c if c.isalnum() or c in "_-./" else f"\\{c}" for c in key).strip("/")
+    """A key as part of an entity path: its slashes make branches, what else rerun gives a meaning is escaped."""
+    rerun = _import_rerun()
+    return "/".join(rerun.escape_entity_path_part(part) for part in key.split("/") if part)
 
 
 @contextmanager
