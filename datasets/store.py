@@ -74,7 +74,7 @@ class EpisodeStore:
         self.provenance: dict[str, Any] = attributes["provenance"]  # type: ignore[assignment]  # as above
         images: Any = attributes.get("images", {})  # version 1 has none: all are raw
         self._version = int(attributes["schema_version"])  # type: ignore[arg-type]  # as above
-        self._quality: int = images.get("quality", JPEG_QUALITY)
+        self.quality: int = images.get("quality", JPEG_QUALITY)  # of JPEG, for images that were not JPEG
         self._block_bytes: int = images.get("block_bytes", BLOCK_BYTES)
         self.tiers: dict[str, str] = checked_tiers(self.spec, images.get("tiers"))
         """`raw`, `jpeg` or `video` for each observation that is an image."""
@@ -450,7 +450,7 @@ class EpisodeStore:
                     key,
                     self.spec.observation[key],
                     tier,
-                    quality=self._quality,
+                    quality=self.quality,
                     block_bytes=self._block_bytes,
                     anew=not len(self),
                 )
