@@ -28,6 +28,8 @@ class Batch:
     discount: Tensor  # (B,), 0 after termination, otherwise discount**n
     next_observation: dict[str, Tensor]  # each (B, *)
     monte_carlo_return: Tensor | None = None  # (B,), return-to-go under the declared tail rule
+    next_action: Tensor | None = None  # (B, A), recorded at the next observation
+    has_next_action: Tensor | None = None  # (B,), bool: false before a time limit, where nothing was recorded
     instruction: Tensor | None = None  # (B,), int64, number of the text among the run's `Instructions`; -1: none
 
     def __len__(self) -> int:

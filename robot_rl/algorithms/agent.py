@@ -24,8 +24,8 @@ class Agent(Protocol):
     """Gradient steps of the critic so far (of the actor, where there is no critic)."""
 
     @property
-    def needs_monte_carlo_return(self) -> bool:
-        """Whether `update` asks for `Batch.monte_carlo_return` under the present settings."""
+    def needs(self) -> frozenset[str]:
+        """Names of the optional fields of `Batch` that `update` asks for under the present settings."""
 
     def update(self, batch: Batch, *, critic_updates: int = 1) -> Metrics:
         """Learn from `critic_updates` batches of equal size that lie one after the other in `batch`.
@@ -57,8 +57,9 @@ def require_numbers(config: Any, place: str) -> None:
             require_range(value, 0, 1, f"{place} {name}")
         elif name.endswith("_gain") and value is not None:
             require_range(value, 0, 1e4, f"{place} {name}")
-    require_range(config.log_std_minimum, -100, config.log_std_maximum, f"{place} log_std_minimum")
-    require_range(config.log_std_maximum, config.log_std_minimum, 100, f"{place} log_std_maximum")
+    if hasattr(config, "log_std_minimum"):
+        require_range(config.log_std_minimum, -100, config.log_std_maximum, f"{place} log_std_minimum")
+        require_range(config.log_std_maximum, config.log_std_minimum, 100, f"{place} log_std_maximum")
     if config.gradient_clip is not None:
         require_range(config.gradient_clip, 1e-8, 1e8, f"{place} gradient_clip")
 

@@ -20,7 +20,7 @@ from robot_rl.checks import require_choice, require_range
 from robot_rl.functional import tanh_gaussian
 from robot_rl.networks.actor import LOG_STD_KINDS, GaussianActor
 from robot_rl.networks.encoder import FlatEncoder
-from robot_rl.networks.initialize import Initialization
+from robot_rl.networks.initialize import INITIALIZATIONS, Initialization
 from robot_rl.networks.optimize import adam, descend
 from robot_rl.seeding import Seeds
 from robot_rl.spec import Spec
@@ -37,7 +37,7 @@ class BCConfig:
     log_std: str = "state_dependent"  # state_dependent | state_independent | affine
     log_std_minimum: float = -5.0  # above SAC's: a likelihood has no bound where recorded actions repeat
     log_std_maximum: float = 2.0
-    initialization: str = "orthogonal"  # orthogonal | xavier_uniform
+    initialization: str = "orthogonal"  # orthogonal | xavier_uniform | uniform
     hidden_gain: float = 1.4142135623730951
     last_hidden_gain: float | None = None  # None is `hidden_gain`
     output_gain: float = 0.01
@@ -50,7 +50,7 @@ class BCConfig:
     def __post_init__(self) -> None:
         require_choice(self.loss, ("likelihood", "squared_error"), "bc loss")
         require_choice(self.log_std, LOG_STD_KINDS, "bc log_std")
-        require_choice(self.initialization, ("orthogonal", "xavier_uniform"), "bc initialization")
+        require_choice(self.initialization, INITIALIZATIONS, "bc initialization")
         require_range(self.actor_dropout, 0, 0.99, "bc actor_dropout")
         require_numbers(self, "bc")
 
@@ -81,9 +81,9 @@ class BC:
     updates: int = 0
 
     @property
-    def needs_monte_carlo_return(self) -> bool:
-        """Never."""
-        return False
+    def needs(self) -> frozenset[str]:
+        """Nothing."""
+        return frozenset()
 
     def update(self, batch: Batch, *, critic_updates: int = 1) -> Metrics:
         """One gradient step per chunk of rows."""

@@ -31,7 +31,7 @@ from robot_rl.functional.polyak import polyak_update
 from robot_rl.networks.actor import LOG_STD_KINDS, GaussianActor
 from robot_rl.networks.encoder import FlatEncoder
 from robot_rl.networks.ensemble import Ensemble
-from robot_rl.networks.initialize import Initialization
+from robot_rl.networks.initialize import INITIALIZATIONS, Initialization
 from robot_rl.networks.mlp import MLP
 from robot_rl.networks.optimize import adam, descend
 from robot_rl.seeding import Seeds
@@ -55,7 +55,7 @@ class IQLConfig:
     log_std_maximum: float = 2.0
     bounded_mean: bool = True
     """The mean is tanh of the network's output, the Gaussian around it is not squashed; WSRL's IQL: False."""
-    initialization: str = "orthogonal"  # orthogonal | xavier_uniform
+    initialization: str = "orthogonal"  # orthogonal | xavier_uniform | uniform
     hidden_gain: float = 1.4142135623730951
     last_hidden_gain: float | None = None  # None is `hidden_gain`
     output_gain: float = 1.4142135623730951
@@ -80,7 +80,7 @@ class IQLConfig:
 
     def __post_init__(self) -> None:
         require_choice(self.log_std, LOG_STD_KINDS, "iql log_std")
-        require_choice(self.initialization, ("orthogonal", "xavier_uniform"), "iql initialization")
+        require_choice(self.initialization, INITIALIZATIONS, "iql initialization")
         require_range(self.expectile, 0.001, 0.999, "iql expectile")
         require_range(self.actor_dropout, 0, 0.99, "iql actor_dropout")
         require_range(self.target_rate, 0, 1, "iql target_rate")
@@ -140,9 +140,9 @@ class IQL:
     updates: int = 0
 
     @property
-    def needs_monte_carlo_return(self) -> bool:
-        """Never."""
-        return False
+    def needs(self) -> frozenset[str]:
+        """Nothing."""
+        return frozenset()
 
     def update(self, batch: Batch, *, critic_updates: int = 1) -> Metrics:
         """One gradient step each on V, the policy and Q, then a Polyak step on the target, per chunk of rows."""

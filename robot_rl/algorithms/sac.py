@@ -38,11 +38,12 @@ from robot_rl.errors import InputError
 from robot_rl.functional import tanh_gaussian
 from robot_rl.functional.bellman import squared_td_error, td_target
 from robot_rl.functional.conservative import conservative_difference, lagrange_loss
+from robot_rl.functional.ensemble import random_heads
 from robot_rl.functional.polyak import polyak_update
 from robot_rl.networks.actor import LOG_STD_KINDS, GaussianActor
 from robot_rl.networks.encoder import FlatEncoder
 from robot_rl.networks.ensemble import Ensemble
-from robot_rl.networks.initialize import Initialization
+from robot_rl.networks.initialize import INITIALIZATIONS, Initialization
 from robot_rl.networks.optimize import adam, descend, held, step_with_zero_gradient
 from robot_rl.networks.scalar import Scalar
 from robot_rl.seeding import Seeds
@@ -63,7 +64,7 @@ class SACConfig:
     log_std: str = "state_dependent"  # state_dependent | state_independent | affine (Cal-QL)
     log_std_minimum: float = -20.0
     log_std_maximum: float = 2.0
-    initialization: str = "orthogonal"  # orthogonal | xavier_uniform (RLPD and REDQ, with all gains 1)
+    initialization: str = "orthogonal"  # orthogonal | uniform | xavier_uniform (RLPD and REDQ, with all gains 1)
     hidden_gain: float = 1.4142135623730951
     last_hidden_gain: float | None = None
     """None is `hidden_gain`; WSRL's small final gain, 0.01 (not for Kitchen), lands here, not on the output."""
@@ -131,7 +132,7 @@ class SACConfig:
 
     def __post_init__(self) -> None:
         require_choice(self.log_std, LOG_STD_KINDS, "sac log_std")
-        require_choice(self.initialization, ("orthogonal", "xavier_uniform"), "sac initialization")
+        require_choice(self.initialization, INITIALIZATIONS, "sac initialization")
         require_choice(self.critic_reduction, ("mean", "sum"), "sac critic_reduction")
         require_choice(self.actor_reduction, ("min", "mean"), "sac actor_reduction")
         cloning = ("squared_error", "likelihood")
@@ -195,13 +196,6 @@ def temperature_loss(temperature: Tensor, log_prob: Tensor, target_entropy: floa
     return temperature * (-log_prob.detach().mean() - target_entropy)
 
 
-def random_heads(count: int, subset: int, *, with_replacement: bool, generator: torch.Generator) -> Tensor:
-    """Indices of `subset` of `count` critics (REDQ's algorithm 1: without replacement). Shapes: -> (subset,)."""
-    if with_replacement:
-        return torch.randint(count, (subset,), generator=generator, device=generator.device)
-    return torch.rand(count, generator=generator, device=generator.device).argsort()[:subset]
-
-
 # Agent ----------------------------------------------------------------------------------------------------------------
 @dataclass(kw_only=True, eq=False)
 class SAC:
@@ -221,13 +215,14 @@ class SAC:
     updates: int = 0
 
     @property
-    def needs_monte_carlo_return(self) -> bool:
-        """The calibrated term is on."""
-        return self.config.conservative_calibrated and self.config.conservative_weight > 0
+    def needs(self) -> frozenset[str]:
+        """Monte-Carlo returns, while the calibrated term is on."""
+        calibrates = self.config.conservative_calibrated and self.config.conservative_weight > 0
+        return frozenset({"monte_carlo_return"} if calibrates else ())
 
     def update(self, batch: Batch, *, critic_updates: int = 1) -> Metrics:
         """Critics and targets once per chunk of rows, then actor and temperature once."""
-        if self.needs_monte_carlo_return and batch.monte_carlo_return is None:
+        if self.needs and batch.monte_carlo_return is None:
             raise InputError(
                 "conservative_calibrated=true needs Monte-Carlo returns, and this batch has none: "
                 "set algorithm.conservative_calibrated=false in phases whose sources cannot give them"

@@ -20,7 +20,8 @@ def run_phases(run: Run) -> bool:
         # Relative to the run's configuration, not to the phase before: what a phase does not name is as in the file.
         run.agent.config = with_overrides(run.base_config, phase.algorithm)
         for source in run.sources.values():
-            source.complete_only = run.agent.needs_monte_carlo_return
+            source.complete_only = "monte_carlo_return" in run.agent.needs
+            source.with_next_action = "next_action" in run.agent.needs
         if not progress.phase_begun:
             progress.phase_begun = True
             run.recorder.event("phase_start", progress, interact=interact)

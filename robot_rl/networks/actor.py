@@ -1,4 +1,4 @@
-"""A diagonal Gaussian over actions, before any squashing."""
+"""Policies: a diagonal Gaussian over actions, before any squashing, and a deterministic one."""
 
 import torch
 from torch import Tensor, nn
@@ -61,3 +61,26 @@ class GaussianActor(nn.Module):
             mean = torch.tanh(mean)
         low, high = self.log_std_range
         return mean, log_std.clamp(low, high)
+
+
+class DeterministicActor(nn.Module):
+    """Features to an action in [-1, 1], by tanh."""
+
+    def __init__(
+        self,
+        features: int,
+        action_size: int,
+        hidden: list[int],
+        *,
+        layer_norm: bool,
+        initialization: Initialization,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.network = MLP(
+            features, hidden, action_size, layer_norm=layer_norm, initialization=initialization, generator=generator
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Shapes: (B, F) -> (B, A)."""
+        return torch.tanh(self.network(features))

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+INITIALIZATIONS = ("orthogonal", "xavier_uniform", "uniform")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Initialization:
@@ -15,7 +17,7 @@ class Initialization:
     layer, where a LayerNorm behind it undoes its forward effect but not its effect on Adam's relative step.
     """
 
-    kind: str = "orthogonal"  # orthogonal | xavier_uniform
+    kind: str = "orthogonal"  # orthogonal | xavier_uniform | uniform: within gain / sqrt(inputs), PyTorch's own
     hidden_gain: float = math.sqrt(2)
     last_hidden_gain: float | None = None  # None is hidden_gain
     output_gain: float = 0.01
@@ -26,8 +28,11 @@ class Initialization:
         gain = {"hidden": self.hidden_gain, "last_hidden": last, "output": self.output_gain}[place]
         if self.kind == "orthogonal":
             nn.init.orthogonal_(weight, gain, generator)
-        else:
+        elif self.kind == "xavier_uniform":
             nn.init.xavier_uniform_(weight, gain, generator)
+        else:
+            bound = gain / math.sqrt(weight.shape[-1])
+            nn.init.uniform_(weight, -bound, bound, generator)
 
 
 def places(hidden_layers: int) -> list[str]:

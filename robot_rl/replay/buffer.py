@@ -66,6 +66,7 @@ class ReplayBuffer:
         self.n_step = n_step
         self.tail = tail
         self.complete_only = complete_only
+        self.with_next_action = False  # of batches; set by whoever knows what the algorithm needs
         self.instructions = instructions
         self.device = torch.device(device)
 
@@ -292,6 +293,8 @@ class ReplayBuffer:
             discount=torch.where(self.terminated.index_select(0, last), 0.0, discount),
             next_observation=self.observations(following),
             monte_carlo_return=self.monte_carlo.index_select(0, row) if self.complete_only else None,
+            next_action=self.action.index_select(0, following) if self.with_next_action else None,
+            has_next_action=self.has_next.index_select(0, following) if self.with_next_action else None,
             instruction=None if self.instructions is None else self.instruction.index_select(0, row),
         )
 

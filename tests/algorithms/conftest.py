@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from robot_rl.algorithms import AlgorithmConfig, BCConfig, IQLConfig, SACConfig
+from robot_rl.algorithms import AlgorithmConfig, BCConfig, IQLConfig, SACConfig, TD3Config
 from robot_rl.spec import ArraySpec, Spec
 from robot_rl.types import Batch
 
@@ -51,6 +51,40 @@ CONFIGS: dict[str, Callable[[], AlgorithmConfig]] = {
         step_with_zero_gradients=True,
         actor_behaviour_cloning_weight=0.1,
     ),
+    "td3": lambda: TD3Config(**WIDTHS, actor_every=1),
+    "td3_bc": lambda: TD3Config(
+        **WIDTHS,
+        actor_every=1,
+        actor_value_weight=2.5,
+        actor_normalize_value=True,
+        actor_cloning_weight=1.0,
+        actor_cloning_reduction="mean",
+        gradient_clip=1.0,
+    ),
+    "rebrac": lambda: TD3Config(
+        **WIDTHS,
+        actor_every=1,
+        critic_layer_norm=True,
+        critic_cloning_weight=0.5,
+        actor_cloning_weight=0.5,
+        actor_reduction="min",
+        actor_normalize_value=True,
+        target_updates="critic",
+    ),
+    "pars": lambda: TD3Config(
+        **WIDTHS,
+        actor_every=1,
+        critic_count=5,
+        critic_subset=2,
+        actor_subset=3,
+        actor_reduction="mean",
+        critic_reduction="mean",
+        actor_layer_norm=True,
+        critic_layer_norm=True,
+        infeasible_weight=1e-3,
+        infeasible_value=-50.0,
+        initialization="orthogonal",
+    ),
 }
 
 
@@ -84,6 +118,8 @@ def make_batch() -> Callable[..., Batch]:
             discount=torch.where(noise(rows) > 1.5, 0.0, 0.99),
             next_observation={"joints": noise(rows, 3), "object": noise(rows, 2)},
             monte_carlo_return=noise(rows),
+            next_action=noise(rows, 2).tanh(),
+            has_next_action=noise(rows) < 1.5,
         )
 
     return make

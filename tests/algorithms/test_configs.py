@@ -12,7 +12,18 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from robot_rl.algorithms import ALGORITHM_CONFIGS, BCConfig, IQLConfig, SACConfig, bc, iql, sac, with_overrides
+from robot_rl.algorithms import (
+    ALGORITHM_CONFIGS,
+    BCConfig,
+    IQLConfig,
+    SACConfig,
+    TD3Config,
+    bc,
+    iql,
+    sac,
+    td3,
+    with_overrides,
+)
 from robot_rl.config import register
 from robot_rl.errors import InputError
 
@@ -229,7 +240,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize(("module", "kind"), [(bc, BCConfig), (iql, IQLConfig), (sac, SACConfig)])
+@pytest.mark.parametrize(("module", "kind"), [(bc, BCConfig), (iql, IQLConfig), (sac, SACConfig), (td3, TD3Config)])
 def test_every_setting_is_read(module: ModuleType, kind: type) -> None:
     read = {
         node.attr

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from robot_rl.algorithms import AlgorithmConfig, BCConfig, IQLConfig, SACConfig, create
+from robot_rl.algorithms import AlgorithmConfig, BCConfig, IQLConfig, SACConfig, TD3Config, create
 from robot_rl.seeding import Seeds
 from robot_rl.spec import ArraySpec, Spec
 from robot_rl.types import Batch
@@ -41,6 +41,11 @@ CONFIGS: dict[str, AlgorithmConfig] = {
         max_target_backup=10,
         step_with_zero_gradients=True,
     ),
+    "td3": TD3Config(**WIDTHS),
+    "rebrac": TD3Config(
+        **WIDTHS, **ENSEMBLE, critic_cloning_weight=0.1, actor_cloning_weight=0.1, actor_normalize_value=True
+    ),
+    "pars": TD3Config(**WIDTHS, **ENSEMBLE, infeasible_weight=1e-3, infeasible_value=-50.0, actor_reduction="mean"),
 }
 
 
@@ -55,7 +60,12 @@ def numbers(config: AlgorithmConfig) -> dict[str, float]:
     statistics = {"state": (torch.full((6,), 0.1), torch.full((6,), 1.5))}
     agent = create(config, spec, Seeds(0), torch.device("cpu"), statistics)
     metrics: dict[str, torch.Tensor] = {}
+    extra = torch.Generator().manual_seed(1)
     for _ in range(10):
+        following = {
+            "next_action": torch.randn((64, 3), generator=extra).tanh(),
+            "has_next_action": torch.randn(64, generator=extra) < 1.5,
+        }
         batch = Batch(
             observation={"state": noise(64, 6)},
             action=noise(64, 3).tanh(),
@@ -63,6 +73,7 @@ def numbers(config: AlgorithmConfig) -> dict[str, float]:
             discount=torch.where(noise(64) > 1.5, 0.0, 0.99),
             next_observation={"state": noise(64, 6)},
             monte_carlo_return=noise(64),
+            **following,
         )
         metrics = agent.update(batch, critic_updates=2)
     norms = {

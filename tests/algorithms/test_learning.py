@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from robot_rl.algorithms import AlgorithmConfig, BCConfig, IQLConfig, SACConfig, create, with_overrides
+from robot_rl.algorithms import AlgorithmConfig, BCConfig, IQLConfig, SACConfig, TD3Config, create, with_overrides
 from robot_rl.algorithms.agent import Agent
 from robot_rl.seeding import Seeds
 from robot_rl.spec import ArraySpec, Spec
@@ -57,8 +57,11 @@ def loss_of(agent: Agent) -> float:
         (SACConfig(**SMALL, **FAST, temperature_learning_rate=1e-2, target_entropy_per_dimension=-2.0), None, 0.1),
         (SACConfig(**SMALL, **FAST, conservative_weight=0.1, conservative_calibrated=True), None, 0.25),
         (SACConfig(**SMALL, **FAST, **ENSEMBLE, actor_reduction="mean", temperature_learning_rate=1e-2), None, 0.1),
+        (TD3Config(**SMALL, **FAST), None, 0.1),
+        (TD3Config(**SMALL, **FAST, **ENSEMBLE, actor_cloning_weight=0.02, actor_reduction="min"), None, 0.1),
+        (TD3Config(**SMALL, **FAST, critic_layer_norm=True, infeasible_weight=1e-3, infeasible_value=-1.0), None, 0.1),
     ],
-    ids=["bc", "bc_squared_error", "iql", "sac", "calql", "rlpd"],
+    ids=["bc", "bc_squared_error", "iql", "sac", "calql", "rlpd", "td3", "rebrac", "pars"],
 )
 def test_learns_from_recorded_actions(config: AlgorithmConfig, noise: float | None, share: float) -> None:
     """From uniform actions, or, to clone, from good ones with noise."""

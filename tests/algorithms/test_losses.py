@@ -13,6 +13,7 @@ from robot_rl.algorithms import bc, iql, sac
 from robot_rl.functional import gaussian, tanh_gaussian
 from robot_rl.functional.bellman import expectile, monte_carlo_return, squared_td_error, td_target
 from robot_rl.functional.conservative import conservative_difference, lagrange_loss
+from robot_rl.functional.ensemble import random_heads
 from robot_rl.functional.polyak import polyak_update
 
 
@@ -157,14 +158,14 @@ def test_temperature_falls_while_entropy_exceeds_its_target() -> None:
 @given(st.integers(1, 20).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n))), st.integers(0, 2**31))
 def test_a_random_subset_of_critics_has_no_repeats(sizes: tuple[int, int], seed: int) -> None:
     count, subset = sizes
-    heads = sac.random_heads(count, subset, with_replacement=False, generator=torch.Generator().manual_seed(seed))
+    heads = random_heads(count, subset, with_replacement=False, generator=torch.Generator().manual_seed(seed))
     assert len(set(heads.tolist())) == subset
     assert set(heads.tolist()) <= set(range(count))
 
 
 def test_every_critic_is_drawn_equally_often() -> None:
     generator = torch.Generator().manual_seed(0)
-    draws = torch.cat([sac.random_heads(5, 2, with_replacement=False, generator=generator) for _ in range(5000)])
+    draws = torch.cat([random_heads(5, 2, with_replacement=False, generator=generator) for _ in range(5000)])
     share = torch.bincount(draws, minlength=5) / len(draws)
     assert (share - 0.2).abs().max() < 0.02
 

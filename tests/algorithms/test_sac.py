@@ -13,6 +13,7 @@ from robot_rl.algorithms.sac import SAC
 from robot_rl.errors import InputError
 from robot_rl.functional import tanh_gaussian
 from robot_rl.functional.bellman import monte_carlo_return
+from robot_rl.functional.ensemble import random_heads
 from robot_rl.seeding import Seeds
 from robot_rl.spec import Spec
 from robot_rl.types import Batch
@@ -42,7 +43,7 @@ def after_updates(of: SAC, make_batch: MakeBatch, **changed: Tensor) -> Tensor:
 def test_a_conservative_weight_of_zero_is_plain_sac(spec: Spec, make_batch: MakeBatch) -> None:
     switched_off = agent(spec, conservative_weight=0.0, conservative_calibrated=True, conservative_lagrange_gap=0.8)
     assert torch.equal(after_updates(switched_off, make_batch), after_updates(agent(spec), make_batch))
-    assert not switched_off.needs_monte_carlo_return
+    assert not switched_off.needs
 
 
 def test_calql_with_returns_of_minus_infinity_is_cql(spec: Spec, make_batch: MakeBatch) -> None:
@@ -207,7 +208,7 @@ def test_trap_07_calibration_without_returns_is_refused_instead_of_floored_at_ze
     spec: Spec, make_batch: MakeBatch
 ) -> None:
     learner = agent(spec, conservative_weight=5.0, conservative_calibrated=True)
-    assert learner.needs_monte_carlo_return
+    assert learner.needs == {"monte_carlo_return"}
     with pytest.raises(InputError, match="needs Monte-Carlo returns"):
         learner.update(replace(make_batch(8), monte_carlo_return=None))
 
@@ -233,7 +234,7 @@ def test_trap_13_a_subset_of_two_is_never_one_critic_twice_unless_asked_for() ->
     generator = torch.Generator().manual_seed(0)
 
     def share_of_repeats(with_replacement: bool) -> float:
-        draws = [sac.random_heads(10, 2, with_replacement=with_replacement, generator=generator) for _ in range(4000)]
+        draws = [random_heads(10, 2, with_replacement=with_replacement, generator=generator) for _ in range(4000)]
         return sum(int(first == second) for first, second in draws) / 4000
 
     assert share_of_repeats(False) == 0

@@ -1,5 +1,7 @@
 """The ring of episodes: boundaries, n-step sums, returns, wrap-around."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -334,3 +336,15 @@ def test_a_reward_from_an_observation_that_is_not_there_is_refused(options, mess
             reward=RewardTransform(**options),
             discount=0.5,
         )
+
+
+def test_the_next_action_is_the_recorded_one_and_missing_where_the_episode_was_cut() -> None:
+    buffer = make()
+    recorded = episode(0, 4)
+    buffer.append(replace(recorded, action=np.linspace(-2, 2, 4)[:, None]))
+    assert buffer.gather(torch.tensor([0])).next_action is None
+    buffer.with_next_action = True
+    batch = buffer.gather(torch.tensor([0, 1, 2, 3]))
+    # actions -2, -2/3, 2/3, 2 over a bound of 2
+    torch.testing.assert_close(batch.next_action[:3, 0], torch.tensor([-1 / 3, 1 / 3, 1.0]))
+    assert batch.has_next_action.tolist() == [True, True, True, False]

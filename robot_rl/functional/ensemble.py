@@ -1,0 +1,38 @@
+"""From the values of several critics to one."""
+
+import torch
+from torch import Tensor
+
+REDUCTIONS = ("min", "mean", "weighted_min_pair")
+
+
+def random_heads(count: int, subset: int, *, with_replacement: bool, generator: torch.Generator) -> Tensor:
+    """Indices of `subset` of `count` critics (REDQ's algorithm 1: without replacement). Shapes: -> (subset,)."""
+    if with_replacement:
+        return torch.randint(count, (subset,), generator=generator, device=generator.device)
+    return torch.rand(count, generator=generator, device=generator.device).argsort()[:subset]
+
+
+def reduce_heads(q: Tensor, reduction: str) -> Tensor:
+    """One value from those of E critics.
+
+    `min` and `mean`; `weighted_min_pair` is ENOTO's (Zhao et al., arXiv:2306.06871) expectation of the minimum of a
+    random pair. In ascending order the k-th of E values is the smaller one in E - k of the E (E - 1) / 2 pairs, so it
+    is sum_k w_k Q_(k) with w_k = 2 (E - k) / (E (E - 1)), and nothing is drawn. Of one critic it is that one.
+
+    Shapes: (E, *) -> (*).
+    """
+    match reduction:
+        case "min":
+            return q.amin(dim=0)
+        case "mean":
+            return q.mean(dim=0)
+        case "weighted_min_pair":
+            count = len(q)
+            if count == 1:
+                return q[0]
+            rank = torch.arange(1, count + 1, device=q.device, dtype=q.dtype)
+            weight = 2 * (count - rank) / (count * (count - 1))
+            reduced: Tensor = torch.tensordot(weight, q.sort(dim=0).values, dims=1)
+            return reduced
+    raise ValueError(f"reduction={reduction} is none of {REDUCTIONS}")
