@@ -1,5 +1,6 @@
 """`robot-rl ingest SOURCE STORE`: a recording, in any format that has a reader, becomes a zarr store."""
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,54 +10,31 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-from robot_rl.data_config import IngestConfig
-from robot_rl.datasets.ingest.base import ReadOptions, Recording, SuccessLabel
-from robot_rl.datasets.ingest.registry import find_reader
+from robot_rl.data_config import ImageConfig, IngestConfig, RewardRule, SuccessRule
+from robot_rl.datasets.convert import ConvertSettings, Report, State, convert
+from robot_rl.datasets.convert_transforms import ImageOptions, RewardLabel, Transforms
+from robot_rl.datasets.ingest.base import BagOptions, ReadOptions, SuccessLabel, TableOptions
 from robot_rl.datasets.schema import Finding
-from robot_rl.datasets.store import EpisodeStore
-from robot_rl.datasets.store_files import building
-from robot_rl.datasets.validate import validate
 from robot_rl.types import Array, Episode
 
-SUMMARY = "Turn a recording (robomimic, robosuite, D4RL, DAPG) into an episode store."
+SUMMARY = "Turn a recording (robomimic, LeRobot, RLDS, ROS bags, videos, logs, ...) into an episode store."
 
-BLOCK_STEPS = 4096  # steps that are committed at once
 COLORS = {"error": "bold red", "warning": "yellow", "information": "cyan"}
 
 
 def run(config: IngestConfig) -> int:
-    """Read, write, check, and say what to do next; the store appears whole or not at all."""
+    """Read, write, check, and say what to do next; exit status 1 where something was left out for an error."""
     console = Console()
-    source, target = Path(config.source).expanduser(), Path(config.store).expanduser()
-    options = _options(config)
-    with building(target, overwrite=config.overwrite) as temporary:
-        reader = find_reader(source, config.format)
-        with console.status(f"Opening {source} as {reader.name} ..."):
-            recording = reader.open(source, options)
-        try:
-            with recording:
-                _write(console, recording, temporary)
-        except KeyboardInterrupt:
-            console.print(Text(f"Interrupted: nothing was written to {target}. Run it again to start anew.", "yellow"))
-            raise
-    with console.status("Checking what was written ..."):
-        store = EpisodeStore.open(target)
-        findings = [*recording.findings, *options.overruled(store.spec, source.name), *validate(store)]
-    console.print(
-        Text.assemble(
-            ("Stored ", "green"),
-            f"{len(store)} episodes, {store.steps} steps of {reader.name} in ",
-            (str(target), "bold"),
-        ),
-        soft_wrap=True,
-    )
-    print_findings(console, findings)
-    console.print(Text("Look at it:   ", "dim") + Text(f"robot-rl inspect {target}"), soft_wrap=True)
-    console.print(
-        Text("Train on it:  ", "dim") + Text(f"robot-rl train experiment=NAME datasets.offline.path={target}"),
-        soft_wrap=True,
-    )
-    return 1 if any(finding.severity == "error" for finding in findings) else 0
+    display = ProgressDisplay(console)
+    source, target = Path(config.source).expanduser(), config.store
+    try:
+        with display:
+            report = convert(source, target, settings(config), progress=display.show)
+    except KeyboardInterrupt:
+        console.print(Text(_interrupted(display.state, target), "yellow"))
+        raise
+    _print_report(console, report)
+    return 0 if report.complete else 1
 
 
 def print_findings(console: Console, findings: list[Finding]) -> None:
@@ -73,47 +51,135 @@ def print_findings(console: Console, findings: list[Finding]) -> None:
     console.print(table)
 
 
-def _write(console: Console, recording: Recording, path: Path) -> None:
-    store = EpisodeStore.create(path, recording.spec, provenance=recording.provenance)
-    block: list[Episode] = []
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("episodes, {task.fields[rate]} steps/s, remaining"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("Ingesting", total=len(recording), rate="-")
-        for episode in recording.episodes():
-            block.append(episode)
-            if sum(map(len, block)) >= BLOCK_STEPS:
-                _commit(store, block, progress, task)
-                block = []
-        _commit(store, block, progress, task)
-    store.finish()
+class ProgressDisplay:
+    """A bar of episodes, with the rate of steps and of images, and how long it will take."""
+
+    def __init__(self, console: Console) -> None:
+        self.state = State(stage="opening")
+        self._console = console
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("episodes, {task.fields[rate]}, remaining"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._task: TaskID | None = None
+        self._began = 0.0
+
+    def __enter__(self) -> "ProgressDisplay":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def show(self, state: State) -> None:
+        """Take a step."""
+        entered = self.state.stage != state.stage
+        self.state = state
+        if state.stage == "opening":
+            self._progress.console.print(Text(f"Reading it as {state.format} ...", "dim"))
+        elif state.stage == "checking":
+            self._progress.console.print(Text("Checking what was written ...", "dim"))
+        elif entered:
+            self._began = time.monotonic()
+            if state.resumed:
+                text = f"Resuming: {state.resumed} of {state.total} episodes are there."
+                self._progress.console.print(Text(text, "cyan"))
+            self._task = self._progress.add_task("Ingesting", total=state.total, completed=state.resumed, rate="-")
+        elif self._task is not None:
+            self._progress.update(self._task, completed=state.episodes, rate=self._rate(state))
+
+    def _rate(self, state: State) -> str:
+        elapsed_s = max(time.monotonic() - self._began, 1e-9)
+        frames = f", {state.frames / elapsed_s:,.0f} frames/s" if state.frames else ""
+        return f"{state.steps / elapsed_s:,.0f} steps/s{frames}"
 
 
-def _commit(store: EpisodeStore, block: list[Episode], progress: Progress, task: TaskID) -> None:
-    store.extend(block)
-    elapsed_s = progress.tasks[task].elapsed
-    rate = f"{store.steps / elapsed_s:,.0f}" if elapsed_s else "-"
-    progress.update(task, advance=len(block), rate=rate)
-
-
-def _options(config: IngestConfig) -> ReadOptions:
-    rule = config.success
-    label = None
-    if rule is not None and rule.observation != "":  # ingest.yaml: empty is no rule
-        label = SuccessLabel(observation=rule.observation, index=rule.index, minimum=rule.minimum, maximum=rule.maximum)
-    return ReadOptions(
+def settings(config: IngestConfig) -> ConvertSettings:
+    """What the conversion is told."""
+    success = success_label(config.success)
+    read = ReadOptions(
+        bag=BagOptions(**vars(config.bag)),
+        table=TableOptions(**vars(config.table)),
+        side_file=config.side_file,
         maximum_episodes=config.maximum_episodes,
-        success=label,
+        success=success,
         action_low=config.action_low,
         action_high=config.action_high,
         control_period_s=config.control_period_s,
         done_semantics=config.done_semantics,
         resimulate=_resimulate if config.resimulate else None,
+    )
+    transforms = Transforms(
+        split=config.split,
+        keys=config.keys,
+        exclude=config.exclude,
+        minimum_steps=config.minimum_steps,
+        keep=config.keep,
+        language=config.language,
+        stride=config.stride,
+        action_from=config.action_from,
+        action_mode=config.action_mode,
+        action_low=config.action_low,
+        action_high=config.action_high,
+        success=success,
+        reward=reward_label(config.reward),
+        image=_image_options(config.image),
+    )
+    return ConvertSettings(
+        format=config.format,
+        read=read,
+        transforms=transforms,
+        overwrite=config.overwrite,
+        append=config.append,
+        on_error=config.on_error,
+        workers=config.workers,
+        engine=config.engine,
+    )
+
+
+def success_label(rule: SuccessRule | None) -> SuccessLabel | None:
+    """The rule as the data sets know it; in YAML, an empty observation is no rule."""
+    if rule is None or rule.observation == "":
+        return None
+    return SuccessLabel(observation=rule.observation, index=rule.index, minimum=rule.minimum, maximum=rule.maximum)
+
+
+def reward_label(rule: RewardRule) -> RewardLabel:
+    """The rule as the data sets know it."""
+    low, high = rule.values
+    return RewardLabel(last_steps=rule.last_steps, observation=rule.observation, index=rule.index, values=(low, high))
+
+
+def _image_options(image: ImageConfig) -> ImageOptions:
+    size = None if image.size is None else (image.size[0], image.size[1])
+    return ImageOptions(size=size, fit=image.fit, tier=image.tier, quality=image.quality)
+
+
+def _print_report(console: Console, report: Report) -> None:
+    text = f"{report.stored} episodes of {report.format} in "
+    total = f": {report.episodes} episodes, {report.steps} steps"
+    console.print(Text.assemble(("Stored ", "green"), text, (str(report.path), "bold"), total), soft_wrap=True)
+    print_findings(console, list(report.findings))
+    if report.dropped:
+        text = f"{report.dropped} episodes could not be used and were left out; on_error=stop stops at the first."
+        console.print(Text(text, "red"))
+    console.print(Text("Look at it:   ", "dim") + Text(f"robot-rl inspect {report.path}"), soft_wrap=True)
+    train = f"robot-rl train experiment=NAME datasets.offline.path={report.path}"
+    console.print(Text("Train on it:  ", "dim") + Text(train), soft_wrap=True)
+
+
+def _interrupted(state: State, target: str) -> str:
+    if state.stage == "checking":
+        return f"Interrupted while checking: {target} is complete; `robot-rl inspect {target} --check` checks it."
+    if state.episodes == 0:
+        return f"Interrupted: nothing was written to {target}. Run it again to start anew."
+    return (
+        f"Interrupted: {state.episodes} of {state.total} episodes are kept, beside {target}. Give the same command "
+        "again to go on."
     )
 
 
