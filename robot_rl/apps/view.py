@@ -25,6 +25,7 @@ from robot_rl.types import Array, Episode
 SUMMARY = "Open episodes of a store in the rerun viewer, or write them to an .rrd file for it."
 
 VIEW_QUALITY = 90  # of JPEG, for images that are not JPEG in the store
+END_OF_FILE = bytes(16)  # of an .rrd: the header of a message of kind `end` and length 0
 STEP, TIME = "step", "time"  # the names of the time lines
 
 
@@ -72,21 +73,47 @@ def write_rrd(path: Path, store: EpisodeStore, episodes: list[int], *, maximum_s
         with clear_disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary.touch()
-        recording = rerun.RecordingStream("robot_rl", recording_id=f"{store.path.name}")
-        recording.save(temporary, default_blueprint=_blueprint(store.spec, episodes))
+        recording = _Recording(rerun, store.path.name)
+        recording.stream.save(temporary, default_blueprint=_blueprint(store.spec, episodes))
         for number, episode in zip(episodes, store.episodes(episodes), strict=True):
             _log_episode(recording, f"episode_{number}", store.spec, episode, maximum_side)
-        recording.flush(blocking=True)
-        recording.disconnect()
-        with clear_disk_errors(path):
-            temporary.replace(path)
+        recording.stream.flush(blocking=True)
+        recording.stream.disconnect()
+        _require_whole(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _log_episode(recording: Any, branch: str, spec: Spec, episode: Episode, maximum_side: int) -> None:
-    rerun = _import_rerun()
-    rows, steps = len(episode) + 1, len(episode)
+def _require_whole(temporary: Path, path: Path) -> None:
+    """Refuse a file without its end: rerun only logs that the disk is full."""
+    with temporary.open("rb") as file:
+        file.seek(-min(len(END_OF_FILE), temporary.stat().st_size), os.SEEK_END)
+        if file.read() != END_OF_FILE:
+            raise InputError(f"{path} could not be written whole: free some space, or choose another place")
+
+
+class _Recording:
+    """A recording of rerun with the two time lines of a store."""
+
+    def __init__(self, rerun: Any, name: str) -> None:
+        self.rerun = rerun
+        self.stream = rerun.RecordingStream("robot_rl", recording_id=name)
+
+    def columns(self, place: str, columns: Any, start: int, stop: int, time: Array | None) -> None:
+        """Values of the steps [start, stop). Shapes: time (at least stop,)."""
+        index = [self.rerun.TimeColumn(STEP, sequence=np.arange(start, stop))]
+        if time is not None:
+            index.append(self.rerun.TimeColumn(TIME, duration=time[start:stop]))
+        self.stream.send_columns(place, indexes=index, columns=columns)
+
+    def static(self, place: str, what: Any) -> None:
+        """What holds for all times."""
+        self.stream.log(place, what, static=True)
+
+
+def _log_episode(recording: _Recording, branch: str, spec: Spec, episode: Episode, maximum_side: int) -> None:
+    rerun, steps = recording.rerun, len(episode)
     time = times_s(spec, episode)
     for key, array_spec in spec.observation.items():
         place = f"{branch}/observation/{_path(key)}"
@@ -108,29 +135,27 @@ def _log_episode(recording: Any, branch: str, spec: Spec, episode: Episode, maxi
     }
     for name, values in facts.items():
         if values is not None:
-            column = rerun.Scalars.columns(scalars=np.asarray(values, np.float64))
-            recording.send_columns(f"{branch}/{name}", indexes=_index(0, steps, time), columns=column)
-    recording.log(
-        f"{branch}/about", rerun.TextDocument(_about(branch, episode, rows), media_type="text/markdown"), static=True
-    )
+            columns = rerun.Scalars.columns(scalars=np.asarray(values, np.float64))
+            recording.columns(f"{branch}/{name}", columns, 0, steps, time)
+    recording.static(f"{branch}/about", rerun.TextDocument(_about(branch, episode), media_type="text/markdown"))
 
 
-def _log_channels(recording: Any, place: str, spec: ArraySpec, values: Array, time: Array | None) -> None:
-    rerun = _import_rerun()
-    flat = values.reshape(len(values), -1).astype(np.float64)
+def _log_channels(recording: _Recording, place: str, spec: ArraySpec, values: Array, time: Array | None) -> None:
+    rerun, flat = recording.rerun, values.reshape(len(values), -1).astype(np.float64)
+    if flat.shape[1] == 0:
+        return
     names = [name if spec.unit in (None, "1") else f"{name} [{spec.unit}]" for name in channel_names(spec)]
-    recording.log(place, rerun.SeriesLines(names=names), static=True)
+    recording.static(place, rerun.SeriesLines(names=names))
     columns = rerun.Scalars.columns(scalars=flat.ravel()).partition([flat.shape[1]] * len(flat))
-    recording.send_columns(place, indexes=_index(0, len(flat), time), columns=columns)
+    recording.columns(place, columns, 0, len(flat), time)
 
 
-def _log_images(recording: Any, place: str, images: Array, time: Array | None, maximum_side: int) -> None:
-    rerun = _import_rerun()
+def _log_images(recording: _Recording, place: str, images: Array, time: Array | None, maximum_side: int) -> None:
     for start in range(0, len(images), BLOCK_FRAMES):
         stop = min(start + BLOCK_FRAMES, len(images))
         jpegs = list(_jpegs(images[start:stop], maximum_side))
-        columns = rerun.EncodedImage.columns(blob=jpegs, media_type=["image/jpeg"] * len(jpegs))
-        recording.send_columns(place, indexes=_index(start, stop, time), columns=columns)
+        columns = recording.rerun.EncodedImage.columns(blob=jpegs, media_type=["image/jpeg"] * len(jpegs))
+        recording.columns(place, columns, start, stop, time)
 
 
 def _jpegs(images: Array, maximum_side: int) -> Iterator[bytes]:
@@ -146,28 +171,20 @@ def _jpegs(images: Array, maximum_side: int) -> Iterator[bytes]:
         yield encode_jpeg(resize(image, size), VIEW_QUALITY)
 
 
-def _log_depth(recording: Any, place: str, planes: Array, time: Array | None) -> None:
-    rerun = _import_rerun()
+def _log_depth(recording: _Recording, place: str, planes: Array, time: Array | None) -> None:
+    """Planes of distances; millimetres where they are whole numbers."""
+    stream = recording.stream
     for index, plane in enumerate(planes):
-        metres = rerun.DepthImage(plane, meter=1000.0 if plane.dtype == np.uint16 else 1.0)
-        recording.set_time(STEP, sequence=index)
+        stream.set_time(STEP, sequence=index)
         if time is not None:
-            recording.set_time(TIME, duration=float(time[index]))
-        recording.log(place, metres)
-    recording.reset_time()
+            stream.set_time(TIME, duration=float(time[index]))
+        stream.log(place, recording.rerun.DepthImage(plane, meter=1000.0 if plane.dtype == np.uint16 else 1.0))
+    stream.reset_time()
 
 
-def _index(start: int, stop: int, time: Array | None) -> list[Any]:
-    rerun = _import_rerun()
-    index = [rerun.TimeColumn(STEP, sequence=np.arange(start, stop))]
-    if time is not None:
-        index.append(rerun.TimeColumn(TIME, duration=time[start:stop]))
-    return index
-
-
-def _about(branch: str, episode: Episode, rows: int) -> str:
+def _about(branch: str, episode: Episode) -> str:
     facts: dict[str, Any] = {
-        "steps": rows - 1,
+        "steps": len(episode),
         "return": f"{episode.reward.sum(dtype=np.float64):.6g}",
         "success": "not recorded" if episode.success is None else ("yes" if episode.success.any() else "no"),
         "end": "terminated" if episode.terminated[-1] else ("truncated" if episode.truncated[-1] else "not recorded"),
