@@ -115,7 +115,9 @@ def _read(plan: Plan, segment: Segment, spec: Spec, place: str) -> Episode:
     """Decode and resample the messages of one episode."""
     bag, streams = plan.bags[segment.bag], plan.streams[segment.bag]
     times = grid(0.0, (segment.end_ns - segment.start_ns) / SECOND, plan.period_s)
-    parts = {topic: _part(stream, segment, topic in plan.maximum_gap_s) for topic, stream in streams.items()}
+    parts = {
+        topic: stream.take(stream.around(segment, plan.maximum_gap_s.get(topic))) for topic, stream in streams.items()
+    }
     if len(times) > MOST_POINTS * sum(len(part.times_ns) for part in parts.values()):
         raise InputError(f"{place}: a period of {plan.period_s} s makes {len(times)} steps of few messages")
     samples = _decode(plan, bag, parts, segment, place)
@@ -158,15 +160,6 @@ def _read(plan: Plan, segment: Segment, spec: Spec, place: str) -> Episode:
     )
 
 
-def _part(stream: Stream, segment: Segment, dense: bool) -> Stream:
-    """The messages of an episode; of a topic that may be silent also the last one before."""
-    rows = stream.within(segment.start_ns, segment.end_ns)
-    if not dense:
-        before = int(np.searchsorted(stream.times_ns, segment.start_ns, side="right")) - 1
-        rows = slice(min(rows.start, max(before, 0)), rows.stop)
-    return Stream(times_ns=stream.times_ns[rows], messages=stream.messages.take(rows))
-
-
 def _seconds(times_ns: Array, segment: Segment) -> Array:
     return np.asarray((times_ns - segment.start_ns) / SECOND)
 
@@ -194,7 +187,7 @@ def _decode(
 
 def _require_dense(feature: Feature, times: Array, limit: float | None, end: float, place: str) -> None:
     """Messages without the wanted joints are not used: what is left must not have gaps either."""
-    edges = np.concatenate([[0.0], times, [end]])
+    edges = np.sort(np.concatenate([[0.0], times, [end]]))
     if len(times) == 0 or (limit is not None and float(np.diff(edges).max()) > limit):
         raise InputError(
             f"{place}: topic {feature.topic} has too few messages with all of the joints {', '.join(feature.joints)}: "

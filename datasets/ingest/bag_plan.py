@@ -388,4 +388,4 @@ def _segments(plan: Plan, number: int, options: BagOptions) -> list[Segment]:
         if plan.action is None:
             raise InputError("bag.segment=idle needs the topic of the command: set bag.action")
         return without_pauses(streams[plan.action.topic], options.idle_s, number)
-    return [Segment(bag=number, start_ns=start, end_ns=end)]
+    return [Segment.of(number, start, end)]

@@ -54,8 +54,8 @@ class Ros1File(MappedFile):
         reached = self._scan(buffer, len(SIGNATURE), len(buffer), block=FILE)
         if reached != len(buffer) and indexed:
             raise InputError(
-                f"{self._place(reached)}: a record reaches beyond the file or is of no known kind: the bag is damaged or "
-                f"cut there. `rosbag reindex {self.shown.name}` keeps what is readable"
+                f"{self._place(reached)}: a record reaches beyond the file or is of no known kind: the bag is damaged "
+                f"or cut there. `rosbag reindex {self.shown.name}` keeps what is readable"
             )
         if not indexed:
             self.findings.append(

@@ -1,7 +1,7 @@
 """Which clock the messages of a bag are on, and which parts of it are episodes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,10 +24,32 @@ class Stream:
     times_ns: Array  # (N,), int64
     messages: Messages
 
+    def take(self, rows: slice) -> "Stream":
+        """Some of the messages."""
+        return Stream(times_ns=self.times_ns[rows], messages=self.messages.take(rows))
+
     def within(self, start_ns: int, end_ns: int) -> slice:
         """Those in [start, end]."""
         low = int(np.searchsorted(self.times_ns, start_ns, side="left"))
         return slice(low, int(np.searchsorted(self.times_ns, end_ns, side="right")))
+
+    def around(self, segment: "Segment", maximum_gap_s: float | None) -> slice:
+        """The messages of an episode, and of those before and after it the nearest, as far as they may be used.
+
+        Args:
+            segment: the episode.
+            maximum_gap_s: of this topic; None where the last message is held however old it is.
+        """
+        rows = self.within(segment.start_ns, segment.end_ns)
+        low, high = rows.start, rows.stop
+        if maximum_gap_s is None:
+            return slice(max(low - 1, 0), high)
+        near = np.diff(self.times_ns[max(low - 1, 0) : high + 1]) <= maximum_gap_s * SECOND
+        if low > 0 and len(near) and near[0] and self.times_ns[low - 1] >= segment.from_ns:
+            low -= 1
+        if high < len(self.times_ns) and len(near) and near[-1] and self.times_ns[high] <= segment.until_ns:
+            high += 1
+        return slice(low, high)
 
     def between(self, start_ns: int, end_ns: int) -> int:
         """How many lie inside, not at the edges."""
@@ -58,7 +80,14 @@ class Segment:
     bag: int
     start_ns: int
     end_ns: int
+    from_ns: int  # the part as it was cut, before silences were taken out: no message outside of it is used
+    until_ns: int
     label: str = ""  # text of the marker
+
+    @staticmethod
+    def of(bag: int, start_ns: int, end_ns: int, label: str = "") -> "Segment":
+        """A part as it was cut."""
+        return Segment(bag=bag, start_ns=start_ns, end_ns=end_ns, from_ns=start_ns, until_ns=end_ns, label=label)
 
 
 def clock(setting: str, messages: Sequence[Messages], schema: Schema) -> Clock:
@@ -71,7 +100,8 @@ def clock(setting: str, messages: Sequence[Messages], schema: Schema) -> Clock:
     if not schema.stamped or len(receive) == 0:
         return Clock(header=False, stamped=False)
     stamps = np.concatenate([stamps_ns(part.prefix, schema.ros1) for part in messages])
-    if not (stamps != 0).all():
+    moving = len(np.unique(stamps)) >= len(stamps) / 2  # some drivers send one stamp again and again
+    if not (stamps != 0).all() or not moving:
         return Clock(header=False, stamped=False)
     difference = (receive - stamps) / SECOND
     offset = float(np.median(difference))
@@ -92,7 +122,7 @@ def marked(bag: Bag, stream: Stream, schema: Schema, number: int, end_ns: int) -
             start = int(stream.times_ns[k])
             end = int(stream.times_ns[k + 1]) if k + 1 < len(marks) else end_ns
             # a message at the time of the next mark belongs to what that begins
-            out.append(Segment(bag=number, start_ns=start, end_ns=end - 1 if k + 1 < len(marks) else end, label=label))
+            out.append(Segment.of(number, start, end - 1 if k + 1 < len(marks) else end, label))
     return out
 
 
@@ -101,8 +131,7 @@ def without_pauses(stream: Stream, pause_s: float, number: int) -> list[Segment]
     times = stream.times_ns
     silences = gaps(times, pause_s * SECOND)
     return [
-        Segment(bag=number, start_ns=int(start), end_ns=int(end))
-        for start, end in windows(int(times[0]), int(times[-1]), [silences])
+        Segment.of(number, int(start), int(end)) for start, end in windows(int(times[0]), int(times[-1]), [silences])
     ]
 
 
@@ -149,8 +178,8 @@ def covered(
         if 0 < number < len(parts) or high - low > shortest:
             silence.count += 1
             silence.seconds += (high - low) / SECOND
-            silence.messages += sum(stream.between(low, high) for stream in streams.values())
-    return [Segment(bag=segment.bag, start_ns=int(a), end_ns=int(b), label=segment.label) for a, b in parts]
+            silence.messages += sum(stream.between(int(low), int(high)) for stream in streams.values())
+    return [replace(segment, start_ns=int(low), end_ns=int(high)) for low, high in parts]
 
 
 def _marks(bag: Bag, stream: Stream, schema: Schema) -> list[tuple[bool, str]]:

@@ -12,6 +12,9 @@ from robot_rl.types import Array
 AGREEMENT = 1e-9
 """Seconds by which a sample may be later than the grid point it belongs to: rounding, not the future."""
 
+ROUNDING = 0.01
+"""Share of a period by which the last point may lie behind the end: streams are not that regular."""
+
 
 def usual_period(times: Array) -> float | None:
     """The median distance of neighbours, None where there are fewer than two times. Shapes: (N,)."""
@@ -21,8 +24,8 @@ def usual_period(times: Array) -> float | None:
 
 
 def grid(start: float, end: float, period: float) -> Array:
-    """Points from `start` every `period`, none behind `end`. Shapes: (K,)."""
-    count = int(np.floor((end - start) / period + 1e-6)) + 1 if end >= start else 0
+    """Points from `start` every `period`, none behind `end` by more than rounding. Shapes: (K,)."""
+    count = int(np.floor((end - start) / period + ROUNDING)) + 1 if end >= start else 0
     return start + period * np.arange(count)
 
 
