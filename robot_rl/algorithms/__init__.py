@@ -6,9 +6,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from robot_rl.algorithms import bc, iql, sac, td3
+from robot_rl.algorithms import bc, fql, iql, sac, td3
 from robot_rl.algorithms.agent import Agent, replaced
 from robot_rl.algorithms.bc import BCConfig
+from robot_rl.algorithms.fql import FQLConfig
 from robot_rl.algorithms.iql import IQLConfig
 from robot_rl.algorithms.sac import SACConfig
 from robot_rl.algorithms.td3 import TD3Config
@@ -16,10 +17,16 @@ from robot_rl.errors import InputError
 from robot_rl.seeding import Seeds
 from robot_rl.spec import Spec
 
-ALGORITHM_CONFIGS: dict[str, type] = {"bc": BCConfig, "iql": IQLConfig, "sac": SACConfig, "td3": TD3Config}
+ALGORITHM_CONFIGS: dict[str, type] = {
+    "bc": BCConfig,
+    "fql": FQLConfig,
+    "iql": IQLConfig,
+    "sac": SACConfig,
+    "td3": TD3Config,
+}
 
-AlgorithmConfig = BCConfig | IQLConfig | SACConfig | TD3Config
-Config = TypeVar("Config", BCConfig, IQLConfig, SACConfig, TD3Config)
+AlgorithmConfig = BCConfig | FQLConfig | IQLConfig | SACConfig | TD3Config
+Config = TypeVar("Config", BCConfig, FQLConfig, IQLConfig, SACConfig, TD3Config)
 
 
 def create(
@@ -48,6 +55,8 @@ def create(
             return iql.create(config, spec, seeds, device, statistics)
         case TD3Config():
             return td3.create(config, spec, seeds, device, statistics)
+        case FQLConfig():
+            return fql.create(config, spec, seeds, device, statistics)
         case BCConfig():
             return bc.create(config, spec, seeds, device, statistics)
     raise InputError(

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from robot_rl.algorithms import AlgorithmConfig, BCConfig, IQLConfig, SACConfig, TD3Config
+from robot_rl.algorithms import AlgorithmConfig, BCConfig, FQLConfig, IQLConfig, SACConfig, TD3Config
 from robot_rl.spec import ArraySpec, Spec
 from robot_rl.types import Batch
 
@@ -70,6 +70,10 @@ CONFIGS: dict[str, Callable[[], AlgorithmConfig]] = {
         actor_reduction="min",
         actor_normalize_value=True,
         target_updates="critic",
+    ),
+    "fql": lambda: FQLConfig(**WIDTHS),
+    "fql_normalized": lambda: FQLConfig(
+        **WIDTHS, critic_layer_norm=False, normalize_value=True, target_reduction="min", gradient_clip=1.0
     ),
     "pars": lambda: TD3Config(
         **WIDTHS,

@@ -15,10 +15,12 @@ from omegaconf import OmegaConf
 from robot_rl.algorithms import (
     ALGORITHM_CONFIGS,
     BCConfig,
+    FQLConfig,
     IQLConfig,
     SACConfig,
     TD3Config,
     bc,
+    fql,
     iql,
     sac,
     td3,
@@ -240,7 +242,9 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize(("module", "kind"), [(bc, BCConfig), (iql, IQLConfig), (sac, SACConfig), (td3, TD3Config)])
+@pytest.mark.parametrize(
+    ("module", "kind"), [(bc, BCConfig), (fql, FQLConfig), (iql, IQLConfig), (sac, SACConfig), (td3, TD3Config)]
+)
 def test_every_setting_is_read(module: ModuleType, kind: type) -> None:
     read = {
         node.attr

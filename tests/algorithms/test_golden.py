@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from robot_rl.algorithms import AlgorithmConfig, BCConfig, IQLConfig, SACConfig, TD3Config, create
+from robot_rl.algorithms import AlgorithmConfig, BCConfig, FQLConfig, IQLConfig, SACConfig, TD3Config, create
 from robot_rl.seeding import Seeds
 from robot_rl.spec import ArraySpec, Spec
 from robot_rl.types import Batch
@@ -41,6 +41,7 @@ CONFIGS: dict[str, AlgorithmConfig] = {
         max_target_backup=10,
         step_with_zero_gradients=True,
     ),
+    "fql": FQLConfig(**WIDTHS),
     "td3": TD3Config(**WIDTHS),
     "rebrac": TD3Config(
         **WIDTHS, **ENSEMBLE, critic_cloning_weight=0.1, actor_cloning_weight=0.1, actor_normalize_value=True

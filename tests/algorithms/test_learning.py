@@ -10,7 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from robot_rl.algorithms import AlgorithmConfig, BCConfig, IQLConfig, SACConfig, TD3Config, create, with_overrides
+from robot_rl.algorithms import (
+    AlgorithmConfig,
+    BCConfig,
+    FQLConfig,
+    IQLConfig,
+    SACConfig,
+    TD3Config,
+    create,
+    with_overrides,
+)
 from robot_rl.algorithms.agent import Agent
 from robot_rl.seeding import Seeds
 from robot_rl.spec import ArraySpec, Spec
@@ -60,8 +69,9 @@ def loss_of(agent: Agent) -> float:
         (TD3Config(**SMALL, **FAST), None, 0.1),
         (TD3Config(**SMALL, **FAST, **ENSEMBLE, actor_cloning_weight=0.02, actor_reduction="min"), None, 0.1),
         (TD3Config(**SMALL, **FAST, critic_layer_norm=True, infeasible_weight=1e-3, infeasible_value=-1.0), None, 0.1),
+        (FQLConfig(**SMALL, **FAST, distillation_weight=0.01), None, 0.25),
     ],
-    ids=["bc", "bc_squared_error", "iql", "sac", "calql", "rlpd", "td3", "rebrac", "pars"],
+    ids=["bc", "bc_squared_error", "iql", "sac", "calql", "rlpd", "td3", "rebrac", "pars", "fql"],
 )
 def test_learns_from_recorded_actions(config: AlgorithmConfig, noise: float | None, share: float) -> None:
     """From uniform actions, or, to clone, from good ones with noise."""

@@ -1,0 +1,240 @@
+"""Flow Q-learning (FQL).
+
+Park, Li, Levine. "Flow Q-Learning". ICML 2025, arXiv:2502.02538.
+
+A flow-matching policy clones the recorded actions, with as many modes as they have. A second policy makes an action from
+noise in one step: it is pulled towards the flow's action for the same noise and pushed up the critics, so that no
+gradient goes through the flow's steps. The one-step policy acts.
+
+Differences from the authors' code (github seohongpark/fql): ReLU in place of GELU, as in every network of this project;
+orthogonal or uniform weights in place of variance scaling; the time is one input more, as theirs.
+
+Letters: B batch, E critics, A action, F features.
+"""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from robot_rl.algorithms.agent import chunks, require_numbers
+from robot_rl.checks import require_choice, require_range
+from robot_rl.functional.bellman import squared_td_error, td_target
+from robot_rl.functional.ensemble import reduce_heads
+from robot_rl.functional.flow import integrate, straight_path
+from robot_rl.functional.polyak import polyak_update
+from robot_rl.networks.encoder import FlatEncoder
+from robot_rl.networks.ensemble import Ensemble
+from robot_rl.networks.initialize import INITIALIZATIONS, Initialization
+from robot_rl.networks.mlp import MLP
+from robot_rl.networks.optimize import adam, descend, held
+from robot_rl.seeding import Seeds
+from robot_rl.spec import Spec
+from robot_rl.types import Batch, Metrics
+
+
+@dataclass(kw_only=True)
+class FQLConfig:
+    """The authors' numbers but for `distillation_weight`, which they tune for each task over {3, ..., 1000}."""
+
+    actor_hidden: list[int] = field(default_factory=lambda: [512, 512, 512, 512])  # of both policies
+    critic_hidden: list[int] = field(default_factory=lambda: [512, 512, 512, 512])
+    actor_layer_norm: bool = False
+    critic_layer_norm: bool = True
+    critic_count: int = 2
+    initialization: str = "uniform"  # uniform | orthogonal | xavier_uniform
+    hidden_gain: float = 1.0
+    last_hidden_gain: float | None = None  # None is `hidden_gain`
+    output_gain: float = 1.0
+
+    distillation_weight: float = 10.0  # alpha: how strongly the one-step policy is held to the flow
+    normalize_value: bool = False  # divide Q by the mean of |Q| in the batch
+    target_reduction: str = "mean"  # over critics, in the target: mean | min
+    flow_steps: int = 10  # of Euler's method
+    target_rate: float = 0.005
+    actor_learning_rate: float = 3e-4
+    critic_learning_rate: float = 3e-4
+    gradient_clip: float | None = None  # global norm, for each network
+
+    SWITCHABLE: ClassVar[frozenset[str]] = frozenset(
+        {"distillation_weight", "normalize_value", "target_reduction", "flow_steps", "target_rate"}
+        | {"actor_learning_rate", "critic_learning_rate", "gradient_clip"}
+    )
+
+    def __post_init__(self) -> None:
+        require_choice(self.initialization, INITIALIZATIONS, "fql initialization")
+        require_choice(self.target_reduction, ("mean", "min"), "fql target_reduction")
+        require_range(self.distillation_weight, 0, 1e8, "fql distillation_weight")
+        require_range(self.target_rate, 0, 1, "fql target_rate")
+        for name in ("critic_count", "flow_steps"):
+            require_range(getattr(self, name), 1, 10_000, f"fql {name}")
+        require_numbers(self, "fql")
+
+
+# Losses ---------------------------------------------------------------------------------------------------------------
+def flow_loss(velocity: Tensor, wanted: Tensor) -> Tensor:
+    """Mean squared error of the velocity, over rows and dimensions: equation 7. Shapes: (B, A) each -> ()."""
+    return (velocity - wanted).square().mean()
+
+
+def one_step_loss(q: Tensor, action: Tensor, flow_action: Tensor, *, weight: float, normalize: bool) -> Tensor:
+    """weight * |mu(s, z) - flow(s, z)|^2 - Q(s, mu(s, z)): equation 8, the distance averaged over dimensions.
+
+    Shapes: q (B,), actions (B, A) -> ().
+    """
+    scale = q.abs().mean().detach().clamp(min=1e-8) if normalize else 1.0
+    return weight * (action - flow_action).square().mean() - (q / scale).mean()
+
+
+# Agent ----------------------------------------------------------------------------------------------------------------
+@dataclass(kw_only=True, eq=False)
+class FQL:
+    """Everything that a checkpoint holds."""
+
+    config: FQLConfig
+    action_size: int
+    encoder: FlatEncoder
+    actor: MLP  # (features, noise) -> action
+    flow: MLP  # (features, x_t, t) -> velocity
+    critic: Ensemble
+    target_critic: Ensemble
+    optimizers: dict[str, Optimizer]  # actor, flow, critic
+    generator: torch.Generator
+    updates: int = 0
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Nothing."""
+        return frozenset()
+
+    def update(self, batch: Batch, *, critic_updates: int = 1) -> Metrics:
+        """One gradient step each on the critics, the flow and the one-step policy, per chunk of rows."""
+        parts = list(chunks(batch, critic_updates))
+        with torch.no_grad():
+            features, next_features = self.encoder(batch.observation), self.encoder(batch.next_observation)
+        metrics: Metrics = {}
+        for rows in parts:
+            metrics = self._update_critic(batch, features[rows], next_features[rows], rows)
+            metrics |= self._update_actor(features[rows], batch.action[rows])
+            self.updates += 1
+        return metrics
+
+    def act(self, observation: dict[str, Tensor], *, explore: bool) -> Tensor:
+        """The one-step policy's action: for noise where it explores, else for none. Shapes: each (B, *) -> (B, A).
+
+        The authors act with noise in evaluation too; an action without is the same every time.
+        """
+        with torch.no_grad():
+            features = self.encoder(observation)
+            noise = self._noise(features) if explore else features.new_zeros(len(features), self.action_size)
+            return self._one_step(features, noise).clamp(-1, 1)
+
+    def value(self, observation: dict[str, Tensor], action: Tensor) -> Tensor:
+        """Mean of the online critics. Shapes: each (B, *), (B, A) -> (B,)."""
+        with torch.no_grad():
+            q: Tensor = self.critic(self.encoder(observation), action)  # (E, B)
+            return q.mean(dim=0)
+
+    def _update_critic(self, batch: Batch, features: Tensor, next_features: Tensor, rows: slice) -> Metrics:
+        config = self.config
+        with torch.no_grad():
+            next_action = self._one_step(next_features, self._noise(next_features)).clamp(-1, 1)
+            next_v = reduce_heads(self.target_critic(next_features, next_action), config.target_reduction)
+            target = td_target(batch.reward[rows], batch.discount[rows], next_v)
+        q = self.critic(features, batch.action[rows])  # (E, B)
+        loss = squared_td_error(q, target).mean()
+        self._descend("critic", loss, config.critic_learning_rate)
+        polyak_update(self.target_critic, self.critic, config.target_rate)
+        return {"critic/td_loss": loss.detach(), "critic/q": q.detach().mean(), "critic/target": target.mean()}
+
+    def _update_actor(self, features: Tensor, recorded: Tensor) -> Metrics:
+        config = self.config
+        time = torch.rand(len(features), 1, generator=self.generator, device=features.device)
+        x, wanted = straight_path(self._noise(features), recorded, time)
+        cloning = flow_loss(self.flow(torch.cat([features, x, time], 1)), wanted)
+        self._descend("flow", cloning, config.actor_learning_rate)
+
+        noise = self._noise(features)
+        with torch.no_grad():
+            flow_action = integrate(lambda x, t: self.flow(torch.cat([features, x, t], 1)), noise, config.flow_steps)
+        action = self._one_step(features, noise)
+        with held(self.critic):
+            q = self.critic(features, action.clamp(-1, 1)).mean(dim=0)
+        loss = one_step_loss(
+            q, action, flow_action, weight=config.distillation_weight, normalize=config.normalize_value
+        )
+        self._descend("actor", loss, config.actor_learning_rate)
+        return {
+            "actor/loss": loss.detach(),
+            "actor/flow_loss": cloning.detach(),
+            "actor/distance": (action.detach() - flow_action).square().mean(),
+        }
+
+    def _one_step(self, features: Tensor, noise: Tensor) -> Tensor:
+        action: Tensor = self.actor(torch.cat([features, noise], 1))
+        return action
+
+    def _noise(self, features: Tensor) -> Tensor:
+        shape = (len(features), self.action_size)
+        return torch.randn(shape, generator=self.generator, device=features.device, dtype=features.dtype)
+
+    def _descend(self, name: str, loss: Tensor, rate: float) -> None:
+        descend(self.optimizers[name], loss, learning_rate=rate, gradient_clip=self.config.gradient_clip)
+
+
+def create(
+    config: FQLConfig,
+    spec: Spec,
+    seeds: Seeds,
+    device: torch.device,
+    statistics: Mapping[str, tuple[Tensor, Tensor]] | None,
+) -> FQL:
+    """Networks from the spec's shapes; the target starts as a copy and takes no gradient."""
+    encoder = FlatEncoder(spec, statistics)
+    (action_size,) = spec.action.shape
+    initialization = Initialization(
+        kind=config.initialization,
+        hidden_gain=config.hidden_gain,
+        last_hidden_gain=config.last_hidden_gain,
+        output_gain=config.output_gain,
+    )
+
+    def policy(name: str, inputs: int) -> MLP:
+        return MLP(
+            encoder.features + inputs,
+            config.actor_hidden,
+            action_size,
+            layer_norm=config.actor_layer_norm,
+            initialization=initialization,
+            generator=seeds.torch(name),
+        ).to(device)
+
+    actor, flow = policy("actor", action_size), policy("flow", action_size + 1)
+    critic = Ensemble(
+        encoder.features,
+        action_size,
+        config.critic_hidden,
+        count=config.critic_count,
+        layer_norm=config.critic_layer_norm,
+        initialization=initialization,
+        generator=seeds.torch("critic"),
+    ).to(device)
+    return FQL(
+        config=config,
+        action_size=action_size,
+        encoder=encoder.to(device),
+        actor=actor,
+        flow=flow,
+        critic=critic,
+        target_critic=deepcopy(critic).requires_grad_(False),
+        optimizers={
+            "actor": adam(actor, config.actor_learning_rate),
+            "flow": adam(flow, config.actor_learning_rate),
+            "critic": adam(critic, config.critic_learning_rate),
+        },
+        generator=seeds.torch("agent", device=device),
+    )
