@@ -2,8 +2,8 @@
 
 Park, Li, Levine. "Flow Q-Learning". ICML 2025, arXiv:2502.02538.
 
-A flow-matching policy clones the recorded actions, with as many modes as they have. A second policy makes an action from
-noise in one step: it is pulled towards the flow's action for the same noise and pushed up the critics, so that no
+A flow-matching policy clones the recorded actions, with as many modes as they have. A second policy makes an action
+from noise in one step: it is pulled towards the flow's action for the same noise and pushed up the critics, so that no
 gradient goes through the flow's steps. The one-step policy acts.
 
 Differences from the authors' code (github seohongpark/fql): ReLU in place of GELU, as in every network of this project;
