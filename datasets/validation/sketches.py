@@ -53,7 +53,7 @@ class Sketcher:
             deviation = rows.std(axis=0)
             self.scale = np.where(deviation > 0, deviation, np.maximum(np.abs(rows).max(axis=0), 1.0))
         rounded = np.rint(np.clip(rows / (self.scale * ROUNDING), -(2.0**52), 2.0**52)).astype(np.int64)
-        hashes = np.unique(_hash(rounded))
+        hashes = np.unique(hash_rows(rounded))
         return Sketch(hashes[:SIZE], len(hashes))
 
 
@@ -97,7 +97,7 @@ def similar(sketches: Sequence[Sketch], minimum: float) -> list[Pair]:
     return sorted(pairs, key=lambda pair: (pair.first, pair.second))
 
 
-def _hash(numbers: Array) -> Array:
+def hash_rows(numbers: Array) -> Array:
     """64 bits of each row. Shapes: (N, C), int64 -> (N,), uint64."""
     factors = np.random.default_rng(0).integers(1, 2**63, numbers.shape[1], dtype=np.uint64) * np.uint64(2) + np.uint64(
         1
