@@ -1,14 +1,15 @@
 """How the images of a store are written, by tier: `raw` pixels, `jpeg` bytes, or the recorded `video` itself."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from robot_rl.datasets.blocks import BlockArray, Fetch
-from robot_rl.datasets.frames import blocks
-from robot_rl.datasets.mapped import ImageColumn, RawColumn
+from robot_rl.datasets.frames import JPEG_SIGNATURE, EncodedFrames, blocks, decode_image, encode_jpeg, lazy
+from robot_rl.datasets.mapped import ImageColumn, JpegColumn, RawColumn, Threads, feed_bytes
 from robot_rl.datasets.schema import is_image
 from robot_rl.errors import InputError, nearest
 from robot_rl.spec import ArraySpec, Spec
@@ -20,6 +21,8 @@ IMAGES_NOTE = (
     "with this quality at full colour resolution, which is lossy. video: the recorded files, byte for byte."
 )
 """Kept in every store, for who opens it without this package."""
+TABLE_BLOCK_BYTES = 1 << 20
+ENCODED_AT_ONCE = 64  # images
 
 
 class ImageWriter(Protocol):
@@ -57,6 +60,89 @@ class RawWriter:
         return self.array.resize(rows)
 
 
+class JpegWriter:
+    """Tier `jpeg`: the bytes one behind another, and where those of each row lie. See `ImageWriter`.
+
+    No image lies across the edge of a block, and a row with the bytes of the row before shares them.
+    """
+
+    def __init__(self, data: BlockArray, spans: BlockArray, shape: tuple[int, int, int], quality: int) -> None:
+        self.data = data
+        self.spans = spans
+        self.shape = shape
+        self.quality = quality
+        self.threads = Threads()
+
+    def write(self, images: Array, start: int, sha: Any) -> set[Path]:
+        """See `ImageWriter.write`."""
+        touched: set[Path] = set()
+        end = self._end(start)
+        previous, span = b"", (0, 0)
+        for encoded in self._encoded(images):
+            spans: list[tuple[int, int]] = []
+            pieces: list[bytes] = []
+            first = end
+            for data in encoded:
+                if len(data) > self.data.block_rows:
+                    raise InputError(f"an image takes {len(data)} bytes as JPEG, at most {self.data.block_rows} fit")
+                feed_bytes(sha, data)
+                if data != previous:
+                    room = -end % self.data.block_rows
+                    if len(data) > room:
+                        touched |= self._write(first, pieces)
+                        end = first = end + room
+                        pieces = []
+                    previous, span = data, (end, end + len(data))
+                    pieces.append(data)
+                    end += len(data)
+                spans.append(span)
+            touched |= self._write(first, pieces)
+            touched |= self.spans.write(start, np.asarray(spans, np.int64))
+            start += len(encoded)
+        return touched
+
+    def resize(self, rows: int) -> set[Path]:
+        """See `ImageWriter.resize`."""
+        return self.spans.resize(rows) | self.data.resize(self._end(rows))
+
+    def _end(self, row: int) -> int:
+        """The byte behind the images before a row."""
+        return int(self.spans.read(row - 1, row)[0, 1]) if row else 0
+
+    def _write(self, start: int, pieces: list[bytes]) -> set[Path]:
+        return self.data.write(start, np.frombuffer(b"".join(pieces), np.uint8)) if pieces else set()
+
+    def _encoded(self, images: Array) -> Iterator[list[bytes]]:
+        """JPEG bytes, some images at a time."""
+        frames = lazy(images)
+        for start in range(0, len(images), ENCODED_AT_ONCE):
+            stop = min(start + ENCODED_AT_ONCE, len(images))
+            if isinstance(frames, EncodedFrames):
+                found = [frames.encoded[row] for row in range(start, stop)]
+                yield self._each(partial(self._kept, f"{frames.place}, image"), list(enumerate(found, start)))
+            else:
+                decoded = images[start:stop] if frames is None else frames.decode(np.arange(start, stop))
+                yield self._each(partial(encode_jpeg, quality=self.quality), list(decoded))
+
+    def _kept(self, place: str, numbered: tuple[int, bytes]) -> bytes:
+        """The bytes as they are where they are JPEG, which is tried, else encoded anew."""
+        number, data = numbered
+        image = decode_image(data, f"{place} {number}")
+        if image.shape != self.shape:
+            raise InputError(f"{place} {number} is {image.shape}, expected {self.shape}: they must be of one size")
+        return data if data[:3] == JPEG_SIGNATURE else encode_jpeg(image, self.quality)
+
+    def _each(self, function: Callable[[Any], bytes], items: list[Any]) -> list[bytes]:
+        out = [b""] * len(items)
+
+        def work(start: int, stop: int) -> None:
+            for place in range(start, stop):
+                out[place] = function(items[place])
+
+        self.threads.run(work, len(items))
+        return out
+
+
 def checked_tiers(spec: Spec, tiers: Mapping[str, str] | None) -> dict[str, str]:
     """The tier of every image of a spec; those that are not named are raw.
 
@@ -74,33 +160,65 @@ def checked_tiers(spec: Spec, tiers: Mapping[str, str] | None) -> dict[str, str]
 
 
 def image_writer(
-    store: Path, key: str, spec: ArraySpec, tier: str, *, quality: int, block_bytes: int, anew: bool
+    store: Path, name: str, spec: ArraySpec, tier: str, *, quality: int, block_bytes: int, anew: bool
 ) -> ImageWriter:
     """The writer of one key.
 
     Args:
         store: its folder.
-        key: of the observation.
+        name: of the observation, as a path.
         spec: of one image.
         tier: one of `TIERS`.
+        quality: of JPEG.
         block_bytes: of the files of pixels and JPEG bytes, where they are made.
-        anew: drop what is there.
-    """
-    name = f"steps/observation/{key}"
-    if anew or not (store / name / "zarr.json").exists():
-        return RawWriter(BlockArray.create(store, name, spec.shape, "uint8", block_bytes=block_bytes))
-    return RawWriter(BlockArray(store / name, missing_is_zero=True))
-
-
-def image_column(
-    store: Path, key: str, tier: str, rows: int, *, missing_is_zero: bool, fetch: Fetch | None
-) -> ImageColumn:
-    """The images of one key, for reading; `rows` are committed.
+        anew: make empty arrays, in place of what is there.
 
     Raises:
         InputError: the store is damaged.
     """
-    array = BlockArray(store / f"steps/observation/{key}", missing_is_zero=missing_is_zero, fetch=fetch)
-    if array.rows < rows:
-        raise InputError(f"{store}: images of '{key}' have {array.rows} rows, but {rows} are committed: it is damaged")
-    return RawColumn(array, rows)
+
+    def array(name: str, row_shape: tuple[int, ...], dtype: str, size: int) -> BlockArray:
+        if anew:
+            return BlockArray.create(store, name, row_shape, dtype, block_bytes=size)
+        return BlockArray(store / name)
+
+    height, width, channels = spec.shape
+    if tier == "jpeg":
+        data = array(f"images/{name}/data", (), "uint8", block_bytes)
+        spans = array(f"images/{name}/spans", (2,), "int64", TABLE_BLOCK_BYTES)
+        return JpegWriter(data, spans, (height, width, channels), quality)
+    return RawWriter(array(f"steps/observation/{name}", spec.shape, "uint8", block_bytes))
+
+
+def image_column(
+    store: Path, name: str, spec: ArraySpec, tier: str, rows: int, *, missing_is_zero: bool, fetch: Fetch | None
+) -> ImageColumn:
+    """The images of one key, for reading.
+
+    Args:
+        store: its folder.
+        name: of the observation, as a path.
+        spec: of one image.
+        tier: one of `TIERS`.
+        rows: that are committed.
+        missing_is_zero: see `BlockArray`; of raw images.
+        fetch: see `BlockArray`.
+
+    Raises:
+        InputError: the store is damaged.
+    """
+
+    def array(name: str, least: int, row_shape: tuple[int, ...]) -> BlockArray:
+        found = BlockArray(store / name, missing_is_zero=missing_is_zero, fetch=fetch)
+        if found.rows < least or found.row_shape != row_shape:
+            raise InputError(
+                f"{store}: {name} has {found.rows} rows of shape {found.row_shape}, but {least} of {row_shape} are "
+                "committed: the store is damaged. Restore it from a copy, or make it anew"
+            )
+        return found
+
+    height, width, channels = spec.shape
+    if tier == "jpeg":
+        spans = array(f"images/{name}/spans", rows, (2,))
+        return JpegColumn(array(f"images/{name}/data", 0, ()), spans, rows, (height, width, channels))
+    return RawColumn(array(f"steps/observation/{name}", rows, (height, width, channels)), rows)

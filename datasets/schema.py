@@ -40,20 +40,28 @@ def is_image(spec: ArraySpec) -> bool:
     return spec.dtype == "uint8" and len(spec.shape) == 3 and spec.shape[2] in (1, 3) and min(spec.shape) > 0
 
 
-def require_paths(keys: Iterable[str]) -> None:
-    """Refuse keys that cannot be folders, each outside the others.
+def array_names(keys: Iterable[str]) -> dict[str, str]:
+    """The path of each key's array. No array lies inside another: beside `time`, `time/front` lies at `time@/front`.
 
     Raises:
-        InputError: names the key.
+        InputError: a key cannot be a path.
     """
     known = set(keys)
+    names = {}
     for key in known:
         parts = key.split("/")
-        if any(part in ("", ".", "..") or part.startswith("__") or "\0" in part for part in parts):
+        if any(part in ("", ".", "..") or part.startswith("__") or part.endswith("@") for part in parts):
             raise InputError(f"'{key}' cannot be the name of an array: give it letters and digits, parted by single /")
         for length in range(1, len(parts)):
-            if "/".join(parts[:length]) in known:
-                raise InputError(f"the array '{key}' cannot lie inside the array '{'/'.join(parts[:length])}'")
+            if "/".join(key.split("/")[:length]) in known:
+                parts[length - 1] += "@"
+        names[key] = "/".join(parts)
+    return names
+
+
+def key_of_name(name: str) -> str:
+    """Undo `array_names`."""
+    return name.replace("@/", "/")
 
 
 def rows_of_episode(spec: Spec, episode: Episode, place: str, *, lazy_images: bool = False) -> dict[str, Array]:

@@ -7,14 +7,12 @@ leaves a store that opens with exactly the committed episodes; appending again o
 
 import hashlib
 import json
-import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
-from zarr.codecs import ZstdCodec
 
 from robot_rl.datasets.blocks import BLOCK_BYTES
 from robot_rl.datasets.frames import JPEG_QUALITY, as_array
@@ -24,16 +22,16 @@ from robot_rl.datasets.schema import (
     EPISODE_LOG,
     READABLE_VERSIONS,
     SCHEMA_VERSION,
-    SUCCESS_UNKNOWN,
     UNCOMMITTED,
     Feed,
+    array_names,
     digest,
     episode_of_rows,
     header,
-    require_paths,
     rows_of_episode,
 )
 from robot_rl.datasets.statistics import episode_statistics
+from robot_rl.datasets.step_arrays import StepArrays
 from robot_rl.datasets.store_files import (
     WriterLock,
     building,
@@ -51,11 +49,6 @@ from robot_rl.errors import InputError, nearest
 from robot_rl.spec import Spec
 from robot_rl.types import Array, Episode
 
-CHUNK_BYTES = 1 << 20
-WIDE_CHUNK_BYTES = 4 << 20
-WIDE_ROW_BYTES = 1 << 14
-"""Rows from this size on, such as depth images, are read by episode; narrower ones by blocks of episodes."""
-READ_BYTES = 64 << 20  # of narrow rows that are in memory at once
 TABLE_CHUNK = 4096  # entries of a `meta/` array in one chunk
 
 
@@ -83,7 +76,8 @@ class EpisodeStore:
         self._has_final = np.asarray(_array(group, "meta/has_final_observation")[: len(self)], bool)
         self.records, self._log_bytes = read_log(path / EPISODE_LOG, len(self))
         """Of each episode: `episode`, `steps`, `sha256`, `metadata`."""
-        self._arrays: dict[str, zarr.Array[Any]] | None = None
+        self._arrays = StepArrays(path, group, self.tiers)
+        self._image_names = array_names(self.spec.observation)
         self._writers: dict[str, ImageWriter] = {}
 
     @staticmethod
@@ -114,7 +108,7 @@ class EpisodeStore:
         """
         path = Path(path)
         chosen = checked_tiers(spec, tiers)
-        require_paths(spec.observation)
+        array_names(spec.observation)  # refuses what cannot be a path
         with building(path, overwrite=overwrite) as temporary, clear_disk_errors(path):
             group = zarr.create_group(temporary, overwrite=False, zarr_format=3)
             for name, dtype, fill in (("episode_ends", "int64", UNCOMMITTED), ("has_final_observation", "bool", False)):
@@ -220,18 +214,18 @@ class EpisodeStore:
         ]
         images = [{key: block.pop(f"observation/{key}") for key in self.tiers} for block in blocks]
         with clear_disk_errors(self.path):
-            arrays = self._step_arrays(episodes[0], blocks[0])
-            for block, place in zip(blocks, places, strict=True):
-                _require_same_arrays(arrays, block, place)
-            blocks = [{key: rows.astype(arrays[key].dtype, copy=False) for key, rows in b.items()} for b in blocks]
-            self._commit(episodes, blocks, images, arrays)
+            if not self._writers or len(self) == 0:
+                self._writers = {key: self._writer(key) for key in self.tiers}
+            if len(self) == 0:
+                self._arrays.create(episodes[0], blocks[0])
+            blocks = [self._arrays.fitting(block, place) for block, place in zip(blocks, places, strict=True)]
+            self._commit(episodes, blocks, images)
 
     def _commit(
         self,
         episodes: Sequence[Episode],
         blocks: list[dict[str, Array]],
         images: list[dict[str, Array]],
-        arrays: dict[str, zarr.Array[Any]],
     ) -> None:
         start, number = self.rows, len(self)
         ends = start + np.cumsum([len(block["action"]) for block in blocks], dtype=np.int64)
@@ -255,13 +249,9 @@ class EpisodeStore:
                     "metadata": episode.metadata,
                 }
             )
-        for key, array in arrays.items():
-            rows = np.concatenate([block[key] for block in blocks])
-            array.resize((int(ends[-1]), *rows.shape[1:]))
-            array[start : int(ends[-1])] = rows
+        written |= self._arrays.write(blocks, start)
         for writer in self._writers.values():
             written |= writer.resize(int(ends[-1]))
-        written |= chunk_files(self.path, {f"steps/{key}": a for key, a in arrays.items()}, start, int(ends[-1]))
         written |= self._extend_table("has_final_observation", has_final)
         log_bytes = write_log(self.path / EPISODE_LOG, log, self._log_bytes)
         flush_within(self.path, written | {self.path / EPISODE_LOG})
@@ -269,6 +259,17 @@ class EpisodeStore:
         self.ends = np.concatenate([self.ends, ends])
         self._has_final = np.concatenate([self._has_final, has_final])
         self.records, self._log_bytes = [*self.records, *log], log_bytes
+
+    def _writer(self, key: str) -> ImageWriter:
+        return image_writer(
+            self.path,
+            self._image_names[key],
+            self.spec.observation[key],
+            self.tiers[key],
+            quality=self.quality,
+            block_bytes=self._block_bytes,
+            anew=len(self) == 0,
+        )
 
     def _write(self, key: str, images: Array, start: int, written: set[Path]) -> Feed:
         """What writes the images of an episode while it feeds its digest."""
@@ -283,7 +284,7 @@ class EpisodeStore:
         table, start = _array(self._group, f"meta/{name}"), len(self)
         table.resize((start + len(values),))
         table[start : start + len(values)] = values
-        return chunk_files(self.path, {f"meta/{name}": table}, start, start + len(values))
+        return chunk_files(self.path, [table], start, start + len(values))
 
     def finish(self) -> None:
         """Write statistics and the checksum of all episodes. A store without them still opens.
@@ -329,14 +330,10 @@ class EpisodeStore:
             if key not in self.spec.observation:
                 raise InputError(f"{self.path} has no observation '{key}': {nearest(key, self.spec.observation)}")
         columns = {key: self.column(key) for key in wanted if key in self.tiers}
-        arrays = {
-            key: array
-            for key, array in self._existing_arrays().items()
-            if not key.startswith("observation/") or key.removeprefix("observation/") in wanted
-        }
-        whole = {key for key, array in arrays.items() if array.attrs.get("rows") == "states"}
-        for index, rows in self._rows(arrays, chosen):
-            start, stop = self._span(index)
+        left_out = {f"observation/{key}" for key in self.spec.observation if key not in wanted}
+        whole = self._arrays.whole
+        spans = [self._span(index) for index in chosen]
+        for index, (start, stop), rows in zip(chosen, spans, self._arrays.read(spans, left_out), strict=True):
             for key, column in columns.items():
                 rows[f"observation/{key}"] = as_array(column.frames(np.arange(start, stop)))
             yield episode_of_rows(
@@ -357,7 +354,15 @@ class EpisodeStore:
             raise InputError(f"{self.path}: '{key}' is no image: {nearest(key, self.tiers)}")
         if len(self) == 0:
             raise InputError(f"{self.path} has no episodes yet, and so no images")
-        return image_column(self.path, key, self.tiers[key], self.rows, missing_is_zero=self._version == 1, fetch=None)
+        return image_column(
+            self.path,
+            self._image_names[key],
+            self.spec.observation[key],
+            self.tiers[key],
+            self.rows,
+            missing_is_zero=self._version == 1,
+            fetch=None,
+        )
 
     def verify(self) -> None:
         """Compare every episode with the checksum it was written with. A bounded amount is in memory at once.
@@ -370,7 +375,8 @@ class EpisodeStore:
         columns = {key: self.column(key) for key in self.tiers}
         damaged: list[int] = []
         reasons: list[str] = []
-        for index, rows in self._rows(self._existing_arrays(), range(len(self))):
+        spans = [self._span(index) for index in range(len(self))]
+        for index, rows in enumerate(self._arrays.read(spans)):
             try:
                 feeds = {f"observation/{key}": self._feed(key, column, index) for key, column in columns.items()}
                 found = digest(rows, has_final_observation=bool(self._has_final[index]), feeds=feeds)
@@ -397,90 +403,10 @@ class EpisodeStore:
     def _span(self, index: int) -> tuple[int, int]:
         return int(self.ends[index - 1]) if index else 0, int(self.ends[index])
 
-    def _rows(
-        self, arrays: Mapping[str, zarr.Array[Any]], chosen: Sequence[int]
-    ) -> Iterator[tuple[int, dict[str, Array]]]:
-        """The rows of episodes in their order, each array read once for as many episodes as READ_BYTES hold."""
-        for key, array in arrays.items():
-            if array.shape[0] < self.rows:
-                raise InputError(
-                    f"{self.path}: steps/{key} has {array.shape[0]} rows, but {self.rows} are committed: the store is "
-                    "damaged. Restore it from a copy, or ingest the source again with overwrite=true"
-                )
-        narrow = {key: array for key, array in arrays.items() if _row_bytes(array) < WIDE_ROW_BYTES}
-        most = max(1, READ_BYTES // max(1, sum(_row_bytes(array) for array in narrow.values())))
-        first, last, bulk = 0, 0, {}
-        for place, index in enumerate(chosen):
-            start, stop = self._span(index)
-            if not first <= start < stop <= last:
-                first, last = start, stop
-                for following in chosen[place + 1 :]:
-                    following_start, following_stop = self._span(following)
-                    if following_start < first or following_stop - first > most:
-                        break
-                    last = max(last, following_stop)
-                bulk = {key: np.asarray(array[first:last]) for key, array in narrow.items()}
-            rows = {key: array[start - first : stop - first] for key, array in bulk.items()}
-            yield index, rows | {key: np.asarray(a[start:stop]) for key, a in arrays.items() if key not in narrow}
-
     def _committed(self) -> Array:
         ends = np.asarray(_array(self._group, "meta/episode_ends")[:], np.int64)
         uncommitted = np.flatnonzero(ends == UNCOMMITTED)
         return ends[: uncommitted[0]] if len(uncommitted) else ends
-
-    def _existing_arrays(self) -> dict[str, zarr.Array[Any]]:
-        """The `steps/` arrays by key, without images."""
-        if self._arrays is None:
-            self._arrays = {}
-            if "steps" in self._group:
-                steps = self._group["steps"]
-                assert isinstance(steps, zarr.Group)
-                images = {f"observation/{key}" for key in self.tiers}
-                for name, member in steps.members(max_depth=None):
-                    if isinstance(member, zarr.Array) and name not in images:
-                        self._arrays[name] = member
-        return self._arrays
-
-    def _step_arrays(self, episode: Episode, rows: dict[str, Array]) -> dict[str, zarr.Array[Any]]:
-        """The `steps/` arrays, made at the first episode, which fixes the data type of the reward and the extras."""
-        if not self._writers or not len(self):
-            self._writers = {
-                key: image_writer(
-                    self.path,
-                    key,
-                    self.spec.observation[key],
-                    tier,
-                    quality=self.quality,
-                    block_bytes=self._block_bytes,
-                    anew=not len(self),
-                )
-                for key, tier in self.tiers.items()
-            }
-        arrays = self._existing_arrays()
-        if len(self):
-            return arrays
-        for key in set(arrays) - set(rows):  # a crash left another first episode
-            shutil.rmtree(self.path / "steps" / key)
-        require_paths(episode.extras)
-        self._arrays = {}
-        for key, values in rows.items():
-            shape = values.shape[1:]
-            row_bytes = max(1, values.dtype.itemsize * int(np.prod(shape)))
-            chunk_bytes = CHUNK_BYTES if row_bytes < WIDE_ROW_BYTES else WIDE_CHUNK_BYTES
-            array = self._group.create_array(
-                f"steps/{key}",
-                shape=(0, *shape),
-                chunks=(max(1, chunk_bytes // row_bytes), *(max(1, size) for size in shape)),
-                dtype=values.dtype,
-                fill_value=SUCCESS_UNKNOWN if key == "success" else 0,
-                compressors=[ZstdCodec(level=1)],
-                overwrite=True,
-            )
-            extra = episode.extras.get(key.removeprefix("extras/")) if key.startswith("extras/") else None
-            states = key.startswith("observation/") or (extra is not None and len(extra) == len(episode) + 1)
-            array.attrs["rows"] = "states" if states else "steps"
-            self._arrays[key] = array
-        return self._arrays
 
 
 def _open_group(path: Path, *, writable: bool) -> zarr.Group:
@@ -502,10 +428,6 @@ def _array(group: zarr.Group, name: str) -> Any:
     return group[name]
 
 
-def _row_bytes(array: zarr.Array[Any]) -> int:
-    return int(array.dtype.itemsize * np.prod(array.shape[1:], dtype=np.int64))
-
-
 def _place(episode: Episode, number: int) -> str:
     source = episode.metadata.get("source")
     return f"episode {number}" if source is None else f"episode {number} ({source})"
@@ -516,14 +438,3 @@ def _require_json(episode: Episode, place: str) -> None:
         json.dumps(episode.metadata, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise InputError(f"{place}: the metadata is not plain JSON ({error}): give numbers, text, lists") from error
-
-
-def _require_same_arrays(arrays: dict[str, zarr.Array[Any]], rows: dict[str, Array], place: str) -> None:
-    if set(arrays) != set(rows):
-        missing, unknown = sorted(set(arrays) - set(rows)), sorted(set(rows) - set(arrays))
-        raise InputError(f"{place} does not have the arrays of the store: missing {missing}, unknown {unknown}")
-    for key, array in arrays.items():
-        if array.shape[1:] != rows[key].shape[1:]:
-            raise InputError(f"{place}: {key} has shape {rows[key].shape[1:]} a step, the store has {array.shape[1:]}")
-        if not np.can_cast(rows[key].dtype, array.dtype, casting="same_kind"):
-            raise InputError(f"{place}: {key} has data type {rows[key].dtype}, the store has {array.dtype}")

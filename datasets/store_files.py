@@ -8,7 +8,7 @@ import os
 import shutil
 import uuid
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from difflib import get_close_matches
 from pathlib import Path
@@ -136,12 +136,12 @@ def write_log(path: Path, lines: list[dict[str, Any]], start: int) -> int:
     return start + len(data)
 
 
-def chunk_files(store: Path, arrays: Mapping[str, Any], start: int, stop: int) -> set[Path]:
-    """The files with rows [start, stop) of arrays, which are given by their paths in the store."""
+def chunk_files(store: Path, arrays: Iterable[Any], start: int, stop: int) -> set[Path]:
+    """The files with rows [start, stop) of zarr arrays."""
     found: set[Path] = set()
-    for name, array in arrays.items():
+    for array in arrays:
         size, rest = array.chunks[0], ["0"] * (len(array.shape) - 1)
-        found |= {store.joinpath(name, "c", str(n), *rest) for n in range(start // size, (stop - 1) // size + 1)}
+        found |= {store.joinpath(array.path, "c", str(n), *rest) for n in range(start // size, (stop - 1) // size + 1)}
     return found
 
 
