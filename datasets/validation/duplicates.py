@@ -1,6 +1,6 @@
 """Episodes that are there more than once, in one store, across its splits, or in two stores."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,6 +29,7 @@ class DuplicateFacts:
         self.action: list[Sketch] = []
         self.both: list[Sketch] = []
         self.split: list[str | None] = []
+        self.language: list[str | None] = []
 
     def add(self, index: int, episode: Episode) -> None:
         """One episode of the store."""
@@ -38,8 +39,9 @@ class DuplicateFacts:
         self.observation.append(self._observe(states))
         self.action.append(self._act(actions))
         self.both.append(self._both(np.concatenate([states[: len(actions)], actions], axis=1)))
-        split = episode.metadata.get("split")
-        self.split.append(None if split is None else str(split))
+        for values, name in ((self.split, "split"), (self.language, "language")):
+            value = episode.metadata.get(name)
+            values.append(None if value is None else str(value))
 
     def findings(self) -> list[Finding]:
         """All checks of this file."""
@@ -51,12 +53,14 @@ class DuplicateFacts:
 
 
 def exact(facts: DuplicateFacts) -> list[Finding]:
-    """Episodes with the same checksum."""
-    twice = [digest for digest, count in Counter(facts.digests).items() if count > 1]
+    """Episodes with the same checksum, in the same split, under the same instruction."""
+    members: dict[tuple[str, str | None, str | None], list[int]] = defaultdict(list)
+    for index, digest in enumerate(facts.digests):
+        members[digest, facts.split[index], facts.language[index]].append(index)
+    twice = [numbers for numbers in members.values() if len(numbers) > 1]
     if not twice:
         return []
-    first = [index for index, digest in enumerate(facts.digests) if digest == twice[0]]
-    text = f"{len(twice)} episodes are there more than once, such as episodes {listed(first)}"
+    text = f"{len(twice)} episodes are there more than once, such as episodes {listed(twice[0])}"
     remedy = f"they weigh more in training; keep one of each: `robot-rl inspect {facts.store} --fix`"
     return [warn("episodes", text, remedy)]
 

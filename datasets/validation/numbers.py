@@ -21,6 +21,7 @@ from robot_rl.types import Array, Episode
 
 SATURATION_EDGE = 0.999  # share of the half-range from which an action counts as saturated
 SATURATED_SHARE = 0.2  # of the steps, by channel; above it the recording is clipped or bang-bang
+ROUNDING = 1e-6  # of the range between the bounds: so far an action may lie outside without a word
 IDLE_SHARE = 0.05  # of the steps with an action of zeros only, above which it is said
 
 
@@ -94,6 +95,7 @@ class ActionFacts:
         if self.spec.low is None or self.spec.high is None:
             return
         distance = np.maximum(self.spec.low - actions, actions - self.spec.high)
+        distance = np.where(distance > ROUNDING * (self.spec.high - self.spec.low), distance, 0.0)
         self.outside += int((distance > 0).sum())
         if distance.max() > self.distance:
             self.distance = float(distance.max())

@@ -122,9 +122,13 @@ class QuaternionFacts:
             facts.add(index, real_rows(episode, episode.observation[key]))
         self.action.add(index, episode.action)
 
+    def windows(self) -> list[tuple[str, WindowFacts]]:
+        """The arrays by the key of their observation, and `action`."""
+        return [*self.observation.items(), ("action", self.action)]
+
     def findings(self) -> list[Finding]:
         """All checks of this file."""
-        arrays = [*self.observation.values(), self.action]
+        arrays = [facts for _, facts in self.windows()]
         return [finding for facts in arrays for finding in (*norms(facts, self.store), *sign_flips(facts, self.store))]
 
 
