@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from robot_rl.datasets.frames import EncodedFrames, Frames, as_array
+from robot_rl.datasets.frames import EncodedFrames, Frames, as_array, lazy
 from robot_rl.datasets.ingest.arrow import ParquetFile, numbers, texts
 from robot_rl.datasets.ingest.base import ReadOptions, SuccessSource
 from robot_rl.datasets.ingest.lerobot import FACTS, INDEX_COLUMNS, Feature, Layout, inside
 from robot_rl.datasets.schema import Finding
 from robot_rl.datasets.video import VideoFrames, VideoIndex, video_index
 from robot_rl.errors import InputError
-from robot_rl.spec import ArraySpec
+from robot_rl.spec import ArraySpec, Spec
 from robot_rl.types import Array, Episode
 
 TIMESTAMP_TOLERANCE_S = 1e-4  # of LeRobot's own loader
@@ -41,14 +41,27 @@ class Rows:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExtraColumn:
+    """Where our exporter put an extra."""
+
+    feature: str | None  # None where a row has no numbers
+    dtype: str
+    shape: tuple[int, ...]
+    behind: bool  # there is a row behind the last step
+
+
+@dataclass(frozen=True, kw_only=True)
 class Kept:
     """What our exporter adds for one episode, so that it comes back exactly."""
 
-    steps: int
+    spec: Spec
+    extras: dict[str, ExtraColumn]
     has_final_observation: bool
+    frame_behind: int  # 1 where the videos have a frame behind the last row
     success_known: bool
     metadata: dict[str, Any]
-    last_rows: dict[str, Array] = field(default_factory=dict)  # `observation/<key>`, `extras/<key>` -> (*)
+    last_rows: Mapping[str, Array | bytes]
+    """`observation/<key>` and `extras/<key>` behind the last row of the table; images as they were encoded."""
 
 
 class Tables:
@@ -142,6 +155,9 @@ def assemble(
         observation[key] = _with_last(rows, steps, _last(kept, f"observation/{key}"))
     for key, feature in layout.images.items():
         encoded = encoded_frames(table[feature.name], root, f"{place}: {feature.name}")
+        last = None if kept is None else kept.last_rows.get(f"observation/{key}")
+        if isinstance(last, bytes) and len(encoded) == steps:
+            encoded = EncodedFrames([*encoded.encoded, last], encoded.shape[1:], encoded.place)
         observation[key] = _frames_with_last(encoded, steps)
     for key in layout.videos:
         observation[key] = _frames_with_last(frames[key], steps)
@@ -325,31 +341,47 @@ def _frames_with_last(frames: Frames, steps: int) -> Array:
 
 
 def _last(kept: Kept | None, key: str) -> Array | None:
-    return None if kept is None else kept.last_rows.get(key)
+    last = None if kept is None else kept.last_rows.get(key)
+    return None if isinstance(last, bytes) else last
 
 
 def _as_exported(episode: Episode, columns: Mapping[str, Array], kept: Kept) -> Episode:
+    """The episode as it was in the store."""
     steps = len(episode)
     terminated, truncated = (
         columns[name].reshape(-1)[:steps].astype(bool) if name in columns else recorded
         for name, recorded in (("next.terminated", episode.terminated), ("next.truncated", episode.truncated))
     )
-    extras = {
-        key: np.concatenate([rows, kept.last_rows[f"extras/{key}"][None].astype(rows.dtype, copy=False)])
-        if f"extras/{key}" in kept.last_rows
-        else rows
-        for key, rows in episode.extras.items()
-    }
+    observation = dict(episode.observation)
+    for key, array in kept.spec.observation.items():
+        if key in observation and lazy(observation[key]) is None:
+            observation[key] = observation[key].reshape(steps + 1, *array.shape)
     intervened = episode.intervened
     return replace(
         episode,
+        observation={key: observation[key] for key in kept.spec.observation if key in observation},
         terminated=terminated,
         truncated=truncated,
         intervened=None if intervened is None or not intervened.any() else intervened,
-        extras=extras,
+        extras={key: _exported_extra(key, extra, episode, kept) for key, extra in kept.extras.items()},
         has_final_observation=kept.has_final_observation,
         metadata=kept.metadata,
     )
+
+
+def _exported_extra(key: str, extra: ExtraColumn, episode: Episode, kept: Kept) -> Array:
+    steps = len(episode)
+    if extra.feature is None:
+        return np.zeros((steps + extra.behind, *extra.shape), extra.dtype)
+    rows = episode.extras[key].reshape(-1, *extra.shape)
+    if not extra.behind:
+        return rows[:steps]
+    last = _last(kept, f"extras/{key}")
+    if len(rows) == steps + 1:
+        return rows
+    if last is None:
+        raise InputError(f"the last row of the extra '{key}' is missing from meta/robot_rl: copy the data set again")
+    return np.concatenate([rows, last[None]])
 
 
 def _with_end(

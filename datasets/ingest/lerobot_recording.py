@@ -14,7 +14,6 @@ from robot_rl.datasets.ingest.arrow import numbers
 from robot_rl.datasets.ingest.base import ReadOptions, Recording, SuccessSource, provenance
 from robot_rl.datasets.ingest.lerobot import Info, Layout, action_bounds, layout_of
 from robot_rl.datasets.ingest.lerobot_episode import (
-    Kept,
     Rows,
     assemble,
     encoded_frames,
@@ -24,20 +23,13 @@ from robot_rl.datasets.ingest.lerobot_episode import (
     shaped,
     video_specs,
 )
+from robot_rl.datasets.ingest.lerobot_exported import Exported
 from robot_rl.datasets.schema import Finding
 from robot_rl.errors import InputError
 from robot_rl.spec import ArraySpec, Spec
 from robot_rl.types import Array, Episode
 
 NAMED = 5  # episodes or files that a finding names
-
-
-@dataclass(kw_only=True)
-class Exported:
-    """What our exporter adds: the spec, and for each episode what the layout cannot hold."""
-
-    spec: Spec
-    episodes: dict[int, Kept]  # by episode_index
 
 
 @dataclass(kw_only=True)
@@ -85,7 +77,12 @@ def recording_of(source: Source, options: ReadOptions, reader: str, version: int
     source = replace(source, layout=layout)
     observations = number_specs(layout) | images | specs
     if source.exported is not None:
-        spec = source.exported.spec
+        declared = source.exported.spec
+        there = {key: array for key, array in declared.observation.items() if key in observations}
+        for key in images | specs:
+            if key in there and there[key].shape != observations[key].shape:
+                there[key] = observations[key]
+        spec = replace(declared, observation=there)
     else:
         action, more = _action(source, episodes, options)
         findings += more
@@ -192,7 +189,7 @@ def _read(source: Source, rows: Rows, options: ReadOptions, success: SuccessSour
     if rows.problem:
         raise InputError(f"{place}: {rows.problem}")
     table = source.table(layout, rows)
-    more_frames = int(kept is not None and kept.has_final_observation and bool(layout.actions))
+    more_frames = 0 if kept is None else kept.frame_behind
     return assemble(
         layout,
         table,

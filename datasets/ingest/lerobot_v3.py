@@ -23,6 +23,7 @@ from robot_rl.datasets.ingest.lerobot import (
     read_json,
 )
 from robot_rl.datasets.ingest.lerobot_episode import Rows, Tables, frames_of_video, scalars
+from robot_rl.datasets.ingest.lerobot_exported import read_exported
 from robot_rl.datasets.ingest.lerobot_meta import EpisodeMeta, data_path, read_episodes, read_tasks
 from robot_rl.datasets.ingest.lerobot_recording import (
     Source,
@@ -80,7 +81,11 @@ class LerobotV3Reader:
             indices = [rows.episode for rows in episodes]
             findings += findings_on_totals(info, len(episodes), sum(len(rows) for rows in episodes))
             findings += findings_on_splits(info, indices) + finding_on_gaps(indices, info.place)
-            videos = Videos.of(info, layout, episodes, declared, findings)
+            exported, more = read_exported(info, layout, episodes) if layout.columns else (None, [])
+            findings += more
+            layout = layout if exported is None else exported.named(layout)
+            behind = None if exported is None else exported.extra_frames()
+            videos = Videos.of(info, layout, episodes, declared, findings, behind)
             tasks, more = read_tasks(root, info.place)
             findings += more
 
@@ -111,6 +116,7 @@ class LerobotV3Reader:
                 files=all_files(root),
                 findings=findings,
                 resources=tables.resources,
+                exported=exported,
             )
             recording = recording_of(source, options, self.name, VERSION)
             recording.resources = resources.pop_all()

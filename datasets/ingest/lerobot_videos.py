@@ -30,6 +30,7 @@ class Videos:
     findings: list[Finding]
     place: str
     _first: dict[tuple[str, Path], dict[int, int]] = field(default_factory=dict)
+    _indices: dict[Path, VideoIndex] = field(default_factory=dict)
 
     @staticmethod
     def of(
@@ -91,7 +92,9 @@ class Videos:
             raise InputError(
                 f"{place}: {video.path} is missing: copy the videos, or leave the camera out with exclude=[{key}]"
             )
-        index = video_index(video.path)
+        if video.path not in self._indices:
+            self._indices[video.path] = video_index(video.path)
+        index = self._indices[video.path]
         if (key, video.path) not in self._first:
             inside = {number: other for number, other in self.places[key].items() if other.path == video.path}
             self._first[key, video.path] = self._look_up(index, inside)
