@@ -17,6 +17,7 @@ from robot_rl.types import Episode
 
 THERE = "in the store already"
 APPENDED = "appended"  # in the provenance of a store: of what was added to it
+EDITS = "edits"  # in the provenance of a store: what was changed in it
 
 
 @dataclass(kw_only=True)
@@ -64,19 +65,27 @@ def require_same_spec(store: EpisodeStore, job: Job) -> None:
     Raises:
         InputError: says what differs.
     """
-    ours, theirs = _comparable(store.spec), _comparable(job.spec)
-    differences = [
-        f"{key}: {ours.get(key)} in the store, {theirs.get(key)} here"
+    found = differences(store.spec, job.spec)
+    if store.tiers != dict(job.tiers):
+        found.append(f"image tiers: {store.tiers} and {dict(job.tiers)}")
+    if found:
+        raise InputError(
+            f"{job.source.name} does not fit into {store.path}: {'; '.join(found)}. Choose the settings that the "
+            "store was made with, or make another store"
+        )
+
+
+def differences(left: Spec, right: Spec) -> list[str]:
+    """What keeps episodes of two specs from being in one store. Bounds that are the range of the data do not count."""
+    ours, theirs = _comparable(left), _comparable(right)
+    if ACTION_BOUNDS in left.metadata and ACTION_BOUNDS in right.metadata:
+        for side in (ours, theirs):
+            side["action"] |= {"low": None, "high": None}
+    return [
+        f"{key}: {ours.get(key)} and {theirs.get(key)}"
         for key in dict.fromkeys([*ours, *theirs])
         if ours.get(key) != theirs.get(key)
     ]
-    if store.tiers != dict(job.tiers):
-        differences.append(f"image tiers: {store.tiers} in the store, {dict(job.tiers)} here")
-    if differences:
-        raise InputError(
-            f"{job.source.name} does not fit into {store.path}: {'; '.join(differences)}. Choose the settings that the "
-            "store was made with, or make another store"
-        )
 
 
 def appended(provenance: Mapping[str, Any], addition: Mapping[str, Any], first: int, count: int) -> dict[str, Any]:
@@ -86,7 +95,9 @@ def appended(provenance: Mapping[str, Any], addition: Mapping[str, Any], first: 
 
 
 def _sources(store: EpisodeStore) -> list[str]:
-    """The checksum of the source of every episode; empty where it is not known."""
+    """The checksum of the source of every episode; empty where it is not known, as in a store that was edited."""
+    if EDITS in store.provenance:
+        return [""] * len(store)
     sources = [str(store.provenance.get("source_sha256", ""))] * len(store)
     for entry in store.provenance.get(APPENDED, ()):
         first, count = entry["first_episode"], entry["episodes"]
@@ -117,11 +128,9 @@ def _same_images(ours: Episode, theirs: Episode, job: Job) -> bool:
 
 
 def _comparable(spec: Spec) -> dict[str, Any]:
-    bounded = ACTION_BOUNDS not in spec.metadata
-    action = spec.action if bounded else replace(spec.action, low=None, high=None)
     return {
         **{f"observation '{key}'": array.to_json() for key, array in spec.observation.items()},
-        "action": action.to_json(),
+        "action": spec.action.to_json(),
         "control period": spec.control_period_s,
         "action semantics": spec.action_semantics,
         "absent": sorted(spec.metadata.get("absent", ())),

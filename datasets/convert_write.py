@@ -94,17 +94,30 @@ class Writer:
 
 
 def finish(store: EpisodeStore, provenance: dict[str, Any]) -> None:
-    """Write statistics, provenance, and the bounds of actions that are declared to be those of the data.
+    """Write statistics, provenance, and the bounds of actions.
 
     Raises:
         InputError: the disk is full.
     """
     store.finish()
-    attributes: dict[str, Any] = {"provenance": provenance}
+    _set_attributes(store, {"provenance": provenance})
+    declare_bounds(store)
+
+
+def declare_bounds(store: EpisodeStore) -> None:
+    """Write the bounds of actions where they are declared to be those of the data.
+
+    Raises:
+        InputError: the disk is full.
+    """
     if store.spec.metadata.get(ACTION_BOUNDS) == "data":
         range_of = store.statistics["arrays"]["action"]
         low, high = bounds_of_data(range_of["minimum"], range_of["maximum"])
-        attributes["spec"] = replace(store.spec, action=replace(store.spec.action, low=low, high=high)).to_json()
+        action = replace(store.spec.action, low=low, high=high)
+        _set_attributes(store, {"spec": replace(store.spec, action=action).to_json()})
+
+
+def _set_attributes(store: EpisodeStore, attributes: dict[str, Any]) -> None:
     with clear_disk_errors(store.path):
         zarr.open_group(store.path, mode="r+", use_consolidated=False).attrs.update(attributes)
         flush([store.path / "zarr.json", store.path])

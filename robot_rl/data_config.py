@@ -213,7 +213,7 @@ class EditConfig:
     output: str | None = None  # the new store (for split: a folder of stores); None replaces the store itself
     overwrite: bool = False  # replace an output that is already there
     others: list[str] = field(default_factory=list)  # merge: the stores to add behind
-    shares: dict[str, float] = field(default_factory=lambda: {"train": 0.9, "validation": 0.1})  # split
+    shares: dict[str, float] = field(default_factory=dict)  # split; none given: {train: 0.9, validation: 0.1}
     seed: int = 0  # split: which episode goes where
     by: str = "random"  # split: random | recorded (the split that the source declared) | order
     episodes: list[int] = field(default_factory=list)  # delete: these; filter: only these

@@ -149,6 +149,10 @@ def _load(verb: str, given: list[str]) -> Callable[[Any], int]:
             from robot_rl.apps import view
 
             return view.run
+        case "edit":
+            from robot_rl.apps import edit
+
+            return edit.run
         case "train":
             from robot_rl.apps import train
 

@@ -11,6 +11,11 @@ EXAMPLES = {
     "ingest": [
         ("robot-rl ingest demo.hdf5 data/lift.zarr", "the reader is found by content"),
         ("robot-rl ingest demo.hdf5 data/lift.zarr overwrite=true", "replace a store that is there"),
+        ("robot-rl ingest folder/ data/arm.zarr image.size=[128,128] stride=2", "smaller images, coarser steps"),
+        (
+            "robot-rl ingest hand.mp4 data/hand.zarr action_from=joints side_file=joints.npz",
+            "actions from what follows",
+        ),
         ("robot-rl ingest log.hdf5 data/arm.zarr control_period_s=0.05", "say what the file does not"),
     ],
     "inspect": [
@@ -22,6 +27,13 @@ EXAMPLES = {
     "view": [
         ("robot-rl view data/lift.zarr", "open the first episode in the rerun viewer"),
         ("robot-rl view data/lift.zarr episodes=[0,3] output=lift.rrd", "write a file for the viewer instead"),
+    ],
+    "edit": [
+        ("robot-rl edit merge data/a.zarr others=[data/b.zarr] output=data/all.zarr", "one store out of several"),
+        ("robot-rl edit split data/lift.zarr output=data/lift_split", "train.zarr and validation.zarr"),
+        ("robot-rl edit filter data/lift.zarr keep=successful output=data/good.zarr", "only some episodes"),
+        ("robot-rl edit relabel data/lift.zarr 'language=\"lift the cube\"'", "other labels, in place"),
+        ("robot-rl edit delete data/lift.zarr episodes=[3,7]", "without these episodes, in place"),
     ],
     "train": [
         ("robot-rl train lift", "run an experiment of configs/experiment"),

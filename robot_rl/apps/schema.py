@@ -26,6 +26,7 @@ POSITIONAL = {
     "ingest": ("source", "store"),
     "inspect": ("store",),
     "view": ("store",),
+    "edit": ("operation", "store"),
     "train": ("experiment",),
     "evaluate": ("run",),
     "doctor": (),
