@@ -15,6 +15,8 @@ from robot_rl.errors import InputError
 from robot_rl.types import Array
 
 BLOCK_FRAMES = 32
+BLOCK_BYTES = 32 << 20
+"""Images in one block of `blocks`, at most; large ones come fewer at a time, but at least one."""
 JPEG_SIGNATURE = b"\xff\xd8\xff"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 JPEG_QUALITY = 95
@@ -55,8 +57,9 @@ class Frames:
         array = self.decode(np.arange(len(self)))
         return array if dtype is None else array.astype(dtype, copy=False)
 
-    def blocks(self, size: int = BLOCK_FRAMES) -> Iterator[Array]:
-        """All frames in order, decoded, `size` at a time. Shapes: each (K, H, W, C)."""
+    def blocks(self, size: int | None = None) -> Iterator[Array]:
+        """All frames in order, decoded, `size` at a time; None chooses by `block_size`. Shapes: each (K, H, W, C)."""
+        size = block_size(self.shape[1:]) if size is None else size
         for start in range(0, len(self), size):
             yield self.decode(np.arange(start, min(start + size, len(self))))
 
@@ -71,6 +74,10 @@ class Frames:
     def select(self, indices: Array) -> "Frames":
         """Some of the frames, still not decoded. Shapes: (K,) -> K frames."""
         raise NotImplementedError
+
+    def resized(self, size: tuple[int, int], fit: str = "stretch") -> "Frames":
+        """The same frames in another size (height, width), still not decoded; see `resize`."""
+        return ResizedFrames(self, size, fit)
 
 
 class EncodedFrames(Frames):
@@ -123,7 +130,18 @@ class ResizedFrames(Frames):
     def decode(self, indices: Array) -> Array:
         """See `Frames.decode`."""
         source = self.source.decode(indices) if isinstance(self.source, Frames) else self.source[indices]
-        return np.stack([resize(image, self.size, self.fit) for image in source])
+        return self._resized(source)
+
+    def blocks(self, size: int | None = None) -> Iterator[Array]:
+        """See `Frames.blocks`. The source is read in blocks of its own, so that it may read ahead."""
+        for block in blocks(self.source if isinstance(self.source, np.ndarray) else as_array(self.source), size):
+            yield self._resized(block)
+
+    def _resized(self, images: Array) -> Array:
+        out = np.empty((len(images), *self.shape[1:]), np.uint8)
+        for number, image in enumerate(images):
+            out[number] = resize(image, self.size, self.fit)
+        return out
 
     def select(self, indices: Array) -> "ResizedFrames":
         """See `Frames.select`."""
@@ -140,12 +158,24 @@ def lazy(rows: Array) -> Frames | None:
     return rows if isinstance(rows, Frames) else None  # type: ignore[unreachable]  # `as_array` hides the type
 
 
-def blocks(rows: Array, size: int = BLOCK_FRAMES) -> Iterator[Array]:
-    """Rows of an array or of Frames in order, `size` at a time."""
+def resize_frames(rows: Array, size: tuple[int, int], fit: str = "stretch") -> Frames:
+    """Images of an array or of Frames in another size, decoded as they are looked at; see `resize`."""
+    frames = lazy(rows)
+    return ResizedFrames(rows, size, fit) if frames is None else frames.resized(size, fit)
+
+
+def block_size(shape: tuple[int, ...]) -> int:
+    """How many images (H, W, C) `blocks` gives at a time: BLOCK_FRAMES, fewer where they are large."""
+    return max(1, min(BLOCK_FRAMES, BLOCK_BYTES // max(1, int(np.prod(shape)))))
+
+
+def blocks(rows: Array, size: int | None = None) -> Iterator[Array]:
+    """Rows of an array or of Frames in order, `size` at a time; None chooses by `block_size`."""
     frames = lazy(rows)
     if frames is not None:
         yield from frames.blocks(size)
         return
+    size = block_size(rows.shape[1:]) if size is None else size
     for start in range(0, len(rows), size):
         yield rows[start : start + size]
 
@@ -194,21 +224,37 @@ def resize(image: Array, size: tuple[int, int], fit: str = "stretch") -> Array:
         fit: `stretch` changes the proportions; `pad` keeps them with black borders; `crop` keeps them and cuts the
             middle.
     """
-    height, width = image.shape[:2]
-    if (height, width) == size:
+    if image.shape[:2] == size:
         return image
-    if fit == "stretch":
-        return _scaled(image, *size)
-    scales = (size[0] / height, size[1] / width)
-    scale = min(scales) if fit == "pad" else max(scales)
-    inner = _scaled(image, max(1, round(height * scale)), max(1, round(width * scale)))
-    if fit == "crop":
-        top, left = (inner.shape[0] - size[0]) // 2, (inner.shape[1] - size[1]) // 2
-        return inner[top : top + size[0], left : left + size[1]]
+    inner, (source, target) = placement((image.shape[0], image.shape[1]), size, fit)
+    scaled = _scaled(image, *inner)
+    if scaled[source].shape[:2] == size:
+        return scaled[source]
     out = np.zeros((*size, image.shape[2]), np.uint8)
-    top, left = (size[0] - inner.shape[0]) // 2, (size[1] - inner.shape[1]) // 2
-    out[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
+    out[target] = scaled[source]
     return out
+
+
+def placement(
+    found: tuple[int, int], wanted: tuple[int, int], fit: str
+) -> tuple[tuple[int, int], tuple[tuple[slice, slice], tuple[slice, slice]]]:
+    """How an image of one size fits into another, all as height and width.
+
+    Returns:
+        The size to scale to, the part to take of that (for `crop`), and where to put it (for `pad`).
+    """
+    if fit == "stretch":
+        return wanted, (_middle(wanted, wanted), _middle(wanted, wanted))
+    scales = (wanted[0] / found[0], wanted[1] / found[1])
+    scale = min(scales) if fit == "pad" else max(scales)
+    inner = (max(1, round(found[0] * scale)), max(1, round(found[1] * scale)))
+    part = (min(inner[0], wanted[0]), min(inner[1], wanted[1]))
+    return inner, (_middle(inner, part), _middle(wanted, part))
+
+
+def _middle(whole: tuple[int, int], part: tuple[int, int]) -> tuple[slice, slice]:
+    top, left = (whole[0] - part[0]) // 2, (whole[1] - part[1]) // 2
+    return slice(top, top + part[0]), slice(left, left + part[1])
 
 
 def _scaled(image: Array, height: int, width: int) -> Array:
