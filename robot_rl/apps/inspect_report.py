@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from robot_rl.apps.inspect_chart import Group, bin_edges, histogram
+from robot_rl.apps.inspect_measures import measures_table
 from robot_rl.apps.inspect_pictures import pictures
 from robot_rl.apps.inspect_sections import camera_sections, channel_section, store_section, timing_section
 from robot_rl.apps.inspect_survey import Survey, bytes_text
 from robot_rl.apps.report_chart import Panel, Series, chart, number
 from robot_rl.apps.report_page import folded, page, paragraph, section, table
 from robot_rl.apps.report_sections import duration, percent
+from robot_rl.datasets.measures import measure
 from robot_rl.datasets.schema import SEVERITIES, Finding
 from robot_rl.datasets.store_files import clear_disk_errors
 from robot_rl.types import Array
@@ -93,6 +95,7 @@ def write_report(folder: Path, survey: Survey, findings: Sequence[Finding]) -> P
     parts = {
         "findings": ("Findings", _findings(findings)),
         **camera_sections(survey, shown),
+        "measures": ("What the data is good for", _measures(survey)),
         "distributions": ("Distributions", _distributions(survey)),
         "tasks": ("Tasks and splits", _tasks(survey)),
         **channel_section(survey),
@@ -194,6 +197,10 @@ def _finding_card(finding: Finding) -> str:
         f'<div class="finding {finding.severity}"><p><b>{finding.severity}</b><code>{escape(finding.place)}</code></p>'
         f"<p>{escape(finding.text)}</p>{remedy}</div>"
     )
+
+
+def _measures(survey: Survey) -> str:
+    return measures_table(measure(survey.store), advise=f"robot-rl advise {survey.store.path}")
 
 
 def _groups(survey: Survey) -> list[tuple[str, Array, int]]:

@@ -88,8 +88,8 @@ class Survey:
 
     def bytes_of(self, name: str) -> int:
         """On the disk, of an array such as `observation/KEY` and what belongs to it."""
-        place = f"steps/{name}"
-        return sum(e.bytes for e in self.layout if e.name == place or e.name.startswith(f"{place}/"))
+        places = (f"steps/{name}", f"images/{name.removeprefix('observation/')}")
+        return sum(e.bytes for e in self.layout if any(f"{e.name}/".startswith(f"{place}/") for place in places))
 
     @cached_property
     def examples(self) -> list[int]:

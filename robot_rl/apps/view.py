@@ -69,23 +69,23 @@ def write_rrd(path: Path, store: EpisodeStore, episodes: list[int], *, maximum_s
     """
     rerun = _import_rerun()
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp.rrd")
+    with clear_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
     try:
-        with clear_disk_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.touch()
         recording = _Recording(rerun, store.path.name)
         recording.stream.save(temporary, default_blueprint=_blueprint(store.spec, episodes))
         for number, episode in zip(episodes, store.episodes(episodes), strict=True):
             _log_episode(recording, f"episode_{number}", store.spec, episode, maximum_side)
         recording.stream.flush(blocking=True)
         recording.stream.disconnect()
-        _require_whole(temporary, path)
+        require_whole(temporary, path)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _require_whole(temporary: Path, path: Path) -> None:
+def require_whole(temporary: Path, path: Path) -> None:
     """Refuse a file without its end: rerun only logs that the disk is full."""
     with temporary.open("rb") as file:
         file.seek(-min(len(END_OF_FILE), temporary.stat().st_size), os.SEEK_END)
@@ -163,9 +163,11 @@ def _jpegs(images: Array, maximum_side: int) -> Iterator[bytes]:
     height, width = images.shape[1:3]
     scale = maximum_side / max(height, width)
     frames = lazy(images)
-    if scale >= 1 and isinstance(frames, EncodedFrames) and all(b[:3] == JPEG_SIGNATURE for b in frames.encoded):
-        yield from frames.encoded
-        return
+    if scale >= 1 and isinstance(frames, EncodedFrames):
+        encoded = list(frames.encoded)
+        if all(data[:3] == JPEG_SIGNATURE for data in encoded):
+            yield from encoded
+            return
     size = (max(1, round(height * scale)), max(1, round(width * scale))) if scale < 1 else (height, width)
     for image in np.asarray(images):
         yield encode_jpeg(resize(image, size), VIEW_QUALITY)
@@ -227,7 +229,7 @@ def _path(key: str) -> str:
 
 
 @contextmanager
-def _quiet_viewer() -> Iterator[dict[str, str]]:
+def quiet_viewer() -> Iterator[dict[str, str]]:
     """An environment in which the viewer's usage statistics are off; the person's own settings stay as they are."""
     with tempfile.TemporaryDirectory(prefix="robot-rl-view-") as folder:
         environment = {**os.environ, "XDG_CONFIG_HOME": folder}
@@ -239,7 +241,7 @@ def _quiet_viewer() -> Iterator[dict[str, str]]:
 
 def _open_viewer(console: Console, store: EpisodeStore, config: ViewConfig) -> int:
     _import_rerun()
-    with tempfile.TemporaryDirectory(prefix="robot-rl-view-") as folder, _quiet_viewer() as environment:
+    with tempfile.TemporaryDirectory(prefix="robot-rl-view-") as folder, quiet_viewer() as environment:
         path = Path(folder) / f"{store.path.name}.rrd"
         with console.status("Reading ..."):
             write_rrd(path, store, config.episodes, maximum_side=config.maximum_side)

@@ -1,0 +1,80 @@
+"""What a store's data is good for, as a table: every measure with its value and what it says."""
+
+from robot_rl.apps.report_chart import number
+from robot_rl.apps.report_page import paragraph, table
+from robot_rl.datasets.measures import Measures, Spread
+
+LARGEST_SCALED_VARIANCE = 4 / 27  # a third of the episodes at 1, the others at 0
+
+
+def measures_table(measures: Measures, *, advise: str) -> str:
+    """HTML of the measures that are known.
+
+    Args:
+        measures: of the store.
+        advise: the command line that says what follows from them.
+    """
+    rows = [[name, value, meaning] for name, value, meaning in _rows(measures) if value != ""]
+    hint = paragraph(f"What follows from them, with the reasons: {advise}", "soft small")
+    return table(["measure", "value", "what it says"], rows, text_columns=[2]) + hint
+
+
+def _rows(measures: Measures) -> list[tuple[str, str, str]]:
+    quality = _plain(measures.trajectory_quality)
+    return [
+        ("reward", measures.reward, "absent, constant, sparse (two values) or dense"),
+        ("return", _spread(measures.returns), "10 % to 90 % of the episodes, and the median"),
+        ("discounted return", _spread(measures.discounted_returns), "the same, as seen from the first step"),
+        (
+            "trajectory quality (TQ)",
+            quality if quality else "not known",
+            "mean return: a random policy is at 0, an expert at 1; it needs their returns",
+        ),
+        ("quality of the best episode", _plain(measures.best_quality), "on the same scale"),
+        ("state-action coverage (SACo)", _plain(measures.state_action_coverage), _pairs(measures)),
+        ("occupied cells", _share(measures.cell_coverage), "of the most there could be, along the axes that move most"),
+        (
+            "positive-sided variance (PSV)",
+            _plain(measures.positive_sided_variance_scaled),
+            f"how far good episodes stand out, of returns scaled to [0, 1]: at most {LARGEST_SCALED_VARIANCE:.3f}",
+        ),
+        ("action coverage", _share(measures.action_coverage), "occupied bins between the bounds, mean over channels"),
+        ("actions at a bound", _share(measures.action_saturation), "of all numbers; grippers are meant to be there"),
+        ("actions outside the bounds", _share(measures.outside_bounds), "of all numbers"),
+        ("action roughness", _plain(measures.action_roughness), "0 is smooth, 1 is white noise"),
+        (
+            "disagreement of neighbours",
+            _plain(measures.action_disagreement),
+            "0: alike states have alike actions; 1: they do not, so that cloning averages over several ways",
+        ),
+        ("velocities", measures.velocities, "whether the observations say how fast things move"),
+        (
+            "motion explained",
+            _share(measures.motion_explained),
+            f"of the next state's change, by state and action; {_history(measures)}",
+        ),
+        ("steps after success", _plain(measures.steps_after_success), "median over the episodes that go on"),
+        ("corrected by a person", _share(measures.intervened_share), "of the steps"),
+    ]
+
+
+def _pairs(measures: Measures) -> str:
+    return f"{number(measures.distinct_pairs)} distinct pairs of state and action, of {number(measures.steps)} steps"
+
+
+def _history(measures: Measures) -> str:
+    with_history = _share(measures.motion_explained_with_history)
+    return f"with the change before, {with_history}" if with_history else "with the change before, not known"
+
+
+def _plain(value: float | None) -> str:
+    """Three digits; nothing where it is not known."""
+    return "" if value is None else number(float(f"{value:.3g}"))
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.1%}"
+
+
+def _spread(spread: Spread) -> str:
+    return f"{_plain(spread.low)} to {_plain(spread.high)}, {_plain(spread.median)}"
