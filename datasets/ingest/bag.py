@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from robot_rl.datasets.ingest.bag_images import ImageTopic
-from robot_rl.datasets.ingest.bag_messages import Feature
+from robot_rl.datasets.ingest.bag_messages import Decoded, Feature
 from robot_rl.datasets.ingest.bag_plan import Plan, make_plan
 from robot_rl.datasets.ingest.bag_segments import SECOND, Segment, Stream
 from robot_rl.datasets.ingest.bag_source import Bag, files_of, find_bags, open_bag, summary
@@ -171,13 +171,14 @@ def _decode(
     wanted: list[tuple[str, Feature]] = [(feature.key, feature) for feature in plan.features]
     if plan.action is not None:
         wanted.append(("action", plan.action))
-    payloads: dict[str, list[bytes]] = {}
+    decoded: dict[str, Decoded] = {}
     out: dict[tuple[str, str], _Samples] = {}
     for key, feature in wanted:
         stream = parts[feature.topic]
-        if feature.topic not in payloads:
-            payloads[feature.topic] = bag.payloads(stream.messages)
-        values, has = feature.read(payloads[feature.topic], f"{place}: topic {feature.topic}")
+        where = f"{place}: topic {feature.topic}"
+        if feature.topic not in decoded:
+            decoded[feature.topic] = Decoded.of(bag.payloads(stream.messages), feature.schema, where)
+        values, has = feature.read(decoded[feature.topic], where)
         times = _seconds(stream.times_ns, segment)[has]
         limit = plan.maximum_gap_s.get(feature.topic)
         _require_dense(feature, times, limit, (segment.end_ns - segment.start_ns) / SECOND, place)

@@ -26,6 +26,8 @@ from robot_rl.types import Array
 
 PREFIX_BYTES = 12  # of each message: encapsulation or sequence number, then the stamp of a header
 ZSTD_SIGNATURE = b"\x28\xb5\x2f\xfd"
+DAMAGE = (struct.error, IndexError, KeyError, OverflowError, UnicodeDecodeError, TypeError)
+"""Errors as which damage shows in code that takes a file apart."""
 LARGEST_BLOCK = 1 << 28
 """Bytes of a compressed chunk or message, unpacked; recorders write a few MB, a damaged size asks for more."""
 
@@ -80,29 +82,34 @@ class Messages:
 class Columns:
     """Messages of one topic as they are found."""
 
-    receive_ns: "array[int]" = field(default_factory=lambda: array("q"))
-    prefix: bytearray = field(default_factory=bytearray)
-    block: "array[int]" = field(default_factory=lambda: array("q"))
-    offset: "array[int]" = field(default_factory=lambda: array("q"))
-    size: "array[int]" = field(default_factory=lambda: array("q"))
+    rows: "array[int]" = field(default_factory=lambda: array("q"))  # four numbers each
+    prefixes: list[bytes] = field(default_factory=list)
+
+    def add(self, receive_ns: int, prefix: bytes, block: int, offset: int, size: int) -> None:
+        """One more message.
+
+        Raises:
+            OverflowError: a number has more than 63 bits.
+        """
+        self.rows.extend((receive_ns, block, offset, size))
+        self.prefixes.append(prefix if len(prefix) == PREFIX_BYTES else prefix.ljust(PREFIX_BYTES, b"\0"))
 
     def extend(self, more: "Columns") -> None:
         """Those of another publisher of the topic."""
-        self.receive_ns.extend(more.receive_ns)
-        self.prefix += more.prefix
-        self.block.extend(more.block)
-        self.offset.extend(more.offset)
-        self.size.extend(more.size)
+        self.rows.extend(more.rows)
+        self.prefixes += more.prefixes
 
     def messages(self, file: int) -> Messages:
         """As arrays."""
+        table = np.frombuffer(self.rows, np.int64).reshape(-1, 4) if self.rows else np.zeros((0, 4), np.int64)
+        receive_ns, block, offset, size = (np.ascontiguousarray(column) for column in table.T)
         return Messages(
-            receive_ns=np.asarray(self.receive_ns, np.int64),
-            prefix=np.frombuffer(bytes(self.prefix), np.uint8).reshape(-1, PREFIX_BYTES),
-            file=np.full(len(self.receive_ns), file, np.int32),
-            block=np.asarray(self.block, np.int64),
-            offset=np.asarray(self.offset, np.int64),
-            size=np.asarray(self.size, np.int64),
+            receive_ns=receive_ns,
+            prefix=np.frombuffer(b"".join(self.prefixes), np.uint8).reshape(-1, PREFIX_BYTES),
+            file=np.full(len(table), file, np.int32),
+            block=block,
+            offset=offset,
+            size=size,
         )
 
 
@@ -253,19 +260,10 @@ def check_sum(data: bytes, expected: int, place: str) -> None:
         raise InputError(f"{place}: the checksum of a chunk is wrong: the file is damaged there")
 
 
-def add_message(columns: Columns, receive_ns: int, prefix: bytes, block: int, offset: int, size: int) -> None:
-    """One more row."""
-    columns.receive_ns.append(receive_ns)
-    columns.prefix += prefix if len(prefix) == PREFIX_BYTES else prefix.ljust(PREFIX_BYTES, b"\0")
-    columns.block.append(block)
-    columns.offset.append(offset)
-    columns.size.append(size)
-
-
 @contextmanager
 def clear_errors(place: str) -> Iterator[None]:
     """Damage that shows as an error of struct, of a lookup or of a text becomes an InputError."""
     try:
         yield
-    except (struct.error, IndexError, KeyError, OverflowError, UnicodeDecodeError, TypeError) as error:
+    except DAMAGE as error:
         raise InputError(f"{place} is damaged: {type(error).__name__}: {error}") from error

@@ -8,15 +8,14 @@ import struct
 from pathlib import Path
 
 from robot_rl.datasets.ingest.bag_files import (
+    DAMAGE,
     PREFIX_BYTES,
     ZSTD_SIGNATURE,
     Block,
     Columns,
     MappedFile,
     Topic,
-    add_message,
     check_sum,
-    clear_errors,
     unpack,
     unpack_message,
 )
@@ -28,8 +27,7 @@ FOOTER, SCHEMA, CHANNEL, MESSAGE, CHUNK, DATA_END = 0x02, 0x03, 0x04, 0x05, 0x06
 FIRST_PRIVATE = 0x80  # opcodes from here on belong to applications; those between are not given out
 LAST_KNOWN = 0x0F
 HEAD = struct.Struct("<BQ")
-MESSAGE_HEAD = struct.Struct("<BQHIQ")  # opcode, length, channel, sequence, log time; the publish time follows
-MESSAGE_BYTES = 22  # of a message record before its data
+MESSAGE_HEAD = struct.Struct("<HIQQ")  # channel, sequence, log time, publish time
 CHUNK_HEAD = struct.Struct("<QQQI")  # start, end, bytes unpacked, checksum
 Buffer = bytes | mmap.mmap
 
@@ -70,35 +68,37 @@ class McapFile(MappedFile):
 
     def _scan(self, data: Buffer, position: int, end: int, *, block: int, nested: bool) -> tuple[int, bool]:
         """Read records. Returns where no more could be read, and whether the data section was closed there."""
-        while position + HEAD.size <= end:
-            opcode, length = HEAD.unpack_from(data, position)
-            start, stop = position + HEAD.size, position + HEAD.size + length
-            if opcode in (DATA_END, FOOTER) and not nested:
-                return position, True
-            known = 0 < opcode <= LAST_KNOWN or opcode >= FIRST_PRIVATE
-            if stop > end or not known or (nested and opcode == CHUNK):
-                break
-            with clear_errors(self._place(position)):
+        try:
+            while position + HEAD.size <= end:
+                opcode, length = HEAD.unpack_from(data, position)
+                start, stop = position + HEAD.size, position + HEAD.size + length
+                known = 0 < opcode <= LAST_KNOWN or opcode >= FIRST_PRIVATE
+                if opcode in (DATA_END, FOOTER) and not nested:
+                    return position, True
+                if stop > end or not known or (nested and opcode == CHUNK):
+                    break
                 if opcode == MESSAGE:
-                    self._add(data, position, start, stop, block)
+                    self._add(data, start, stop, block)
                 elif opcode == CHUNK:
                     self._chunk(data, start, stop)
                 elif opcode == SCHEMA:
                     self._schema(data[start:stop])
                 elif opcode == CHANNEL:
                     self._channel(data[start:stop], position)
-            position = stop
+                position = stop
+        except DAMAGE as error:
+            raise InputError(f"{self._place(position)} is damaged: {type(error).__name__}: {error}") from error
         return position, False
 
-    def _add(self, data: Buffer, position: int, start: int, stop: int, block: int) -> None:
-        _, length, channel, _, log_time = MESSAGE_HEAD.unpack_from(data, position)
-        if length < MESSAGE_BYTES:
-            raise InputError(f"{self._place(position)}: a message of {length} bytes: the file is damaged there")
-        content = start + MESSAGE_BYTES
+    def _add(self, data: Buffer, start: int, stop: int, block: int) -> None:
+        channel, _, log_time, _ = MESSAGE_HEAD.unpack_from(data, start)
+        content = start + MESSAGE_HEAD.size
+        if content > stop:
+            raise InputError(f"{self._place(start)}: a message of {stop - start} bytes: the file is damaged there")
         prefix = data[content : min(content + PREFIX_BYTES, stop)]
         if prefix.startswith(ZSTD_SIGNATURE):
             prefix = unpack_message(data[content:stop], self._place(content))[:PREFIX_BYTES]
-        add_message(self._channels[channel][1], log_time, prefix, block, content, stop - content)
+        self._channels[channel][1].add(log_time, prefix, block, content, stop - content)
 
     def _chunk(self, data: Buffer, start: int, stop: int) -> None:
         _, _, size, checksum = CHUNK_HEAD.unpack_from(data, start)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from robot_rl.datasets.ingest.bag_types import HEADER, Layout, Schema, column, tables
+from robot_rl.datasets.ingest.bag_types import FILLER, Layout, Schema, column, tables
 from robot_rl.errors import InputError, nearest
 from robot_rl.spec import ArraySpec
 from robot_rl.types import Array
@@ -52,6 +52,23 @@ NOT_OBSERVED_PACKAGES = (
 """Types that hold no state of the robot or the scene as numbers; naming the topic in bag.observations takes them."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Decoded:
+    """Messages of a topic, as tables of those that are laid out alike; several features are read from them."""
+
+    count: int
+    tables: list[tuple[Array, Layout, Array]]
+
+    @staticmethod
+    def of(payloads: Sequence[bytes], schema: Schema, place: str) -> "Decoded":
+        """Sort the messages.
+
+        Raises:
+            InputError: one does not fit its type.
+        """
+        return Decoded(count=len(payloads), tables=list(tables(payloads, schema, place)))
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Feature:
     """An array that the messages of a topic give: C numbers a message, from one or several fields."""
@@ -67,7 +84,7 @@ class Feature:
     quaternions: tuple[int, ...] = ()  # columns at which a quaternion w x y z begins
     held: tuple[int, ...] = ()  # columns of integers, between which nothing lies
 
-    def read(self, payloads: Sequence[bytes], place: str) -> tuple[Array, Array]:
+    def read(self, decoded: Decoded, place: str) -> tuple[Array, Array]:
         """The numbers of messages, and which of the messages have them.
 
         A message without all the joints has them not: another publisher of the topic sent it.
@@ -77,12 +94,12 @@ class Feature:
         Raises:
             InputError: a message is damaged, or has other fields than the first one of the recording.
         """
-        out = np.zeros((len(payloads), *self.spec.shape), self.spec.dtype)
-        has = np.zeros(len(payloads), bool)
-        for members, layout, rows in tables(payloads, self.schema, place):
+        out = np.zeros((decoded.count, *self.spec.shape), self.spec.dtype)
+        has = np.zeros(decoded.count, bool)
+        for members, layout, rows in decoded.tables:
             order = None
             if self.joints:
-                names = layout.names(payloads[members[0]], self.joints_field)
+                names = layout.names(rows[0].tobytes(), self.joints_field)
                 if not set(self.joints) <= set(names):
                     continue
                 order = [names.index(joint) for joint in self.joints]
@@ -207,7 +224,7 @@ def _feature(
             dtype=str(dtype),
             names=joints * len(paths) if named else _names(paths, counts, shared),
             unit=_unit(schema.type, part, joints),
-            frame=_frame(schema, layout, data),
+            frame=_frame(layout, data),
         ),
     )
 
@@ -243,7 +260,13 @@ def _below(path: str, field: str) -> bool:
 def _is_apart(path: str, layout: Layout) -> bool:
     """Headers, layouts of arrays, times and covariances are no state."""
     inside = any(_below(path, clock) for clock in layout.clocks)
-    return inside or _below(path, "header") or _below(path, "layout") or path.split(".")[-1].endswith("covariance")
+    return (
+        inside
+        or path.endswith(FILLER)
+        or _below(path, "header")
+        or _below(path, "layout")
+        or path.split(".")[-1].endswith("covariance")
+    )
 
 
 def _first_point(path: str) -> bool:
@@ -288,11 +311,7 @@ def _unit(kind: str, part: str, joints: tuple[str, ...]) -> str | None:
     return None if slides else UNITS.get((kind, part))
 
 
-def _frame(schema: Schema, layout: Layout, data: bytes) -> str | None:
-    """The frame of the header, and how quaternions are written where there are any."""
-    del schema
+def _frame(layout: Layout, data: bytes) -> str | None:
+    """The frame of the header."""
     frame = layout.text(data, "header.frame_id") if "header.frame_id" in layout.texts else ""
     return frame or None
-
-
-__all__ = ["HEADER", "Feature", "action_feature", "features"]

@@ -15,7 +15,6 @@ from robot_rl.datasets.ingest.bag_files import (
     Columns,
     MappedFile,
     Topic,
-    add_message,
     clear_errors,
     unpack,
 )
@@ -112,7 +111,8 @@ class Ros1File(MappedFile):
                 f"{self._place(start)}: a message of connection {number}, which was not declared before it"
             )
         prefix = data[start : min(start + PREFIX_BYTES, stop)]
-        add_message(self._connections[number][1], seconds * 10**9 + nanoseconds, prefix, block, start, stop - start)
+        time_ns = seconds * 10**9 + nanoseconds
+        self._connections[number][1].add(time_ns, prefix, block, start, stop - start)
 
     def _connection(self, fields: dict[bytes, bytes], content: bytes) -> None:
         (number,) = LENGTH.unpack(fields[b"conn"])

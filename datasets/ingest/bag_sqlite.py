@@ -14,7 +14,6 @@ from robot_rl.datasets.ingest.bag_files import (
     Columns,
     Messages,
     Topic,
-    add_message,
     clear_errors,
     unpack_message,
 )
@@ -80,7 +79,7 @@ class SqliteFile(BagFile):
                 if prefix.startswith(ZSTD_SIGNATURE):
                     (data,) = database.execute("SELECT data FROM messages WHERE id = ?", (row,)).fetchone()
                     prefix = unpack_message(data, f"{self.shown}: message {row}")[:PREFIX_BYTES]
-                add_message(columns[topic], time_ns, prefix, 0, row, size)
+                columns[topic].add(time_ns, prefix, 0, row, size)
         out: dict[Topic, Columns] = {}
         for number, topic in topics.items():
             if topic in out:

@@ -31,6 +31,8 @@ NUMBERS = {
     "bool": "?", "byte": "u1", "char": "u1", "int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2",
     "int32": "i4", "uint32": "u4", "int64": "i8", "uint64": "u8", "float32": "f4", "float64": "f8",
 }  # fmt: skip
+FILLER = "structure_needs_at_least_one_member"
+"""A byte in ROS 2 messages without fields, which their definitions do not mention; those of ROS 1 take no bytes."""
 MOST_PARTS = 4096  # fields of one message, elements of sequences counted; and levels below
 DEEPEST = 32
 MOST_TABLES = 64  # layouts of one size, from which on messages are taken one by one
@@ -208,7 +210,10 @@ class _Walk:
             self.layout.quaternions.append(path)
         if kind in CLOCKS:
             self.layout.clocks.append(path)
-        for name, description in self.types[kind][1]:
+        fields = [(name, description) for name, description in self.types[kind][1] if name != FILLER]
+        if not fields and not self.ros1:
+            self.numbers("uint8", f"{path}.{FILLER}" if path else FILLER, 1, fixed, scalar=True)
+        for name, description in fields:
             inner = f"{path}.{name}" if path else name
             match description:
                 case (Nodetype.BASE, (base, _)):
