@@ -8,6 +8,9 @@ Nakamoto et al. "Cal-QL: Calibrated Offline RL Pre-Training for Efficient Online
 arXiv:2303.05479 (Cal-QL).
 Zhou et al. "Efficient Online Reinforcement Learning Fine-Tuning Need Not Retain Offline Data". ICLR 2025,
 arXiv:2412.07762 (WSRL).
+Hiraoka et al. "Dropout Q-Functions for Doubly Efficient Reinforcement Learning". ICLR 2022, arXiv:2110.02034 (DroQ).
+Zhao et al. "ENOTO: Improving Offline-to-Online Reinforcement Learning with Q-Ensembles". IJCAI 2024, arXiv:2306.06871,
+with the weights and the exploration of Lee et al. "SUNRISE". ICML 2021, arXiv:2007.04938.
 
 All of them are this agent under different settings (`configs/algorithm/`), which is what makes the step from an offline
 to an online phase a change of settings: WSRL drops the conservative term and keeps everything else.
@@ -38,7 +41,8 @@ from robot_rl.errors import InputError
 from robot_rl.functional import tanh_gaussian
 from robot_rl.functional.bellman import squared_td_error, td_target
 from robot_rl.functional.conservative import conservative_difference, lagrange_loss
-from robot_rl.functional.ensemble import random_heads
+from robot_rl.functional.ensemble import REDUCTIONS, disagreement_weight, random_heads, upper_bound
+from robot_rl.functional.entropy import actor_loss, soft_value, temperature_loss
 from robot_rl.functional.polyak import polyak_update
 from robot_rl.networks.actor import LOG_STD_KINDS, GaussianActor
 from robot_rl.networks.encoder import FlatEncoder
@@ -76,6 +80,13 @@ class SACConfig:
     """Critics drawn for the minimum in the target (REDQ's M); None takes all."""
     subset_with_replacement: bool = False
     """WSRL's code draws with replacement, so that a subset of 2 is one critic in a tenth of its updates."""
+    target_reduction: str = "min"
+    """Over the critics drawn, in the target: `min`, `mean`, or `weighted_min_pair`, the expected minimum of a random
+    pair (ENOTO)."""
+    critic_dropout: float = 0.0  # in the critics' own updates and targets (DroQ 0.01, with LayerNorm)
+    disagreement_temperature: float = 0.0
+    """0 is off; else a row's error counts sigmoid(-temperature * deviation of the target over critics) + 0.5 times
+    (SUNRISE, ENOTO)."""
     critic_reduction: str = "mean"  # over critics, of the loss: mean (WSRL, RLPD) | sum (REDQ, CQL, Cal-QL)
     critic_learning_rate: float = 3e-4
     target_rate: float = 0.005
@@ -93,6 +104,10 @@ class SACConfig:
     actor_average_rate: float = 0.0
     """Polyak rate of an average of the actor's weights, per actor update, whose mode is what is evaluated and deployed;
     0 evaluates the newest weights. None of the public codes has it: it keeps the last swing out of the last policy."""
+    exploration_candidates: int = 1
+    """Exploring actions are sampled; of several, the one of the largest mean plus `exploration_bonus` times deviation
+    of Q over the critics is taken (SUNRISE's upper confidence bound, ENOTO)."""
+    exploration_bonus: float = 1.0
     target_entropy_per_dimension: float = -1.0  # RLPD -0.5
     initial_temperature: float = 1.0
     temperature_parameterization: str = "softplus"  # softplus (WSRL) | exp (all others)
@@ -123,7 +138,7 @@ class SACConfig:
 
     FIXED: ClassVar[frozenset[str]] = frozenset(
         {"actor_hidden", "critic_hidden", "actor_layer_norm", "critic_layer_norm", "log_std", "log_std_minimum"}
-        | {"actor_dropout"}
+        | {"actor_dropout", "critic_dropout"}
         | {"log_std_maximum", "initialization", "hidden_gain", "last_hidden_gain", "output_gain", "critic_count"}
         | {"initial_temperature", "temperature_parameterization", "actor_average_rate"}
         | {"conservative_lagrange_initial", "conservative_lagrange_parameterization"}
@@ -134,6 +149,7 @@ class SACConfig:
         require_choice(self.log_std, LOG_STD_KINDS, "sac log_std")
         require_choice(self.initialization, INITIALIZATIONS, "sac initialization")
         require_choice(self.critic_reduction, ("mean", "sum"), "sac critic_reduction")
+        require_choice(self.target_reduction, REDUCTIONS, "sac target_reduction")
         require_choice(self.actor_reduction, ("min", "mean"), "sac actor_reduction")
         cloning = ("squared_error", "likelihood")
         require_choice(self.actor_behaviour_cloning_loss, cloning, "sac actor_behaviour_cloning_loss")
@@ -147,12 +163,15 @@ class SACConfig:
         positive = ("initial_temperature", "conservative_temperature", "conservative_lagrange_initial")
         for name in (*positive, "conservative_lagrange_maximum"):
             require_range(getattr(self, name), 1e-8, 1e8, f"sac {name}")
-        for name in ("critic_count", "conservative_samples"):
+        for name in ("critic_count", "conservative_samples", "exploration_candidates"):
             require_range(getattr(self, name), 1, 10_000, f"sac {name}")
         for name in ("conservative_weight", "actor_behaviour_cloning_weight", "max_target_backup"):
             require_range(getattr(self, name), 0, 1e8, f"sac {name}")
         require_range(self.target_rate, 0, 1, "sac target_rate")
         require_range(self.actor_dropout, 0, 0.99, "sac actor_dropout")
+        require_range(self.critic_dropout, 0, 0.99, "sac critic_dropout")
+        for name in ("disagreement_temperature", "exploration_bonus"):
+            require_range(getattr(self, name), 0, 1e8, f"sac {name}")
         require_range(self.actor_average_rate, 0, 1, "sac actor_average_rate")
         require_range(self.target_entropy_per_dimension, -1e3, 1e3, "sac target_entropy_per_dimension")
         low, high = self.conservative_clip_minimum, self.conservative_clip_maximum
@@ -162,38 +181,6 @@ class SACConfig:
 
 
 SACConfig.SWITCHABLE = frozenset(item.name for item in fields(SACConfig)) - SACConfig.FIXED
-
-
-# Losses ---------------------------------------------------------------------------------------------------------------
-def next_state_value(q: Tensor, log_prob: Tensor, temperature: Tensor, *, backup_entropy: bool) -> Tensor:
-    """V(s') = max_n min_i Q_i(s', a'_n), minus temperature * log pi(a'_n*|s') if the entropy is backed up.
-
-    One action gives SAC's soft value; several the "max target backup" of Cal-QL's code (CQL's own takes the maximum for
-    each critic before the minimum; WSRL would subtract the entropy before the maximum, but never backs it up).
-    Shapes: q (K, B, N), log_prob (B, N), temperature () -> (B,).
-    """
-    if q.shape[1:] != log_prob.shape:
-        raise ValueError(f"q {tuple(q.shape)} must be (K, B, N) with log_prob (B, N), which is {tuple(log_prob.shape)}")
-    best, index = q.amin(dim=0).max(dim=1)
-    if backup_entropy:
-        best = best - temperature * log_prob.gather(1, index[:, None])[:, 0]
-    return best
-
-
-def actor_loss(q: Tensor, log_prob: Tensor, temperature: Tensor, *, reduction: str) -> Tensor:
-    """Mean of temperature * log pi(a|s) - Q(s, a), SAC's section 4.2, with Q the min or mean over critics.
-
-    Shapes: q (E, B), log_prob (B,), temperature () -> ().
-    """
-    if q.shape[1:] != log_prob.shape:
-        raise ValueError(f"q {tuple(q.shape)} must be (E, B) with log_prob (B,), which is {tuple(log_prob.shape)}")
-    q = q.amin(dim=0) if reduction == "min" else q.mean(dim=0)
-    return (temperature * log_prob - q).mean()
-
-
-def temperature_loss(temperature: Tensor, log_prob: Tensor, target_entropy: float) -> Tensor:
-    """temperature * (entropy - target), SAC's section 5; no gradient to `log_prob`. Shapes: (), (B,) -> ()."""
-    return temperature * (-log_prob.detach().mean() - target_entropy)
 
 
 # Agent ----------------------------------------------------------------------------------------------------------------
@@ -247,8 +234,15 @@ class SAC:
         """The mode of the policy, or a sample. Shapes: each (B, *) -> (B, A)."""
         with torch.no_grad():
             actor = self.average_actor if self.config.actor_average_rate > 0 and not explore else self.actor
-            mean, log_std = actor(self.encoder(observation))
-            return tanh_gaussian.sample(mean, log_std, self.generator)[0] if explore else tanh_gaussian.mode(mean)
+            features = self.encoder(observation)
+            mean, log_std = actor(features)
+            if not explore:
+                return tanh_gaussian.mode(mean)
+            if self.config.exploration_candidates == 1:
+                return tanh_gaussian.sample(mean, log_std, self.generator)[0]
+            candidates, _ = self._several(mean, log_std, self.config.exploration_candidates)  # (B, N, A)
+            best = upper_bound(self.critic(features, candidates), self.config.exploration_bonus).argmax(dim=1)  # (B,)
+            return candidates.take_along_dim(best[:, None, None], dim=1)[:, 0]
 
     def value(self, observation: dict[str, Tensor], action: Tensor) -> Tensor:
         """Mean of the online critics. Shapes: each (B, *), (B, A) -> (B,)."""
@@ -263,18 +257,31 @@ class SAC:
         with torch.no_grad():
             next_mean, next_log_std = self.actor(next_features)  # (B, A) each
             next_action, next_log_prob = self._several(next_mean, next_log_std, max(config.max_target_backup, 1))
-            next_q = self.target_critic(next_features, next_action, self._heads(config.critic_subset))  # (K, B, N)
-            next_v = next_state_value(next_q, next_log_prob, self.temperature(), backup_entropy=config.backup_entropy)
+            heads = self._heads(config.critic_subset)
+            next_q = self.target_critic(next_features, next_action, heads, self._dropout)  # (K, B, N)
+            next_v = soft_value(
+                next_q,
+                next_log_prob,
+                self.temperature(),
+                reduction=config.target_reduction,
+                backup_entropy=config.backup_entropy,
+            )
             target = td_target(reward, discount, next_v)
         metrics: Metrics = {}
         if config.conservative_weight == 0:
-            q = self.critic(features, action)  # (E, B)
+            q = self.critic(features, action, None, self._dropout)  # (E, B)
             conservative = q.new_zeros(())
         else:
             floor = batch.monte_carlo_return[rows] if batch.monte_carlo_return is not None else None
             q, difference = self._conservative(features, action, next_mean, next_log_std, floor)
             conservative, metrics = self._weighted(difference)
-        errors = squared_td_error(q, target)  # (E,)
+        weight = None
+        if config.disagreement_temperature > 0:
+            with torch.no_grad():
+                each = next_q if heads is None else self.target_critic(next_features, next_action)
+                weight = disagreement_weight(each[:, :, 0], config.disagreement_temperature)  # (B,)
+                metrics["critic/disagreement_weight"] = weight.mean()
+        errors = squared_td_error(q, target, weight)  # (E,)
         td_loss = errors.mean() if config.critic_reduction == "mean" else errors.sum()
         self._descend("critic", td_loss + conservative)
         polyak_update(self.target_critic, self.critic, config.target_rate)
@@ -367,6 +374,10 @@ class SAC:
         shape = (mean.shape[0], count, mean.shape[1])
         return tanh_gaussian.sample(mean[:, None].expand(shape), log_std[:, None].expand(shape), self.generator)
 
+    @property
+    def _dropout(self) -> torch.Generator | None:
+        return self.generator if self.config.critic_dropout > 0 else None
+
     def _heads(self, subset: int | None) -> Tensor | None:
         if subset is None:
             return None
@@ -424,6 +435,7 @@ def create(
         config.critic_hidden,
         count=config.critic_count,
         layer_norm=config.critic_layer_norm,
+        dropout=config.critic_dropout,
         initialization=initialization,
         generator=seeds.torch("critic"),
     ).to(device)

@@ -12,11 +12,12 @@ def td_target(reward: Tensor, discount: Tensor, next_value: Tensor) -> Tensor:
     return reward + discount * next_value
 
 
-def squared_td_error(q: Tensor, target: Tensor) -> Tensor:
-    """Mean over the batch of (Q_i - y)^2, for each critic. Shapes: q (E, B), target (B,) -> (E,)."""
+def squared_td_error(q: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean over the batch of w (Q_i - y)^2, for each critic. Shapes: q (E, B), target and weight (B,) -> (E,)."""
     if q.ndim != 2 or target.shape != q.shape[1:]:
         raise ValueError(f"q must be (E, B) and target (B,), but are {tuple(q.shape)} and {tuple(target.shape)}")
-    return (q - target).square().mean(dim=1)
+    squared = (q - target).square()
+    return (squared if weight is None else weight * squared).mean(dim=1)
 
 
 def expectile(difference: Tensor, expectile: float) -> Tensor:

@@ -36,3 +36,13 @@ def reduce_heads(q: Tensor, reduction: str) -> Tensor:
             reduced: Tensor = torch.tensordot(weight, q.sort(dim=0).values, dims=1)
             return reduced
     raise ValueError(f"reduction={reduction} is none of {REDUCTIONS}")
+
+
+def disagreement_weight(q: Tensor, temperature: float) -> Tensor:
+    """sigmoid(-temperature * std_i Q_i) + 0.5: SUNRISE's equation 5, in [0.5, 1]. Shapes: (E, B) -> (B,)."""
+    return torch.sigmoid(-temperature * q.std(dim=0, correction=0)) + 0.5
+
+
+def upper_bound(q: Tensor, bonus: float) -> Tensor:
+    """Mean plus `bonus` times deviation over critics: SUNRISE's equation 6. Shapes: (E, *) -> (*)."""
+    return q.mean(dim=0) + bonus * q.std(dim=0, correction=0)

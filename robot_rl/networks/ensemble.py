@@ -26,9 +26,10 @@ class Ensemble(nn.Module):
         layer_norm: bool,
         initialization: Initialization,
         generator: torch.Generator,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.features, self.count = features, count
+        self.features, self.count, self.dropout = features, count, dropout
         widths = [features + action_size, *hidden, 1]
         pairs = list(pairwise(widths))
         self.weights = nn.ParameterList(torch.empty(count, b, a) for a, b in pairs)
@@ -39,8 +40,16 @@ class Ensemble(nn.Module):
             for head in weight.detach():
                 initialization.draw(head, place, generator)
 
-    def forward(self, features: Tensor, action: Tensor, heads: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        features: Tensor,
+        action: Tensor,
+        heads: Tensor | None = None,
+        dropout_generator: torch.Generator | None = None,
+    ) -> Tensor:
         """Q of every critic, or of those in `heads` only, which is all that is then computed.
+
+        Hidden units are dropped, before the LayerNorm (DroQ), only where a generator is given.
 
         The arithmetic is one batched computation. On a CPU, which has nothing to gain from wide launches, its members
         run one after the other instead, so that activations stay in the cache: up to 1.4 times as fast
@@ -57,10 +66,16 @@ class Ensemble(nn.Module):
             parameters = [each.index_select(0, heads) for each in parameters]
         if features.device.type == "cpu":
             members = zip(*(each.unbind(0) for each in parameters), strict=True)
-            return torch.stack([self.network(features, action, list(member)) for member in members])
-        return self.network(features, action, parameters)
+            return torch.stack([self.network(features, action, list(each), dropout_generator) for each in members])
+        return self.network(features, action, parameters, dropout_generator)
 
-    def network(self, features: Tensor, action: Tensor, parameters: list[Tensor]) -> Tensor:
+    def network(
+        self,
+        features: Tensor,
+        action: Tensor,
+        parameters: list[Tensor],
+        dropout_generator: torch.Generator | None = None,
+    ) -> Tensor:
         """Q of one critic from its parameters, or of all from the stacked ones: (E, ...) before every shape below.
 
         Shapes: (B, F), (B, A) or (B, N, A) -> (B,) or (B, N).
@@ -75,6 +90,9 @@ class Ensemble(nn.Module):
             x = torch.matmul(action.flatten(0, 1), weights[0][..., self.features :].mT)  # (B * N, H)
             x = (x.unflatten(-2, action.shape[:2]) + state.unsqueeze(-2)).flatten(-3, -2)
         for index in range(1, layers):
+            if self.dropout > 0 and dropout_generator is not None:
+                draw = torch.rand(x.shape, generator=dropout_generator, device=x.device)
+                x = x * (draw >= self.dropout) / (1 - self.dropout)
             if scales:
                 x = layer_norm(x, scales[index - 1], offsets[index - 1])
             x = linear(F.relu(x, inplace=True), weights[index], biases[index])

@@ -51,6 +51,15 @@ CONFIGS: dict[str, Callable[[], AlgorithmConfig]] = {
         step_with_zero_gradients=True,
         actor_behaviour_cloning_weight=0.1,
     ),
+    "droq": lambda: SACConfig(**WIDTHS, critic_dropout=0.1, critic_layer_norm=True, actor_reduction="mean"),
+    "enoto": lambda: SACConfig(
+        **WIDTHS,
+        critic_count=5,
+        target_reduction="weighted_min_pair",
+        disagreement_temperature=20.0,
+        exploration_candidates=4,
+        backup_entropy=False,
+    ),
     "td3": lambda: TD3Config(**WIDTHS, actor_every=1),
     "td3_bc": lambda: TD3Config(
         **WIDTHS,

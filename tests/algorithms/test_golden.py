@@ -41,6 +41,8 @@ CONFIGS: dict[str, AlgorithmConfig] = {
         max_target_backup=10,
         step_with_zero_gradients=True,
     ),
+    "droq": SACConfig(**WIDTHS, critic_dropout=0.1, critic_layer_norm=True),
+    "enoto": SACConfig(**WIDTHS, critic_count=4, target_reduction="weighted_min_pair", disagreement_temperature=20.0),
     "fql": FQLConfig(**WIDTHS),
     "td3": TD3Config(**WIDTHS),
     "rebrac": TD3Config(

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from robot_rl.algorithms import bc, iql, sac
-from robot_rl.functional import gaussian, tanh_gaussian
+from robot_rl.algorithms import bc, iql
+from robot_rl.functional import entropy, gaussian, tanh_gaussian
 from robot_rl.functional.bellman import expectile, monte_carlo_return, squared_td_error, td_target
 from robot_rl.functional.conservative import conservative_difference, lagrange_loss
-from robot_rl.functional.ensemble import random_heads
+from robot_rl.functional.ensemble import disagreement_weight, random_heads, upper_bound
 from robot_rl.functional.polyak import polyak_update
 
 
@@ -45,9 +45,9 @@ def test_shapes_that_would_broadcast_are_refused(shape: tuple[int, ...]) -> None
     with pytest.raises(ValueError, match=r"\(B,\)"):
         iql.actor_loss(three, wrong, 1.0, 100.0)
     with pytest.raises(ValueError, match=r"\(B,\)"):
-        sac.actor_loss(torch.zeros(2, 3), wrong, torch.tensor(1.0), reduction="min")
+        entropy.actor_loss(torch.zeros(2, 3), wrong, torch.tensor(1.0), reduction="min")
     with pytest.raises(ValueError, match=r"\(K, B, N\)"):
-        sac.next_state_value(torch.zeros(2, 3, 4), wrong, torch.tensor(1.0), backup_entropy=True)
+        entropy.soft_value(torch.zeros(2, 3, 4), wrong, torch.tensor(1.0), reduction="min", backup_entropy=True)
 
 
 def test_polyak_goes_the_given_part_of_the_way() -> None:
@@ -125,29 +125,29 @@ def test_squashing_agrees_with_torch() -> None:
 def test_next_state_value_is_the_minimum_minus_the_entropy_cost() -> None:
     # one action, two critics: min(3, 5) = 3, and 3 - 0.5 * (-2) = 4
     q, log_prob, temperature = torch.tensor([[[3.0]], [[5.0]]]), torch.tensor([[-2.0]]), torch.tensor(0.5)
-    close(sac.next_state_value(q, log_prob, temperature, backup_entropy=True), [4.0])
-    close(sac.next_state_value(q, log_prob, temperature, backup_entropy=False), [3.0])
+    close(entropy.soft_value(q, log_prob, temperature, reduction="min", backup_entropy=True), [4.0])
+    close(entropy.soft_value(q, log_prob, temperature, reduction="min", backup_entropy=False), [3.0])
 
 
 def test_next_state_value_takes_the_best_action_of_the_worst_critic() -> None:
     # critics agree on nothing: min over critics of action 0 is 1, of action 1 is 2; the best is action 1, log prob -4
     q, log_prob = torch.tensor([[[1.0, 9.0]], [[8.0, 2.0]]]), torch.tensor([[-1.0, -4.0]])
-    close(sac.next_state_value(q, log_prob, torch.tensor(1.0), backup_entropy=False), [2.0])
-    close(sac.next_state_value(q, log_prob, torch.tensor(1.0), backup_entropy=True), [6.0])
+    close(entropy.soft_value(q, log_prob, torch.tensor(1.0), reduction="min", backup_entropy=False), [2.0])
+    close(entropy.soft_value(q, log_prob, torch.tensor(1.0), reduction="min", backup_entropy=True), [6.0])
 
 
 def test_actor_loss_by_either_reduction() -> None:
     # row 0: Q 1, 3; row 1: Q 4, 0. Log probs -1, 2, temperature 0.5: -0.5, 1.
     # min: mean(-0.5 - 1, 1 - 0) = -0.25.  mean: mean(-0.5 - 2, 1 - 2) = -1.75
     q, log_prob = torch.tensor([[1.0, 4.0], [3.0, 0.0]]), torch.tensor([-1.0, 2.0])
-    close(sac.actor_loss(q, log_prob, torch.tensor(0.5), reduction="min"), -0.25)
-    close(sac.actor_loss(q, log_prob, torch.tensor(0.5), reduction="mean"), -1.75)
+    close(entropy.actor_loss(q, log_prob, torch.tensor(0.5), reduction="min"), -0.25)
+    close(entropy.actor_loss(q, log_prob, torch.tensor(0.5), reduction="mean"), -1.75)
 
 
 def test_temperature_falls_while_entropy_exceeds_its_target() -> None:
     # entropy 1.5 against a target of -2: loss 0.2 * 3.5 = 0.7, slope 3.5 > 0, so a descent lowers the temperature
     temperature = torch.tensor(0.2, requires_grad=True)
-    loss = sac.temperature_loss(temperature, torch.tensor([-1.0, -2.0]), target_entropy=-2.0)
+    loss = entropy.temperature_loss(temperature, torch.tensor([-1.0, -2.0]), target_entropy=-2.0)
     loss.backward()
     close(loss.detach(), 0.7)
     assert temperature.grad is not None
@@ -325,3 +325,21 @@ def test_cloning_losses() -> None:
     close(bc.squared_error_loss(torch.tensor([[1.0, 1.0], [0.0, 0.0]]), torch.tensor([[0.0, 0.0], [0.0, 2.0]])), 3.0)
     with pytest.raises(ValueError, match="same shape"):
         bc.squared_error_loss(torch.zeros(3, 2), torch.zeros(3, 1))
+
+
+# Ensembles ------------------------------------------------------------------------------------------------------------
+def test_rows_on_which_critics_disagree_weigh_less() -> None:
+    # std of (1, 1) is 0: sigmoid(0) + 0.5 = 1; of (0, 2) it is 1: sigmoid(-2) + 0.5 = 0.619203
+    q = torch.tensor([[1.0, 0.0], [1.0, 2.0]])
+    close(disagreement_weight(q, 2.0), [1.0, 0.619203])
+
+
+def test_the_upper_bound_is_mean_plus_deviations() -> None:
+    # mean 1, std 1: 1 + 3 * 1 = 4; mean 2, std 0: 2
+    close(upper_bound(torch.tensor([[0.0, 2.0], [2.0, 2.0]]), 3.0), [4.0, 2.0])
+
+
+def test_weighted_td_errors() -> None:
+    # squared errors 1 and 4, weights 0.5 and 1: (0.5 + 4) / 2 = 2.25
+    q, target, weight = torch.tensor([[1.0, 2.0]]), torch.zeros(2), torch.tensor([0.5, 1.0])
+    close(squared_td_error(q, target, weight), [2.25])

@@ -330,3 +330,22 @@ def test_the_tuned_weight_starts_as_in_the_code_it_follows(
         conservative_lagrange_parameterization=kind,
     )
     assert (weight * learner.lagrange()).item() == pytest.approx(start, rel=1e-5)
+
+
+def test_exploring_takes_the_candidate_that_critics_hope_most_of(spec: Spec, make_batch: MakeBatch) -> None:
+    config = SACConfig(
+        actor_hidden=[16], critic_hidden=[16], critic_count=4, exploration_candidates=8, exploration_bonus=2.0
+    )
+    agent = sac.create(config, spec, Seeds(0), torch.device("cpu"), None)
+    observation = make_batch(5).observation
+    state = agent.generator.get_state()
+    found = agent.act(observation, explore=True)
+    agent.generator.set_state(state)
+    features = agent.encoder(observation)
+    mean, log_std = agent.actor(features)
+    shape = (5, 8, 2)
+    candidates, _ = tanh_gaussian.sample(mean[:, None].expand(shape), log_std[:, None].expand(shape), agent.generator)
+    for row in range(5):
+        q = torch.stack([agent.critic(features, candidates[:, n])[:, row] for n in range(8)])  # (N, E)
+        best = int((q.mean(1) + 2.0 * q.std(1, correction=0)).argmax())
+        torch.testing.assert_close(found[row], candidates[row, best])

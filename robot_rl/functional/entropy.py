@@ -1,0 +1,39 @@
+"""The losses of maximum-entropy reinforcement learning.
+
+Haarnoja et al. "Soft Actor-Critic Algorithms and Applications". arXiv:1812.05905.
+"""
+
+from torch import Tensor
+
+from robot_rl.functional.ensemble import reduce_heads
+
+
+def soft_value(q: Tensor, log_prob: Tensor, temperature: Tensor, *, reduction: str, backup_entropy: bool) -> Tensor:
+    """V(s') = max_n R_i Q_i(s', a'_n), minus temperature * log pi(a'_n*|s') if the entropy is backed up.
+
+    R is the reduction over critics, the minimum in most algorithms. One action gives SAC's soft value; several the "max
+    target backup" of Cal-QL's code (CQL's own takes the maximum for each critic before the minimum; WSRL would subtract
+    the entropy before the maximum, but never backs it up).
+    Shapes: q (K, B, N), log_prob (B, N), temperature () -> (B,).
+    """
+    if q.shape[1:] != log_prob.shape:
+        raise ValueError(f"q {tuple(q.shape)} must be (K, B, N) with log_prob (B, N), which is {tuple(log_prob.shape)}")
+    best, index = reduce_heads(q, reduction).max(dim=1)
+    if backup_entropy:
+        best = best - temperature * log_prob.gather(1, index[:, None])[:, 0]
+    return best
+
+
+def actor_loss(q: Tensor, log_prob: Tensor, temperature: Tensor, *, reduction: str) -> Tensor:
+    """Mean of temperature * log pi(a|s) - Q(s, a), SAC's section 4.2, with Q reduced over critics.
+
+    Shapes: q (E, B), log_prob (B,), temperature () -> ().
+    """
+    if q.shape[1:] != log_prob.shape:
+        raise ValueError(f"q {tuple(q.shape)} must be (E, B) with log_prob (B,), which is {tuple(log_prob.shape)}")
+    return (temperature * log_prob - reduce_heads(q, reduction)).mean()
+
+
+def temperature_loss(temperature: Tensor, log_prob: Tensor, target_entropy: float) -> Tensor:
+    """temperature * (entropy - target), SAC's section 5; no gradient to `log_prob`. Shapes: (), (B,) -> ()."""
+    return temperature * (-log_prob.detach().mean() - target_entropy)
