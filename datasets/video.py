@@ -63,7 +63,7 @@ class VideoIndex:
     @property
     def times_s(self) -> Array:
         """Seconds since the first frame. Shapes: (N,), float64."""
-        return (self.pts - self.pts[0]) * float(self.time_base)
+        return np.asarray((self.pts - self.pts[0]) * float(self.time_base))
 
     @property
     def average_rate(self) -> float:
@@ -131,6 +131,7 @@ def video_index(path: Path) -> VideoIndex:
         if len(same):
             raise InputError(f"{path}: frames {same[0]} and {same[0] + 1} have one presentation time: {TRANSCODE}")
         orientation = _orientation(first, path)
+        assert stream.time_base is not None  # of every stream that FFmpeg opened
         width, height = (first.height, first.width) if orientation[0] == 0 else (first.width, first.height)
         return VideoIndex(
             path=path,
@@ -317,8 +318,14 @@ class _Decoder:
 
     def _forward(self, number: int) -> VideoFrame | None:
         """Decode on to a frame; None where the decoder passes its time, or ends, without giving it."""
-        wanted = int(self.index.pts[number])
+        wanted, last = int(self.index.pts[number]), None
         for frame in self.upcoming:
+            if last is not None and frame.pts is not None and frame.pts < last:
+                raise InputError(
+                    f"{self.index.path}: its presentation times deny the order of its frames, as those of AVI files "
+                    f"with H.264 do: {TRANSCODE}"
+                )
+            last = frame.pts
             if frame.pts is not None and frame.pts >= wanted:
                 self.position = int(np.searchsorted(self.index.pts, frame.pts))
                 self.current = frame
@@ -361,7 +368,7 @@ class _Decoder:
             threads=1,
         )
         plane = picture.planes[0]
-        rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:height, : 3 * width]
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[:height, : 3 * width]
         shown_picture = _shown(rows.reshape(height, width, 3), self.index.orientation)
         source, target = self.window
         out[target] = shown_picture[source]
@@ -408,7 +415,7 @@ def _require_size(width: int, height: int, path: Path) -> None:
         raise InputError(f"{path} claims to be {width} x {height} pixels: the video is damaged, or empty")
 
 
-def _is_invisible(packet: Packet, stream: VideoStream) -> bool:
+def _is_invisible(packet: "Packet[VideoStream]", stream: VideoStream) -> bool:
     """VP8 packs a reference that is never shown as a packet of its own (RFC 6386, 9.1: show_frame is bit 4)."""
     return stream.codec_context.name.startswith(("vp8", "libvpx")) and not memoryview(packet)[0] >> 4 & 1
 
@@ -419,10 +426,11 @@ def _orientation(frame: VideoFrame, path: Path) -> tuple[int, int, int, int]:
     Raises:
         InputError: the picture is turned by other than right angles.
     """
-    data = frame.side_data.get(SideDataType.DISPLAYMATRIX)
-    if data is None:
+    data = [frame.side_data[number] for number in range(len(frame.side_data))]
+    found = [item for item in data if item.type == SideDataType.DISPLAYMATRIX]
+    if not found:
         return (1, 0, 0, 1)
-    matrix = np.frombuffer(data, "<i4")[[0, 1, 3, 4]]
+    matrix = np.frombuffer(memoryview(found[0]), "=i4")[[0, 1, 3, 4]]  # in the order of bytes of this machine
     a, b, c, d = np.sign(np.where(np.abs(matrix) < 1 << 8, 0, matrix)).tolist()
     if not ((a and d and not b and not c) or (b and c and not a and not d)):
         raise InputError(f"{path} is turned by {frame.rotation} degrees: only right angles can be undone; {TRANSCODE}")
