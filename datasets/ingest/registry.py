@@ -7,6 +7,9 @@ from robot_rl.datasets.ingest.base import Reader
 from robot_rl.datasets.ingest.d4rl_hdf5 import D4rlHdf5Reader
 from robot_rl.datasets.ingest.dapg_pickle import DapgPickleReader
 from robot_rl.datasets.ingest.hdf5 import is_hdf5, outline
+from robot_rl.datasets.ingest.lerobot_v1 import LerobotV1Reader
+from robot_rl.datasets.ingest.lerobot_v2 import LerobotV2Reader
+from robot_rl.datasets.ingest.lerobot_v3 import LerobotV3Reader
 from robot_rl.datasets.ingest.robomimic_hdf5 import RobomimicHdf5Reader
 from robot_rl.datasets.ingest.robosuite_raw import RobosuiteRawReader
 from robot_rl.datasets.store_files import near
@@ -17,6 +20,9 @@ READERS: tuple[Reader, ...] = (
     RobosuiteRawReader(),
     D4rlHdf5Reader(),
     DapgPickleReader(),
+    LerobotV3Reader(),
+    LerobotV2Reader(),
+    LerobotV1Reader(),
     BagReader(),
 )
 """In the order in which they are asked."""
