@@ -36,8 +36,9 @@ class Group:
     color: int
 
 
-def bin_edges(values: Array, *, whole: bool = False, bins: int = BINS) -> Array:
-    """Edges of equal bins over all values; of whole numbers, they do not cut a number in two."""
+def bin_edges(values: Array, *, whole: bool = False) -> Array:
+    """Edges of equal bins over all values, fewer for few; of whole numbers, they do not cut a number in two."""
+    bins = int(min(BINS, max(8, 2 * math.sqrt(len(values)))))
     low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
     if whole:
         step = max(1, math.ceil((high - low + 1) / bins))

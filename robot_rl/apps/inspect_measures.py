@@ -1,7 +1,7 @@
 """What a store's data is good for, as a table: every measure with its value and what it says."""
 
 from robot_rl.apps.report_chart import number
-from robot_rl.apps.report_page import paragraph, table
+from robot_rl.apps.report_page import table, with_code
 from robot_rl.datasets.measures import Measures, Spread
 
 LARGEST_SCALED_VARIANCE = 4 / 27  # a third of the episodes at 1, the others at 0
@@ -15,7 +15,7 @@ def measures_table(measures: Measures, *, advise: str) -> str:
         advise: the command line that says what follows from them.
     """
     rows = [[name, value, meaning] for name, value, meaning in _rows(measures) if value != ""]
-    hint = paragraph(f"What follows from them, with the reasons: {advise}", "soft small")
+    hint = f'<p class="soft small">{with_code(f"What follows from them, with the reasons: `{advise}`")}</p>'
     return table(["measure", "value", "what it says"], rows, text_columns=[2]) + hint
 
 
@@ -23,7 +23,7 @@ def _rows(measures: Measures) -> list[tuple[str, str, str]]:
     quality = _plain(measures.trajectory_quality)
     return [
         ("reward", measures.reward, "absent, constant, sparse (two values) or dense"),
-        ("return", _spread(measures.returns), "10 % to 90 % of the episodes, and the median"),
+        ("return", _spread(measures.returns), "10 %, median and 90 % of the episodes"),
         ("discounted return", _spread(measures.discounted_returns), "the same, as seen from the first step"),
         (
             "trajectory quality (TQ)",
@@ -77,4 +77,4 @@ def _share(value: float | None) -> str:
 
 
 def _spread(spread: Spread) -> str:
-    return f"{_plain(spread.low)} to {_plain(spread.high)}, {_plain(spread.median)}"
+    return " / ".join(map(_plain, (spread.low, spread.median, spread.high)))

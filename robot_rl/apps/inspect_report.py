@@ -14,7 +14,7 @@ from robot_rl.apps.inspect_pictures import pictures
 from robot_rl.apps.inspect_sections import camera_sections, channel_section, store_section, timing_section
 from robot_rl.apps.inspect_survey import Survey, bytes_text
 from robot_rl.apps.report_chart import Panel, Series, chart, number
-from robot_rl.apps.report_page import folded, page, paragraph, section, table
+from robot_rl.apps.report_page import folded, page, paragraph, section, table, with_code
 from robot_rl.apps.report_sections import duration, percent
 from robot_rl.datasets.measures import measure
 from robot_rl.datasets.schema import SEVERITIES, Finding
@@ -192,10 +192,10 @@ def _findings(findings: Sequence[Finding]) -> str:
 
 
 def _finding_card(finding: Finding) -> str:
-    remedy = f'<p class="soft">{escape(finding.remedy)}</p>' if finding.remedy else ""
+    remedy = f'<p class="soft">{with_code(finding.remedy)}</p>' if finding.remedy else ""
     return (
         f'<div class="finding {finding.severity}"><p><b>{finding.severity}</b><code>{escape(finding.place)}</code></p>'
-        f"<p>{escape(finding.text)}</p>{remedy}</div>"
+        f"<p>{with_code(finding.text)}</p>{remedy}</div>"
     )
 
 

@@ -33,7 +33,7 @@ GAP = 1.5  # median periods from which a difference counts as a gap
 
 
 def camera_sections(survey: Survey, shown: Pictures) -> Parts:
-    """Frames, clips and light of the cameras."""
+    """Frames, clips and brightness of the cameras."""
     if not shown.cameras:
         return {}
     words = f"Cameras: {', '.join(shown.cameras)}."
@@ -53,7 +53,7 @@ def camera_sections(survey: Survey, shown: Pictures) -> Parts:
             + f'<div class="strips">{"".join(first)}</div>{more}',
         ),
         "clips": ("Clips", f'<div class="films">{films}</div>' + _view_hint(survey) if films else ""),
-        "light": ("Light", _light(survey, shown)),
+        "light": ("Brightness", _light(survey, shown)),
     }
 
 

@@ -115,6 +115,14 @@ def paragraph(text: str, style: str = "") -> str:
     return f'<p class="{style}">{escape(text)}</p>' if style else f"<p>{escape(text)}</p>"
 
 
+def with_code(text: str) -> str:
+    """Plain text as HTML; what stands between backticks is set as code."""
+    parts = escape(text).split("`")
+    if len(parts) % 2 == 0:  # one backtick has no partner
+        return escape(text)
+    return "".join(f"<code>{part}</code>" if index % 2 else part for index, part in enumerate(parts))
+
+
 def folded(title: str, body: str) -> str:
     """A part that opens on a click."""
     return f"<details><summary>{escape(title)}</summary>{body}</details>" if body else ""
