@@ -68,12 +68,13 @@ class RobomimicHdf5Reader:
             filters = _filters(file)
             about = attributes(data, path)
             environment = parse_json(about["env_args"], f"{path}: env_args") if "env_args" in about else {}
-            rewards = [dataset(data[name], "rewards", path).reshape(-1) for name in demos]
+            keys, first = _first(data, demos, options, path)
+            rewards = [
+                rows.reshape(-1) for name in demos if (rows := _undamaged(data[name], "rewards", path)) is not None
+            ]
             recorded = all("success" in data[name] for name in demos)
             success, findings = SuccessSource.of(options, rewards, recorded=recorded, path=path)
             findings += _findings(path, data, demos)
-            keys = _observation_keys(data[demos[0]], path)
-            first = _demo(data[demos[0]], keys, options, path)
             spec = _spec(about, first, environment, options, path)
             other = {key: value for key, value in about.items() if key not in ("env_args", SPEC_ATTRIBUTE)}
             origin = provenance(path, self.name, VERSION, other) | {"environment": environment}
@@ -142,6 +143,27 @@ def _spec(about: dict[str, Any], first: Episode, environment: dict[str, Any], op
         control_period_s=options.control_period_s if period_s is None else period_s,
         action_semantics=action_semantics(settings),
     )
+
+
+def _first(data: h5py.Group, demos: list[str], options: ReadOptions, path: Path) -> tuple[dict[str, str], Episode]:
+    """Keys and episode of the first demonstration that is not damaged: the others should be like it."""
+    damage: InputError | None = None
+    for name in demos:
+        try:
+            keys = _observation_keys(data[name], path)
+            return keys, _demo(data[name], keys, options, path)
+        except InputError as error:
+            damage = error if damage is None else damage
+    assert damage is not None
+    raise damage
+
+
+def _undamaged(group: h5py.Group, key: str, path: Path) -> Array | None:
+    """All rows, or None where they are not there or damaged: that is said when the demonstration is read."""
+    try:
+        return dataset(group, key, path)
+    except InputError:
+        return None
 
 
 def _observation_keys(demo: h5py.Group, path: Path) -> dict[str, str]:
@@ -249,7 +271,8 @@ def _filters(file: h5py.File) -> dict[str, list[str]]:
 
 def _findings(path: Path, data: h5py.Group, demos: list[str]) -> list[Finding]:
     findings = []
-    early = [name for name in demos if "dones" in data[name] and dataset(data[name], "dones", path)[:-1].any()]
+    dones = {name: _undamaged(data[name], "dones", path) for name in demos if "dones" in data[name]}
+    early = [name for name, rows in dones.items() if rows is not None and rows[:-1].any()]
     if early:
         findings.append(
             Finding(
@@ -262,10 +285,9 @@ def _findings(path: Path, data: h5py.Group, demos: list[str]) -> list[Finding]:
     shifted = [
         f"{name}: {key}"
         for name in demos
-        if "next_obs" in data[name]
+        if "next_obs" in data[name] and "obs" in data[name]
         for key in leaves(data[name]["next_obs"])
-        if key in data[name]["obs"]
-        and not _follows(dataset(data[name]["obs"], key, path), dataset(data[name]["next_obs"], key, path))
+        if not _follows(_undamaged(data[name]["obs"], key, path), _undamaged(data[name]["next_obs"], key, path))
     ]
     if shifted:
         findings.append(
@@ -287,7 +309,9 @@ def _findings(path: Path, data: h5py.Group, demos: list[str]) -> list[Finding]:
     return findings
 
 
-def _follows(observation: Array, following: Array) -> bool:
-    return len(observation) != len(following) or bool(
+def _follows(observation: Array | None, following: Array | None) -> bool:
+    if observation is None or following is None:
+        return True
+    return observation.shape != following.shape or bool(
         np.allclose(observation[1:].astype(np.float64), following[:-1].astype(np.float64), rtol=0, atol=JUMP)
     )
