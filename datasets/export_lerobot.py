@@ -62,7 +62,7 @@ def write_lerobot(
     options: LerobotOptions,
     *,
     overwrite: bool = False,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> None:
     """Write a folder, first under a temporary name beside it.
 
@@ -72,7 +72,7 @@ def write_lerobot(
         episodes: gives them, and is called twice: once to look at all of them, once to write. At least one.
         options: how.
         overwrite: replace a LeRobot data set that is there.
-        progress: is told how many episodes of how many are written.
+        progress: is told how many episodes are written.
 
     Raises:
         InputError: something is there already, an episode does not fit the spec or lacks an instruction, there is no
@@ -86,7 +86,7 @@ def write_lerobot(
         try:
             for number, episode in enumerate(episodes()):
                 writer.append(episode)
-                progress(number + 1, survey.episodes)
+                progress(number + 1)
             writer.finish()
         finally:
             writer.abort()

@@ -13,7 +13,7 @@ from omegaconf import MISSING
 
 from robot_rl.algorithms import ALGORITHM_CONFIGS
 from robot_rl.checks import require_choice, require_minimum, require_success_reward
-from robot_rl.data_config import EditConfig, IngestConfig, InspectConfig, ViewConfig
+from robot_rl.data_config import EditConfig, ExportConfig, IngestConfig, InspectConfig, ViewConfig
 from robot_rl.errors import InputError
 
 
@@ -255,6 +255,7 @@ VERB_CONFIGS: dict[str, type] = {
     "inspect": InspectConfig,
     "view": ViewConfig,
     "edit": EditConfig,
+    "export": ExportConfig,
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
     "doctor": DoctorConfig,

@@ -244,8 +244,13 @@ class ExportConfig:
     overwrite: bool = False
     fps: float | None = None  # lerobot: where the store declares no control period
     task: str | None = None  # lerobot: for episodes without language
-    video_codec: str = "libsvtav1"  # lerobot: libsvtav1 | h264
+    video_codec: str = "libsvtav1"
+    """lerobot: libsvtav1 | h264 | none (images in the tables, without loss: PNG, or the JPEG that they are). Videos that
+    were recorded as videos are copied."""
     crf: int = 30  # lerobot: quality of the video, lower is better
 
     def __post_init__(self) -> None:
-        require_choice(self.video_codec, ("libsvtav1", "h264"), "video_codec")
+        require_choice(self.video_codec, ("libsvtav1", "h264", "none"), "video_codec")
+        require_range(self.crf, 0, 63, "crf")
+        if self.format is not None:
+            require_choice(self.format, ("robomimic", "lerobot"), "format")

@@ -153,6 +153,10 @@ def _load(verb: str, given: list[str]) -> Callable[[Any], int]:
             from robot_rl.apps import edit
 
             return edit.run
+        case "export":
+            from robot_rl.apps import export
+
+            return export.run
         case "train":
             from robot_rl.apps import train
 

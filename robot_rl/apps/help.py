@@ -35,6 +35,11 @@ EXAMPLES = {
         ("robot-rl edit relabel data/lift.zarr 'language=\"lift the cube\"'", "other labels, in place"),
         ("robot-rl edit delete data/lift.zarr episodes=[3,7]", "without these episodes, in place"),
     ],
+    "export": [
+        ("robot-rl export data/lift.zarr lift_lerobot", "a LeRobot v3.0 data set"),
+        ("robot-rl export data/lift.zarr lift.hdf5", "robomimic, by the ending of the name"),
+        ("robot-rl export data/lift.zarr lift_lerobot video_codec=h264 crf=20 'task=\"lift the cube\"'", "other videos"),
+    ],
     "train": [
         ("robot-rl train lift", "run an experiment of configs/experiment"),
         ("robot-rl train lift seed=1 replay.discount=0.98", "override any key"),

@@ -27,6 +27,7 @@ POSITIONAL = {
     "inspect": ("store",),
     "view": ("store",),
     "edit": ("operation", "store"),
+    "export": ("store", "target"),
     "train": ("experiment",),
     "evaluate": ("run",),
     "doctor": (),
