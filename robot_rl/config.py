@@ -85,13 +85,13 @@ class DatasetConfig:
     images: str = "mapped"
     """`mapped`: images stay in the store and are read as they are sampled; `memory`: they are copied to memory."""
     weighting: str = "uniform"
-    """How often the transitions of an episode are drawn: `uniform`, or by its `return` (trajectory weighting, Hong et
-    al., ICLR 2023)."""
-    weighting_temperature: float = 0.1  # of returns scaled to [0, 1]: a smaller one prefers the best more
+    """How often the transitions of an episode are drawn: `uniform`, by its `return`, or by its `advantage`, the return
+    minus what is expected of its first observation (trajectory weighting, Hong et al., ICLR 2023)."""
+    weighting_temperature: float = 0.1  # of what they are drawn by, scaled to [0, 1]: a small one prefers the best
 
     def __post_init__(self) -> None:
         require_choice(self.images, ("mapped", "memory"), "dataset images")
-        require_choice(self.weighting, ("uniform", "return"), "dataset weighting")
+        require_choice(self.weighting, ("uniform", "return", "advantage"), "dataset weighting")
         require_minimum(self.weighting_temperature, 1e-6, "dataset weighting_temperature")
         require_choice(self.out_of_range, ("error", "clip"), "dataset out_of_range")
         require_choice(self.cut_at_success, ("none", "first", "last"), "dataset cut_at_success")

@@ -19,7 +19,9 @@ from robot_rl.datasets.store import EpisodeStore
 from robot_rl.environment import Environment
 from robot_rl.errors import InputError, nearest
 from robot_rl.replay.buffer import ReplayBuffer
+from robot_rl.replay.columns import is_image
 from robot_rl.replay.instructions import Instructions
+from robot_rl.replay.weights import advantage_weights, return_weights
 from robot_rl.seeding import Seeds
 from robot_rl.spec import Spec
 from robot_rl.transforms.action import ActionScale
@@ -137,7 +139,22 @@ def load_data(name: str, config: DatasetConfig, spec: Spec | None, whose: str) -
         "sha256": hashlib.sha256("".join(store.digests).encode()).hexdigest(),
         "provenance": store.provenance,
     }
-    return LoadedData(spec=store.spec, episodes=episodes, weights=[1.0] * len(episodes), facts=facts)
+    return LoadedData(spec=store.spec, episodes=episodes, weights=_weights(config, store.spec, episodes), facts=facts)
+
+
+def _weights(config: DatasetConfig, spec: Spec, episodes: list[Episode]) -> list[float]:
+    returns = np.asarray([episode.reward.sum(dtype=np.float64) for episode in episodes])
+    lengths = np.asarray([len(episode) for episode in episodes])
+    match config.weighting:
+        case "return":
+            weights = return_weights(returns, lengths, config.weighting_temperature)
+        case "advantage":
+            numbers = [key for key, array in spec.observation.items() if not is_image(array)]
+            first = np.stack([np.concatenate([e.observation[key][0].ravel() for key in numbers]) for e in episodes])
+            weights = advantage_weights(returns, first, lengths, config.weighting_temperature)
+        case _:
+            weights = np.ones(len(episodes))
+    return [float(weight) for weight in weights]
 
 
 def check_fit(giver: str, given: Spec, taker: str, wanted: Spec) -> None:

@@ -18,8 +18,9 @@ import torch
 
 from robot_rl import checkpoint
 from robot_rl.apps import cli, evaluate, train
-from robot_rl.apps.build import config_hash, config_to_json
+from robot_rl.apps.build import config_hash, config_to_json, load_data
 from robot_rl.apps.compose import compose
+from robot_rl.config import DatasetConfig
 from robot_rl.errors import InputError
 
 PENDULUM = ["environment=gymnasium_schema", "environment.id=Pendulum-v1", "environment.maximum_steps=20"]
@@ -313,3 +314,16 @@ def test_trap_11_the_reward_transform_is_part_of_the_recipe(store, tmp_path, set
     words = overrides(store, tmp_path)
     assert config_hash_of([*words, setting]) != config_hash_of(words)
     assert config_hash_of([*words, "evaluation.videos=3", "output=elsewhere"]) == config_hash_of(words)
+
+
+@pytest.mark.parametrize("weighting", ["return", "advantage"])
+def test_better_episodes_are_drawn_more_often_where_weighting_asks_for_it(store, tmp_path, weighting) -> None:
+    config = DatasetConfig(path=str(store), weighting=weighting, weighting_temperature=0.2)
+    data = load_data("offline", config, None, "")
+    returns = np.asarray([episode.reward.sum() for episode in data.episodes])
+    weights = np.asarray(data.weights)
+    assert weights.max() / weights.min() > 2
+    if weighting == "return":
+        assert np.array_equal(np.argsort(weights), np.argsort(returns))
+    plain = load_data("offline", DatasetConfig(path=str(store)), None, "")
+    assert set(plain.weights) == {1.0}
