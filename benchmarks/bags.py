@@ -2,9 +2,9 @@
 
     python benchmarks/bags.py [--messages 20000] [--repeats 5]
 
-Ours: open, index, decode and resample, from the folder to the arrays of an episode; and the index alone. `rosbags`: open
-the same bag, deserialise each message, copy its numbers into an array; and its loop over raw bytes alone. Each is the
-fastest of the repeats, in processor time.
+Ours: open, index, decode and resample, from the folder to the arrays of an episode; and the index alone. `rosbags`:
+open the same bag, deserialise each message, copy its numbers into an array; and its loop over raw bytes alone. Each
+is the fastest of the repeats, in processor time.
 """
 
 import argparse

@@ -24,7 +24,7 @@ from robot_rl.errors import InputError
 
 METADATA = "metadata.yaml"
 ABOUT = "rosbag2_bagfile_information"
-LARGEST_METADATA = 1 << 24  # bytes
+LARGEST_METADATA = 1 << 22  # bytes
 LARGEST_RATIO = 1000  # of a file that is compressed as a whole
 SMALLEST_LIMIT = 1 << 26  # bytes that such a file may have in any case
 PIECE = 1 << 22  # bytes unpacked at once

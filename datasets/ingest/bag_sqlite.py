@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 from robot_rl.datasets.ingest.bag_files import (
     PREFIX_BYTES,
@@ -31,7 +32,7 @@ def is_recording(path: Path) -> bool:
     try:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)) as database:
             return bool(database.execute(query).fetchone() == (2,))
-    except sqlite3.Error:
+    except (sqlite3.Error, UnicodeDecodeError):
         return path.suffix == ".db3"  # damaged: its reader says how
 
 
@@ -110,6 +111,11 @@ class SqliteFile(BagFile):
 
     def close(self) -> None:
         """See `BagFile.close`."""
+        if self._copy is not None:
+            self._copy.cleanup()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_copy": None}
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
@@ -120,7 +126,7 @@ class SqliteFile(BagFile):
                 database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max(1 << 20, self.path.stat().st_size))
                 database.execute("PRAGMA trusted_schema = OFF")
                 yield database
-        except (sqlite3.Error, OSError, OverflowError) as error:
+        except (sqlite3.Error, OSError, OverflowError, UnicodeDecodeError) as error:
             raise InputError(f"{self.shown} is damaged, or no recording of rosbag2: {error}") from error
 
     def _with_log(self) -> None:
@@ -130,14 +136,15 @@ class SqliteFile(BagFile):
             return
         folder = tempfile.TemporaryDirectory(prefix="robot_rl_bag_")
         copy = Path(folder.name) / self.path.name
+        self._copy = folder
         shutil.copyfile(self.path, copy)
         shutil.copyfile(log, copy.with_name(log.name))
         with closing(sqlite3.connect(copy)) as database:
             try:
                 database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            except sqlite3.Error as error:
+            except (sqlite3.Error, UnicodeDecodeError) as error:
                 raise InputError(f"{log} does not fit to its database: {error}") from error
-        self._copy, self.path = folder, copy
+        self.path = copy
         self.findings.append(
             Finding(
                 severity="information",

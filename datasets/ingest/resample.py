@@ -48,7 +48,8 @@ def interpolate(values: Array, times: Array, points: Array) -> Array:
     """
     before, after, share = _between(times, points)
     low, high = values[before].astype(np.float64), values[after].astype(np.float64)
-    return np.asarray(low + share[:, None] * (high - low)).astype(values.dtype)
+    with np.errstate(over="ignore", invalid="ignore"):  # damaged numbers become NaN or infinite, which a store refuses
+        return np.asarray(low + share[:, None] * (high - low)).astype(values.dtype)
 
 
 def slerp(quaternions: Array, times: Array, points: Array) -> Array:
@@ -70,8 +71,7 @@ def slerp(quaternions: Array, times: Array, points: Array) -> Array:
     unit = continuous(quaternions.astype(np.float64))
     before, after, share = _between(times, points)
     low, high = unit[before], unit[after]
-    cosine = np.clip((low * high).sum(axis=1), -1.0, 1.0)
-    angle = np.arccos(cosine)
+    angle = np.arccos(np.clip((low * high).sum(axis=1), -1.0, 1.0))
     sine = np.sin(angle)
     near = sine < 1e-6  # the line is then the arc, to rounding
     safe = np.where(near, 1.0, sine)
@@ -104,7 +104,9 @@ def windows(start: float, end: float, silences: Sequence[Array]) -> list[tuple[f
     merged = np.concatenate(rows) if rows else np.zeros((0, 2), type(start))
     left, out = start, []
     for low, high in merged[np.argsort(merged[:, 0], kind="stable")].tolist():
-        if low >= left and low <= end:
+        if low > end:
+            break
+        if low >= left:
             out.append((left, low))
         left = max(left, high)
     if left <= end:
@@ -122,5 +124,6 @@ def _between(times: Array, points: Array) -> tuple[Array, Array, Array]:
 
 
 def _normalized(quaternions: Array) -> Array:
-    length = np.linalg.norm(quaternions, axis=1, keepdims=True)
-    return np.asarray(quaternions / np.where(length > 0, length, 1.0))
+    with np.errstate(over="ignore", invalid="ignore"):
+        length = np.linalg.norm(quaternions, axis=1, keepdims=True)
+        return np.asarray(quaternions / np.where(length > 0, length, 1.0))
