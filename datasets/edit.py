@@ -201,7 +201,7 @@ def split(
     Args:
         store: to be split; it stays.
         output: the folder.
-        shares: of each part, by name; None is nine tenths `train` and one tenth `validation`.
+        shares: of each part, by name; without any, nine tenths `train` and one tenth `validation`.
         by: `random`; `order` (the first part has the first episodes); `recorded` (as the source says; shares are not
             used).
         seed: of the random choice.
@@ -214,9 +214,8 @@ def split(
     if by == "recorded":
         parts = recorded_parts(source)
     else:
-        parts = parts_by_share(
-            source.digests, shares or {"train": 0.9, "validation": 0.1}, seed, shuffled=by == "random"
-        )
+        shares = shares if shares else {"train": 0.9, "validation": 0.1}
+        parts = parts_by_share(source.digests, shares, seed, shuffled=by == "random")
     made = []
     with _folder(folder, overwrite) as temporary:
         for name, indices in parts.items():

@@ -14,7 +14,7 @@ EXAMPLES = {
         ("robot-rl ingest folder/ data/arm.zarr image.size=[128,128] stride=2", "smaller images, coarser steps"),
         (
             "robot-rl ingest hand.mp4 data/hand.zarr action_from=joints side_file=joints.npz",
-            "actions from what follows",
+            "actions from the next",
         ),
         ("robot-rl ingest log.hdf5 data/arm.zarr control_period_s=0.05", "say what the file does not"),
     ],

@@ -33,7 +33,7 @@ def arrays(store: EpisodeStore) -> dict[str, Any]:
     return found
 
 
-def assert_identical(left: EpisodeStore, right: EpisodeStore) -> None:
+def assert_identical(left: EpisodeStore, right: EpisodeStore, *, metadata: bool = True) -> None:
     assert left.spec.to_json() == right.spec.to_json()
     assert left.digests == right.digests
     assert left.statistics == right.statistics
@@ -42,7 +42,7 @@ def assert_identical(left: EpisodeStore, right: EpisodeStore) -> None:
     for name, array in ours.items():
         assert array.dtype == theirs[name].dtype
         np.testing.assert_array_equal(array, theirs[name], err_msg=name)
-    for one, other in zip(left.episodes(), right.episodes(), strict=True):
+    for one, other in zip(left.episodes(), right.episodes(), strict=True) if metadata else ():
         assert one.metadata["initial_state"] == other.metadata["initial_state"]
 
 
@@ -134,8 +134,8 @@ def test_bad_input_leaves_no_half_written_store(tmp_path: Path, there: bool) -> 
 
 
 @pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), KeyboardInterrupt()])
-def test_a_full_disk_or_an_interrupt_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException
+def test_after_a_full_disk_or_an_interrupt_the_same_command_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = write_source(tmp_path / "x.hdf5")
     (tmp_path / "out").mkdir()
@@ -154,7 +154,13 @@ def test_a_full_disk_or_an_interrupt_leaves_nothing(
         monkeypatch.setattr(EpisodeStore, "finish", _interrupt)
         with pytest.raises(KeyboardInterrupt):
             run(source, tmp_path / "out" / "s.zarr")
-    assert list((tmp_path / "out").iterdir()) == []
+    assert [entry.name[:16] for entry in (tmp_path / "out").iterdir()] == [".s.zarr.partial-"]
+    monkeypatch.undo()
+    capsys.readouterr()
+    resumed = run(source, tmp_path / "out" / "s.zarr")
+    assert ("Resuming: 3 of 3 episodes are there" in capsys.readouterr().out) == isinstance(failure, KeyboardInterrupt)
+    assert_identical(resumed, run(source, tmp_path / "whole.zarr"), metadata=False)
+    assert [entry.name for entry in (tmp_path / "out").iterdir()] == ["s.zarr"]
 
 
 def _interrupt(_: EpisodeStore) -> None:
