@@ -127,11 +127,7 @@ class BlockArray:
                 f"{path} has {found} bytes instead of {self.block_bytes}: the store is damaged. Restore it from a "
                 "copy, or make it anew"
             )
-        # Private pages that are never written are those of the file; torch keeps no descriptor open for them.
-        tensor = torch.from_file(str(path), shared=False, size=self.block_bytes, dtype=torch.uint8)
-        array = tensor.numpy().view(self.dtype).reshape(shape)
-        array.flags.writeable = False
-        return array
+        return map_file(path, self.block_bytes).view(self.dtype).reshape(shape)
 
     def place(self, row: int) -> tuple[Array, int]:
         """The block of a row, and its place there."""
@@ -186,6 +182,14 @@ class BlockArray:
             replace_text(path, json.dumps(metadata, indent=2))
             self.rows = rows
         return {path}
+
+
+def map_file(path: Path, size: int) -> Array:
+    """The first bytes of a file, which must have as many. Shapes: (size,), uint8, read-only."""
+    # Private pages that are never written are those of the file; torch keeps no descriptor open for them.
+    array: Array = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8).numpy()
+    array.flags.writeable = False
+    return array
 
 
 def replace_text(path: Path, text: str) -> None:

@@ -115,14 +115,14 @@ class JpegWriter:
     def _encoded(self, images: Array) -> Iterator[list[bytes]]:
         """JPEG bytes, some images at a time."""
         frames = lazy(images)
-        for start in range(0, len(images), ENCODED_AT_ONCE):
-            stop = min(start + ENCODED_AT_ONCE, len(images))
-            if isinstance(frames, EncodedFrames):
-                found = [frames.encoded[row] for row in range(start, stop)]
-                yield self._each(partial(self._kept, f"{frames.place}, image"), list(enumerate(found, start)))
-            else:
-                decoded = images[start:stop] if frames is None else frames.decode(np.arange(start, stop))
-                yield self._each(partial(encode_jpeg, quality=self.quality), list(decoded))
+        if not isinstance(frames, EncodedFrames):
+            for block in blocks(images):
+                yield self._each(partial(encode_jpeg, quality=self.quality), list(block))
+            return
+        kept = partial(self._kept, f"{frames.place}, image")
+        for start in range(0, len(frames), ENCODED_AT_ONCE):
+            numbers = range(start, min(start + ENCODED_AT_ONCE, len(frames)))
+            yield self._each(kept, [(number, frames.encoded[number]) for number in numbers])
 
     def _kept(self, place: str, numbered: tuple[int, bytes]) -> bytes:
         """The bytes as they are where they are JPEG, which is tried, else encoded anew."""
@@ -183,6 +183,10 @@ def image_writer(
         return BlockArray(store / name)
 
     height, width, channels = spec.shape
+    if tier == "video":
+        from robot_rl.datasets.video_tier import video_writer  # imports FFmpeg, and only where it is needed
+
+        return video_writer(store, name, anew=anew)
     if tier == "jpeg":
         data = array(f"images/{name}/data", (), "uint8", block_bytes)
         spans = array(f"images/{name}/spans", (2,), "int64", TABLE_BLOCK_BYTES)
@@ -191,7 +195,15 @@ def image_writer(
 
 
 def image_column(
-    store: Path, name: str, spec: ArraySpec, tier: str, rows: int, *, missing_is_zero: bool, fetch: Fetch | None
+    store: Path,
+    name: str,
+    spec: ArraySpec,
+    tier: str,
+    rows: int,
+    *,
+    cache: Path,
+    missing_is_zero: bool = False,
+    fetch: Fetch | None = None,
 ) -> ImageColumn:
     """The images of one key, for reading.
 
@@ -201,6 +213,7 @@ def image_column(
         spec: of one image.
         tier: one of `TIERS`.
         rows: that are committed.
+        cache: folder for the pixels of videos.
         missing_is_zero: see `BlockArray`; of raw images.
         fetch: see `BlockArray`.
 
@@ -218,6 +231,11 @@ def image_column(
         return found
 
     height, width, channels = spec.shape
+    if tier == "video":
+        from robot_rl.datasets.video_tier import VideoColumn  # as above
+
+        table = array(f"images/{name}/frames", rows, (2,))
+        return VideoColumn(table, rows, (height, width, channels), cache, fetch)
     if tier == "jpeg":
         spans = array(f"images/{name}/spans", rows, (2,))
         return JpegColumn(array(f"images/{name}/data", 0, ()), spans, rows, (height, width, channels))

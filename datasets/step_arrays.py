@@ -43,14 +43,19 @@ class StepArrays:
         """Keys of the arrays whose last row of an episode is real, as that of an observation is."""
         return {key for key, array in self._arrays.items() if array.attrs.get("rows") == "states"}
 
+    @property
+    def folders(self) -> list[Path]:
+        """Of the arrays."""
+        return [self.store / array.path for array in self._arrays.values()]
+
     def create(self, episode: Episode, rows: Mapping[str, Array]) -> None:
         """Make the arrays that this episode needs, in place of what a crash left; it fixes their data types.
 
         Raises:
             InputError: a key cannot be the name of an array.
         """
-        for array in self._arrays.values():
-            shutil.rmtree(self.store / array.path)
+        for folder in self.folders:
+            shutil.rmtree(folder)
         self._arrays = {}
         for key, name in array_names(rows).items():
             values = rows[key]

@@ -18,6 +18,7 @@ from robot_rl.datasets.blocks import BLOCK_BYTES
 from robot_rl.datasets.frames import JPEG_QUALITY, as_array
 from robot_rl.datasets.images import IMAGES_NOTE, ImageWriter, checked_tiers, image_column, image_writer
 from robot_rl.datasets.mapped import ImageColumn
+from robot_rl.datasets.remote import fetcher, is_url, localize, url_of
 from robot_rl.datasets.schema import (
     EPISODE_LOG,
     READABLE_VERSIONS,
@@ -106,7 +107,7 @@ class EpisodeStore:
         Raises:
             InputError: something is there already, a tier does not fit, or the folder cannot be written.
         """
-        path = Path(path)
+        path = _here(path)
         chosen = checked_tiers(spec, tiers)
         array_names(spec.observation)  # refuses what cannot be a path
         with building(path, overwrite=overwrite) as temporary, clear_disk_errors(path):
@@ -124,12 +125,14 @@ class EpisodeStore:
 
     @staticmethod
     def open(path: str | Path) -> "EpisodeStore":
-        """An existing store, for reading.
+        """An existing store, for reading; its path may be a URL (see `remote.py`).
 
         Raises:
             InputError: nothing is there (with near names), it is no store, or of a newer schema.
         """
-        return EpisodeStore(Path(path), _open_group(Path(path), writable=False))
+        url = url_of(path)
+        path = Path(path) if url is None else localize(url)
+        return EpisodeStore(path, _open_group(path, writable=False))
 
     @staticmethod
     def append_to(path: str | Path) -> "EpisodeStore":
@@ -138,12 +141,14 @@ class EpisodeStore:
         Raises:
             InputError: as `open`, or another process appends to it.
         """
-        path = Path(path)
+        path = _here(path)
         _open_group(path, writable=False)  # so that nothing else gets a lock file
         lock = WriterLock(path)
-        for left in [*path.glob("*.partial"), *path.glob("meta/**/*.partial"), *path.glob("steps/**/*.partial")]:
-            left.unlink(missing_ok=True)  # of a writer that was killed
-        return EpisodeStore(path, _open_group(path, writable=True), lock=lock)
+        store = EpisodeStore(path, _open_group(path, writable=True), lock=lock)
+        for folder in (path, path / "meta", *store._arrays.folders):
+            for left in folder.glob("*.partial") if folder == path else folder.rglob("*.partial"):
+                left.unlink(missing_ok=True)  # of a writer that was killed
+        return store
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -344,8 +349,12 @@ class EpisodeStore:
                 whole=whole,
             )
 
-    def column(self, key: str) -> ImageColumn:
+    def column(self, key: str, *, cache: Path | None = None) -> ImageColumn:
         """The images of one observation, to be gathered by row at memory speed.
+
+        Args:
+            key: of the observation.
+            cache: folder for the pixels of tier `video`, which is decoded once; None puts it beside the store.
 
         Raises:
             InputError: the observation is no image, or the store is damaged.
@@ -360,8 +369,9 @@ class EpisodeStore:
             self.spec.observation[key],
             self.tiers[key],
             self.rows,
+            cache=self.path.with_name(f".{self.path.name}.cache") if cache is None else cache,
             missing_is_zero=self._version == 1,
-            fetch=None,
+            fetch=fetcher(self.path),
         )
 
     def verify(self) -> None:
@@ -407,6 +417,15 @@ class EpisodeStore:
         ends = np.asarray(_array(self._group, "meta/episode_ends")[:], np.int64)
         uncommitted = np.flatnonzero(ends == UNCOMMITTED)
         return ends[: uncommitted[0]] if len(uncommitted) else ends
+
+
+def _here(path: str | Path) -> Path:
+    if is_url(path):
+        raise InputError(
+            f"{path} cannot be written in place: build the store on this machine and publish it there "
+            "(`robot_rl.datasets.remote.building_at`, as `robot-rl ingest SOURCE URL` does)"
+        )
+    return Path(path)
 
 
 def _open_group(path: Path, *, writable: bool) -> zarr.Group:
