@@ -9,7 +9,7 @@ import av
 import numpy as np
 
 from robot_rl.apps.inspect_survey import is_depth, is_image, is_picture, spread
-from robot_rl.datasets.frames import BLOCK_FRAMES, encode_jpeg, resize
+from robot_rl.datasets.frames import block_size, encode_jpeg, resize, resize_frames
 from robot_rl.datasets.store import EpisodeStore
 from robot_rl.spec import Spec
 from robot_rl.types import Array
@@ -148,10 +148,11 @@ def _small(spec: Spec, key: str, images: Array, steps: Array, height: int) -> Ar
     size = (height, max(2, 2 * round(height * columns / rows / 2)))
     if is_depth(spec.observation[key]):
         return np.stack([resize(frame, size) for frame in drawable(np.asarray(images)[steps])])
-    out = np.empty((len(steps), *size, 3), np.uint8)
-    for start in range(0, len(steps), BLOCK_FRAMES):
-        for place, image in enumerate(np.asarray(images[steps[start : start + BLOCK_FRAMES]]), start):
-            out[place] = resize(image, size)  # a grey image fills all three channels
+    out, small = np.empty((len(steps), *size, 3), np.uint8), resize_frames(images, size)
+    count = block_size(images.shape[1:])
+    for start in range(0, len(steps), count):
+        block = slice(start, start + count)
+        out[block] = np.asarray(small[steps[block]])  # grey fills all three channels
     return out
 
 

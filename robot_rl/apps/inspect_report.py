@@ -36,6 +36,8 @@ border-left:1px solid;border-radius:99px}.badge.information{color:var(--s1)}.bad
 .finding b{margin-right:8px}.finding.error b{color:var(--bad)}.finding.warning b{color:var(--s5)}
 .finding.information b{color:var(--s1)}.finding p{margin:2px 0;overflow-wrap:anywhere}
 .tiles{grid-template-columns:repeat(auto-fit,minmax(158px,1fr))}
+.tile b{font-size:23px}.scroll+.scroll{margin-top:16px}
+.narrow{grid-template-columns:repeat(auto-fill,minmax(min(430px,100%),1fr))}
 .histograms{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(330px,100%),1fr));gap:4px 22px}
 .histogram svg,.channel svg,.narrow svg{min-width:0}
 .channels{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(310px,100%),1fr));gap:14px 22px;margin:10px 0}

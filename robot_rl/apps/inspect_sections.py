@@ -204,7 +204,7 @@ def _caption(survey: Survey, episode: int) -> str:
     if survey.table.success[episode] >= 0:
         facts.append("success" if survey.table.success[episode] == 1 else "no success")
     language = survey.table.metadata[episode].get("language")
-    if isinstance(language, str) and language:
+    if isinstance(language, str) and survey.instructions > 1:
         facts.append(language)
     return f"<b>episode {episode}</b> {escape(' · '.join(facts))}"
 

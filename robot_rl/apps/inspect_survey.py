@@ -72,6 +72,11 @@ class Survey:
         """What the source lacks, of `action`, `reward`, `success` and `end`."""
         return set(self.spec.metadata.get("absent", ()))
 
+    @cached_property
+    def instructions(self) -> int:
+        """Distinct ones."""
+        return len(set(self.table.texts("language")) - {None})
+
     @property
     def channel_keys(self) -> list[str]:
         """Observations that are numbers, not pictures."""

@@ -15,7 +15,15 @@ from rich.text import Text
 
 from robot_rl.apps.inspect_survey import channel_names, is_depth, is_image, is_picture, times_s
 from robot_rl.data_config import ViewConfig
-from robot_rl.datasets.frames import BLOCK_FRAMES, JPEG_SIGNATURE, EncodedFrames, encode_jpeg, lazy, resize
+from robot_rl.datasets.frames import (
+    JPEG_SIGNATURE,
+    EncodedFrames,
+    as_array,
+    block_size,
+    encode_jpeg,
+    lazy,
+    resize_frames,
+)
 from robot_rl.datasets.store import EpisodeStore
 from robot_rl.datasets.store_files import clear_disk_errors
 from robot_rl.errors import InputError
@@ -151,8 +159,9 @@ def _log_channels(recording: _Recording, place: str, spec: ArraySpec, values: Ar
 
 
 def _log_images(recording: _Recording, place: str, images: Array, time: Array | None, maximum_side: int) -> None:
-    for start in range(0, len(images), BLOCK_FRAMES):
-        stop = min(start + BLOCK_FRAMES, len(images))
+    count = block_size(images.shape[1:])
+    for start in range(0, len(images), count):
+        stop = min(start + count, len(images))
         jpegs = list(_jpegs(images[start:stop], maximum_side))
         columns = recording.rerun.EncodedImage.columns(blob=jpegs, media_type=["image/jpeg"] * len(jpegs))
         recording.columns(place, columns, start, stop, time)
@@ -168,9 +177,10 @@ def _jpegs(images: Array, maximum_side: int) -> Iterator[bytes]:
         if all(data[:3] == JPEG_SIGNATURE for data in encoded):
             yield from encoded
             return
-    size = (max(1, round(height * scale)), max(1, round(width * scale))) if scale < 1 else (height, width)
+    if scale < 1:
+        images = as_array(resize_frames(images, (max(1, round(height * scale)), max(1, round(width * scale)))))
     for image in np.asarray(images):
-        yield encode_jpeg(resize(image, size), VIEW_QUALITY)
+        yield encode_jpeg(image, VIEW_QUALITY)
 
 
 def _log_depth(recording: _Recording, place: str, planes: Array, time: Array | None) -> None:
