@@ -44,7 +44,7 @@ class VideoWriter:
         frames = lazy(images)
         if not isinstance(frames, VideoFrames):
             raise InputError("tier video keeps recorded videos, but these images are none: choose tier jpeg or raw")
-        if frames.size is not None:
+        if frames.size not in (None, (frames.index.height, frames.index.width)):
             raise InputError(
                 "tier video keeps recorded videos, so their size cannot be changed: choose tier jpeg or raw"
             )
