@@ -15,9 +15,13 @@ from robot_rl.spec import Spec
 from robot_rl.types import Array, Episode
 
 REACH = 12  # steps of offset that are tried in both directions
-CLEAR = 0.6  # correlation at the best offset
-AHEAD = 0.1  # correlation by which the best offset beats none
-AGREEING = 0.75  # share of the blocks in which the same offset (within one step) is better than none
+SMOOTHING = 3  # steps over which motions are averaged: a camera's frames come unevenly
+CLEAR = 0.25  # mean correlation at the best offset; a real robot seen from its head reaches 0.3 to 0.4
+AHEAD = 0.04  # correlation by which the best offset beats none
+CERTAIN = 3.0  # standard errors, over blocks, by which it does
+SMALLEST_LAG = 3  # steps: the motion of a real arm already leads or trails its picture by one or two
+AGREE = 2  # steps by which the offsets of every other block and of the others may differ from that of all
+LEAST_BLOCKS = 4
 LEAST_PAIRS = 200  # frames
 FOLLOW_REACH = 10  # steps that a state may follow a command
 FOLLOWS = 0.05  # of the variance of the action: what the state leaves unexplained where it follows it
@@ -31,45 +35,56 @@ class Offset:
     steps: int
     correlation: float
     at_zero: float
-    agreeing: float  # share of the blocks
+    certainty: float  # standard errors by which the best offset beats none
+    halves: tuple[int, int]  # the offsets of every other block, and of the others
 
 
 def image_offset(facts: CameraFacts) -> Offset | None:
     """Where the motion in the picture agrees best with the speed of the state.
 
-    Both are ranked within their block, so that single flashes do not decide. Positive: the picture is later than the
-    state. None where there is too little to compare.
+    Both are smoothed, and ranked within their block, so that single flashes do not decide. Positive: the picture is
+    later than the state. None where there is too little to compare.
     """
     blocks = []
     for clip, speed in zip(facts.clips, speeds_of(facts.clips), strict=True):
         if len(speed) > 4 * REACH and speed.std() > 0 and clip.motion.std() > 0:
-            blocks.append((_ranked(speed), _ranked(clip.motion)))
-    if sum(len(speed) for speed, _ in blocks) < LEAST_PAIRS:
+            blocks.append((_ranked(_smooth(speed)), _ranked(_smooth(clip.motion))))
+    if len(blocks) < LEAST_BLOCKS or sum(len(speed) for speed, _ in blocks) < LEAST_PAIRS:
         return None
     curves = np.stack([_correlations(speed, motion) for speed, motion in blocks])  # (blocks, 2 REACH + 1)
-    weights = np.asarray([len(speed) for speed, _ in blocks], np.float64)
-    mean = weights @ curves / weights.sum()
-    best = int(mean.argmax())
-    near = curves[:, max(best - 1, 0) : best + 2].max(axis=1)
-    agreeing = float(weights[near > curves[:, REACH]].sum() / weights.sum())
-    return Offset(best - REACH, float(mean[best]), float(mean[REACH]), agreeing)
+    best = int(curves.mean(axis=0).argmax())
+    ahead = curves[:, best] - curves[:, REACH]
+    error = float(ahead.std(ddof=1)) / np.sqrt(len(ahead))
+    certainty = float(ahead.mean()) / error if error > 0 else 0.0
+    return Offset(
+        steps=best - REACH,
+        correlation=float(curves[:, best].mean()),
+        at_zero=float(curves[:, REACH].mean()),
+        certainty=certainty,
+        halves=(int(curves[::2].mean(axis=0).argmax()) - REACH, int(curves[1::2].mean(axis=0).argmax()) - REACH),
+    )
 
 
 def image_lag(facts: CameraFacts, period_s: float | None) -> list[Finding]:
-    """An offset is only told where it is clear: a high peak, well above no offset, in nearly all blocks."""
+    """An offset is only told where it is clear: a peak well above no offset, certain, and the same in both halves."""
     offset = image_offset(facts)
-    if offset is None or abs(offset.steps) < 2 or abs(offset.steps) == REACH:
+    if offset is None or not SMALLEST_LAG <= abs(offset.steps) < REACH:
         return []
-    if offset.correlation < CLEAR or offset.correlation - offset.at_zero < AHEAD or offset.agreeing < AGREEING:
+    ahead = offset.correlation - offset.at_zero
+    if offset.correlation < CLEAR or ahead < AHEAD or offset.certainty < CERTAIN:
+        return []
+    if any(abs(half - offset.steps) > AGREE for half in offset.halves):
         return []
     steps = abs(offset.steps)
     time = "" if period_s is None else f" ({steps * period_s:.3g} s)"
     direction = "behind" if offset.steps > 0 else "ahead of"
     text = (
-        f"the picture is {steps} steps{time} {direction} the state: their motions correlate with "
+        f"the picture is about {steps} steps{time} {direction} the state: their motions correlate with "
         f"{offset.correlation:.2f} at that offset and with {offset.at_zero:.2f} without"
     )
-    remedy = "shift the frames when ingesting (clock of the camera, first frame of the video), or record with one clock"
+    remedy = (
+        "check the clock of the camera and the first frame of the video; record with one clock, or shift the frames"
+    )
     return [warning(f"observation '{facts.key}'", text, remedy)]
 
 
@@ -141,6 +156,10 @@ def _ranked(values: Array) -> Array:
     ranks = np.empty(len(values))
     ranks[np.argsort(values, kind="stable")] = np.arange(len(values))
     return ranks
+
+
+def _smooth(values: Array) -> Array:
+    return np.convolve(values, np.full(SMOOTHING, 1.0 / SMOOTHING), "valid")
 
 
 def _correlations(first: Array, second: Array) -> Array:

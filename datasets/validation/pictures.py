@@ -13,8 +13,10 @@ from robot_rl.datasets.validation.facts import error, images, information, liste
 from robot_rl.spec import Spec
 from robot_rl.types import Array, Episode
 
-FRAMES = 2048  # of one camera that are looked at
 BLOCK = 128  # consecutive frames of one episode
+BLOCKS = 32  # of one camera that are looked at
+EPISODES = 24
+"""At most, that they are taken from: first the beginning of each, where the robot starts to move, then other parts."""
 SIDE = 32  # pixels: what frames are reduced to
 BLANK_RANGE = 6.0  # grey levels between the darkest and the brightest pixel of a reduced frame without a picture
 DARK = 6.0  # grey level of the mean below which a frame is black
@@ -29,7 +31,7 @@ class Clip:
 
     episode: int
     start: int
-    motion: Array  # (N - 1,), mean absolute difference of the reduced frames, grey levels
+    motion: Array  # (N - 1,), root mean square difference of the reduced frames, grey levels
     identical: Array  # (N - 1,), bool, every pixel
     states: Array  # (N, C), the vectors of the observation; C is 0 where there are none
 
@@ -54,17 +56,14 @@ class PictureFacts:
     Args:
         spec: of the store.
         store: its path, for remedies.
-        count: of episodes; up to `FRAMES // BLOCK` of them, evenly spread, are looked at.
+        count: of episodes; up to `EPISODES` of them, evenly spread, are looked at.
     """
 
     def __init__(self, spec: Spec, store: str, count: int) -> None:
         self.store = store
         self.keys = vectors(spec)
         self.cameras = {key: CameraFacts(key) for key in images(spec)}
-        blocks = max(1, FRAMES // BLOCK)
-        self.chosen = set(np.unique(np.linspace(0, max(count - 1, 0), min(count, blocks)).astype(int)).tolist())
-        # Few episodes give several blocks each, so that a short list of long ones is looked at as closely.
-        self.blocks = max(1, blocks // max(1, len(self.chosen)))
+        self.chosen = sorted(set(np.linspace(0, max(count - 1, 0), min(count, EPISODES)).astype(int).tolist()))
 
     def add(self, index: int, episode: Episode) -> None:
         """One episode of the store; frames are decoded only where it is one of the chosen."""
@@ -74,7 +73,8 @@ class PictureFacts:
                 continue
             states = state_rows(episode, self.keys)
             length = len(episode) + (1 if episode.has_final_observation else 0)
-            for start in _starts(length, self.blocks):
+            more = self.chosen.index(index) < BLOCKS % len(self.chosen)
+            for start in _starts(length, BLOCKS // len(self.chosen) + (1 if more else 0)):
                 stop = min(start + BLOCK, length)
                 _look(facts, index, start, np.asarray(rows[start:stop]), states[start:stop])
 
@@ -180,9 +180,9 @@ def reduced(frame: Array) -> Array:
 
 
 def _starts(length: int, blocks: int) -> list[int]:
-    """First rows of up to so many blocks that do not overlap, evenly spread."""
+    """First rows of up to so many blocks that do not overlap: the beginning, then evenly to the end."""
     fitting = max(1, min(blocks, length // BLOCK))
-    return [int(start) for start in np.linspace(0, max(length - BLOCK, 0), fitting + 2)[1:-1]]
+    return [int(start) for start in np.linspace(0, max(length - BLOCK, 0), fitting)]
 
 
 def _look(facts: CameraFacts, episode: int, start: int, frames: Array, states: Array) -> None:
@@ -193,6 +193,6 @@ def _look(facts: CameraFacts, episode: int, start: int, frames: Array, states: A
     facts.black += int((blank & (small.mean(axis=(1, 2)) < DARK)).sum())
     if blank.any():
         facts.blank_episodes.append(episode)
-    motion = np.abs(np.diff(small, axis=0)).mean(axis=(1, 2))
+    motion = np.sqrt(np.square(np.diff(small, axis=0)).mean(axis=(1, 2)))
     identical = np.asarray([np.array_equal(a, b) for a, b in pairwise(frames)], bool)
     facts.clips.append(Clip(episode, start, motion, identical, states))

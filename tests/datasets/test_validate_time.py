@@ -174,7 +174,7 @@ def test_a_lag_between_picture_and_state_is_found(lag: int) -> None:
     assert offset.steps == lag
     found = text(image_lag(facts, PERIOD_S))
     assert (
-        f"the picture is {abs(lag)} steps ({abs(lag) * PERIOD_S:.3g} s) {'behind' if lag > 0 else 'ahead of'}" in found
+        f"the picture is about {abs(lag)} steps ({abs(lag) * PERIOD_S:.3g} s) {'behind' if lag > 0 else 'ahead of'}" in found
     )
 
 
