@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from robot_rl import config
+from robot_rl import config, data_config
 from robot_rl.apps import explain, schema
 from robot_rl.errors import InputError, nearest
 
@@ -76,7 +76,7 @@ def _compose(verb: str, overrides: list[str], config_folder: Path | None) -> Dic
     parsed = _parse(overrides)
     _check_words(verb, parsed, config_folder, keys)
     entries = _entry_overrides(verb, parsed)
-    mappings = [override for override in parsed if override not in entries and _replaces_mapping(override)]
+    mappings = [override for override in parsed if override not in entries and _replaces_mapping(verb, override)]
     words = [word for word, override in zip(overrides, parsed, strict=True) if override not in [*entries, *mappings]]
     try:
         composed = _run_hydra(verb, [*search, *words])
@@ -152,18 +152,24 @@ def _entry_overrides(verb: str, overrides: list[Override]) -> list[Override]:
     return found
 
 
-def _replaces_mapping(override: Override) -> bool:
+def _replaces_mapping(verb: str, override: Override) -> bool:
     """Whether it gives a whole `{...}` to a setting that maps free names to values, such as a phase's `shares`.
 
     Hydra would merge it into what is there, and refuse names that are not; a person who writes all of it means all.
     """
     path, _, name = override.key_or_group.rpartition(".")
-    return bool(path) and name in _free_mappings() and isinstance(override.value(), dict) and not override.is_delete()
+    free = name in (_free_mappings() if path else _free_fields(config.VERB_CONFIGS[verb]))
+    return free and isinstance(override.value(), dict) and not override.is_delete()
 
 
 def _free_mappings() -> set[str]:
-    classes = [item for item in vars(config).values() if isinstance(item, type) and dataclasses.is_dataclass(item)]
-    return {name for item in classes for name, hint in typing.get_type_hints(item).items() if hint == dict[str, Any]}
+    classes = [item for module in (config, data_config) for item in vars(module).values() if isinstance(item, type)]
+    return {name for item in classes if dataclasses.is_dataclass(item) for name in _free_fields(item)}
+
+
+def _free_fields(kind: type) -> set[str]:
+    hints = typing.get_type_hints(kind).items()
+    return {name for name, hint in hints if hint in (dict[str, Any], dict[str, float], dict[str, list[str]])}
 
 
 def _entry_classes(verb: str) -> dict[str, type]:

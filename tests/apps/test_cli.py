@@ -2,6 +2,7 @@
 
 import dataclasses
 import resource
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -250,7 +251,7 @@ def test_every_verb_has_a_summary_words_and_examples() -> None:
 
 @pytest.mark.parametrize("command", [command for examples in EXAMPLES.values() for command, _ in examples])
 def test_the_examples_of_help_compose(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*command.split()[1:], "--print-config"]) == 0, capsys.readouterr().err
+    assert main([*shlex.split(command)[1:], "--print-config"]) == 0, capsys.readouterr().err
 
 
 def test_positional_words_are_keys() -> None:
