@@ -15,6 +15,7 @@ from robot_rl.apps.inspect_plots import draw
 from robot_rl.apps.inspect_report import write_report
 from robot_rl.apps.inspect_survey import Survey, bytes_text, channel_names, is_picture, survey
 from robot_rl.data_config import InspectConfig
+from robot_rl.datasets.remote import url_of
 from robot_rl.datasets.schema import Finding
 from robot_rl.datasets.store import EpisodeStore
 from robot_rl.datasets.validate import validate
@@ -32,6 +33,7 @@ def run(config: InspectConfig) -> int:
     """Print tables and write pictures; 1 where the store is damaged, or where a check found something wrong."""
     console = Console()
     path = Path(config.store).expanduser()
+    url = url_of(config.store)
     if config.fix:
         _fix(console, path)
     store = EpisodeStore.open(path)
@@ -41,7 +43,7 @@ def run(config: InspectConfig) -> int:
         print_findings(console, findings)
         return int(any(finding.severity in ("error", "warning") for finding in findings))
     damaged = any(finding.severity == "error" for finding in findings)
-    read = _survey(console, store, damaged)
+    read = _survey(console, store, str(path) if url is None else url, damaged)
     if read is not None:
         _print_overview(console, read)
         _print_channels(console, read)
@@ -64,11 +66,11 @@ def _fix(console: Console, path: Path) -> None:
         console.print(Text.assemble(("Repaired ", "green"), str(line)), soft_wrap=True)
 
 
-def _survey(console: Console, store: EpisodeStore, damaged: bool) -> Survey | None:
+def _survey(console: Console, store: EpisodeStore, place: str, damaged: bool) -> Survey | None:
     """The store, read; None where a finding already says that it cannot be."""
     try:
         with console.status("Reading ..."):
-            return survey(store)
+            return survey(store, place)
     except InputError:
         if not damaged:
             raise
@@ -76,8 +78,8 @@ def _survey(console: Console, store: EpisodeStore, damaged: bool) -> Survey | No
 
 
 def _write(console: Console, config: InspectConfig, read: Survey, findings: Sequence[Finding]) -> None:
-    path = read.store.path
-    folder = path.with_name(f"{path.name.removesuffix('.zarr')}_inspect")
+    beside = Path() if url_of(read.place) is not None else read.store.path.parent
+    folder = beside / f"{read.name.removesuffix('.zarr')}_inspect"
     if config.plots not in (None, "none"):
         folder = Path(str(config.plots)).expanduser()
     if config.plots != "none":
@@ -108,7 +110,7 @@ def _print_overview(console: Console, read: Survey) -> None:
         ("control period", period),
         ("action semantics", "not declared" if spec.action_semantics is None else spec.action_semantics),
         ("extras", ", ".join(extras) if extras else "none"),
-        ("on the disk", bytes_text(sum(entry.bytes for entry in read.layout))),
+        (read.bytes_place, bytes_text(read.bytes)),
     ]
     if read.absent:
         rows.append(("the source lacks", ", ".join(sorted(read.absent))))
@@ -117,7 +119,7 @@ def _print_overview(console: Console, read: Survey) -> None:
         if texts:
             shown = "; ".join(sorted(texts)[:3])
             rows.append((key, f"{len(texts)}: {shown}{' ...' if len(texts) > 3 else ''}"))
-    table = _table(f"{read.store.path}")
+    table = _table(read.place)
     table.show_header = False
     for name, value in rows:
         table.add_row(Text(name, "dim"), Text(value))

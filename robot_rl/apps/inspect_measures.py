@@ -20,27 +20,18 @@ def measures_table(measures: Measures, *, advise: str) -> str:
 
 
 def _rows(measures: Measures) -> list[tuple[str, str, str]]:
-    quality = _plain(measures.trajectory_quality)
     return [
         ("reward", measures.reward, "absent, constant, sparse (two values) or dense"),
-        ("return", _spread(measures.returns), "10 %, median and 90 % of the episodes"),
-        ("discounted return", _spread(measures.discounted_returns), "the same, as seen from the first step"),
-        (
-            "trajectory quality (TQ)",
-            quality if quality else "not known",
-            "mean return: a random policy is at 0, an expert at 1; it needs their returns",
-        ),
-        ("quality of the best episode", _plain(measures.best_quality), "on the same scale"),
+        *(_of_returns(measures) if measures.reward != "absent" else []),
         ("state-action coverage (SACo)", _plain(measures.state_action_coverage), _pairs(measures)),
         ("occupied cells", _share(measures.cell_coverage), "of the most there could be, along the axes that move most"),
-        (
-            "positive-sided variance (PSV)",
-            _plain(measures.positive_sided_variance_scaled),
-            f"how far good episodes stand out, of returns scaled to [0, 1]: at most {LARGEST_SCALED_VARIANCE:.3f}",
-        ),
         ("action coverage", _share(measures.action_coverage), "occupied bins between the bounds, mean over channels"),
         ("actions at a bound", _share(measures.action_saturation), "of all numbers; grippers are meant to be there"),
-        ("actions outside the bounds", _share(measures.outside_bounds), "of all numbers"),
+        (
+            "actions outside the bounds",
+            _share(measures.outside_bounds if measures.action_channels else None),
+            "of all numbers",
+        ),
         ("action roughness", _plain(measures.action_roughness), "0 is smooth, 1 is white noise"),
         (
             "disagreement of neighbours",
@@ -55,6 +46,25 @@ def _rows(measures: Measures) -> list[tuple[str, str, str]]:
         ),
         ("steps after success", _plain(measures.steps_after_success), "median over the episodes that go on"),
         ("corrected by a person", _share(measures.intervened_share), "of the steps"),
+    ]
+
+
+def _of_returns(measures: Measures) -> list[tuple[str, str, str]]:
+    quality = _plain(measures.trajectory_quality)
+    return [
+        ("return", _spread(measures.returns), "10 %, median and 90 % of the episodes"),
+        ("discounted return", _spread(measures.discounted_returns), "the same, as seen from the first step"),
+        (
+            "trajectory quality (TQ)",
+            quality if quality else "not known",
+            "mean return: a random policy is at 0, an expert at 1; it needs their returns",
+        ),
+        ("quality of the best episode", _plain(measures.best_quality), "on the same scale"),
+        (
+            "positive-sided variance (PSV)",
+            _plain(measures.positive_sided_variance_scaled),
+            f"how far good episodes stand out, of returns scaled to [0, 1]: at most {LARGEST_SCALED_VARIANCE:.3f}",
+        ),
     ]
 
 

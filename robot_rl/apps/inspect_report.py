@@ -107,7 +107,7 @@ def write_report(folder: Path, survey: Survey, findings: Sequence[Finding]) -> P
     parts = {anchor: part for anchor, part in parts.items() if part[1]}
     links = "".join(f'<a href="#{anchor}">{escape(title)}</a>' for anchor, (title, _) in parts.items())
     body = "".join(section(title, content, anchor=anchor) for anchor, (title, content) in parts.items())
-    name = survey.store.path.name
+    name = survey.name
     text = page(
         f"{name}: data", f"{_headline(survey, findings, links)}{_tiles(survey)}{body}", style=STYLE, script=SCRIPT
     )
@@ -130,9 +130,9 @@ def _headline(survey: Survey, findings: Sequence[Finding], links: str) -> str:
     badge = badge if badge else '<span class="badge fine">nothing wrong found</span>'
     provenance = survey.store.provenance
     facts = [str(provenance[key]) for key in ("format", "source") if provenance.get(key)]
-    facts.append(str(survey.store.path))
+    facts.append(survey.place)
     return (
-        f"<header><h1>{escape(survey.store.path.name)}{badge}</h1>"
+        f"<header><h1>{escape(survey.name)}{badge}</h1>"
         f'<p class="soft small">{escape(" · ".join(facts))}</p>'
         f'<nav aria-label="Parts of this page">{links}</nav></header>'
     )
@@ -157,9 +157,8 @@ def _tiles(survey: Survey) -> str:
     else:
         returns = survey.table.returns
         tiles.append((number(float(f"{returns.mean():.3g}")), f"mean return, {_span(returns)}"))
-    size = sum(entry.bytes for entry in survey.layout)
     cameras = len(survey.image_keys)
-    tiles.append((bytes_text(size), f"on the disk, {cameras} camera{'' if cameras == 1 else 's'}"))
+    tiles.append((bytes_text(survey.bytes), f"{survey.bytes_place}, {cameras} camera{'' if cameras == 1 else 's'}"))
     cells = "".join(
         f'<div class="tile"><b>{escape(value)}</b><span>{escape(text)}</span></div>' for value, text in tiles
     )
@@ -202,7 +201,7 @@ def _finding_card(finding: Finding) -> str:
 
 
 def _measures(survey: Survey) -> str:
-    return measures_table(measure(survey.store), advise=f"robot-rl advise {survey.store.path}")
+    return measures_table(measure(survey.store), advise=f"robot-rl advise {survey.place}")
 
 
 def _groups(survey: Survey) -> list[tuple[str, Array, int]]:

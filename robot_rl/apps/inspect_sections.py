@@ -122,7 +122,7 @@ def store_section(survey: Survey) -> Parts:
     spec, store = survey.spec, survey.store
     absent = ", ".join(sorted(survey.absent))
     facts: dict[str, Any] = {
-        "path": str(store.path),
+        "path": survey.place,
         "control period": "not declared" if spec.control_period_s is None else f"{spec.control_period_s:g} s",
         "action semantics": "not declared" if spec.action_semantics is None else spec.action_semantics,
         "the source lacks": absent if absent else "nothing",
@@ -210,7 +210,7 @@ def _caption(survey: Survey, episode: int) -> str:
 
 
 def _view_hint(survey: Survey) -> str:
-    words = f"robot-rl view {survey.store.path} episodes=[0]"
+    words = f"robot-rl view {survey.place} episodes=[0]"
     return f'<p class="soft small">An episode step by step: <code>{escape(words)}</code></p>'
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from robot_rl.datasets.remote import url_of
 from robot_rl.datasets.store import EpisodeStore
 from robot_rl.datasets.validate import saturation
 from robot_rl.spec import ArraySpec, Spec
@@ -57,6 +58,7 @@ class Survey:
     """A store, read as far as its pictures and tables need."""
 
     store: EpisodeStore
+    place: str  # its path, or the URL that `store` is a copy of
     statistics: dict[str, Any]
     table: EpisodeTable
     sample: dict[int, Episode]  # by number; observations without images
@@ -66,6 +68,21 @@ class Survey:
     def spec(self) -> Spec:
         """Of the store."""
         return self.store.spec
+
+    @property
+    def name(self) -> str:
+        """The last part of its place."""
+        return self.place.rstrip("/").rpartition("/")[2]
+
+    @property
+    def bytes(self) -> int:
+        """What it takes on the disk of this machine."""
+        return sum(entry.bytes for entry in self.layout)
+
+    @property
+    def bytes_place(self) -> str:
+        """Where these bytes are."""
+        return "on the disk" if url_of(self.place) is None else "copied here so far"
 
     @property
     def absent(self) -> set[str]:
@@ -138,8 +155,12 @@ class LayoutEntry:
     bytes: int
 
 
-def survey(store: EpisodeStore) -> Survey:
+def survey(store: EpisodeStore, place: str | None = None) -> Survey:
     """Read a store that has at least one episode.
+
+    Args:
+        store: to read.
+        place: what a person called it; None is its path.
 
     Raises:
         InputError: it is damaged.
@@ -150,6 +171,7 @@ def survey(store: EpisodeStore) -> Survey:
     episodes = store.episodes(numbers, keys=keys)
     return Survey(
         store=store,
+        place=str(store.path) if place is None else place,
         statistics=store.statistics,
         table=table,
         sample=dict(zip(numbers, episodes, strict=True)),

@@ -177,3 +177,33 @@ def test_the_flags_are_settings_and_help_names_them(capsys: pytest.CaptureFixtur
 def test_an_unknown_report_is_refused() -> None:
     with pytest.raises(InputError, match="report"):
         InspectConfig(store="s.zarr", report="pdf")
+
+
+def test_fix_repairs_says_so_and_shows_what_is_left(
+    make_store: MakeStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = make_store(tmp_path / "s.zarr")
+    again = EpisodeStore.append_to(store.path)
+    again.append(store.episode(1))  # an exact copy
+    again.finish()
+    del again
+    assert main(["inspect", str(store.path), "--fix"]) == 1  # a channel still never changes
+    printed = flat(capsys.readouterr().out)
+    assert "Repaired left out 1 episode" in printed
+    assert "channels never" in printed
+    assert len(EpisodeStore.open(store.path)) == 4
+    assert main(["inspect", str(store.path), "--fix"]) == 1
+    assert "Nothing could be repaired" in flat(capsys.readouterr().out)
+
+
+def test_a_store_behind_a_url_is_shown_under_its_url(
+    make_store: MakeStore, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_store(tmp_path / "s.zarr", cameras=["front"])
+    monkeypatch.setenv("ROBOT_RL_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    url = f"file://{tmp_path}/s.zarr"
+    assert inspect.run(InspectConfig(store=url, plots="none", report="html")) == 0
+    assert url in capsys.readouterr().out
+    assert (tmp_path / "work" / "s_inspect" / "report.html").exists()  # not in the cache
