@@ -1,8 +1,6 @@
 """Rows of a LeRobot table, and the frames beside them, become an episode."""
 
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 
 from robot_rl.datasets.frames import EncodedFrames, Frames, as_array, lazy
-from robot_rl.datasets.ingest.arrow import ParquetFile, numbers, texts
+from robot_rl.datasets.ingest.arrow import numbers, texts
 from robot_rl.datasets.ingest.base import ReadOptions, SuccessSource
-from robot_rl.datasets.ingest.lerobot import FACTS, INDEX_COLUMNS, Feature, Layout, inside
+from robot_rl.datasets.ingest.lerobot import Feature, Layout, inside
 from robot_rl.datasets.schema import Finding
 from robot_rl.datasets.video import VideoFrames, VideoIndex, video_index
 from robot_rl.errors import InputError
@@ -21,7 +19,6 @@ from robot_rl.spec import ArraySpec, Spec
 from robot_rl.types import Array, Episode
 
 TIMESTAMP_TOLERANCE_S = 1e-4  # of LeRobot's own loader
-OPEN_FILES = 4
 LARGEST_IMAGE_FILE = 1 << 28  # bytes
 
 
@@ -62,56 +59,6 @@ class Kept:
     metadata: dict[str, Any]
     last_rows: Mapping[str, Array | bytes]
     """`observation/<key>` and `extras/<key>` behind the last row of the table; images as they were encoded."""
-
-
-class Tables:
-    """Parquet files of a data set, the last few of them open."""
-
-    def __init__(self) -> None:
-        self._open: OrderedDict[Path, ParquetFile] = OrderedDict()
-        self.resources = ExitStack()
-        self.resources.callback(self.close)
-
-    def __getitem__(self, path: Path) -> ParquetFile:
-        if path not in self._open:
-            self._open[path] = open_table(path)
-            while len(self._open) > OPEN_FILES:
-                self._open.popitem(last=False)[1].close()
-        self._open.move_to_end(path)
-        return self._open[path]
-
-    def close(self) -> None:
-        """Free all files."""
-        while self._open:
-            self._open.popitem()[1].close()
-
-
-def open_table(path: Path) -> ParquetFile:
-    """A Parquet file of steps.
-
-    Raises:
-        InputError: it is missing or damaged.
-    """
-    if not path.is_file():
-        raise InputError(f"{path} is missing: copy the data set again from its source")
-    return ParquetFile(path)
-
-
-def scalars(table: ParquetFile) -> dict[str, Array]:
-    """The index columns and facts of all rows of a table, those that it has. Shapes: each (N,).
-
-    Raises:
-        InputError: one of them is damaged.
-    """
-    names = [name for name in (*INDEX_COLUMNS, *FACTS) if name in table.names]
-    columns = table.columns(names)
-    found = {}
-    for name in names:
-        values = numbers(columns[name], f"{table.path}: {name}")
-        if values.size != len(table):
-            raise InputError(f"{table.path}: {name} has {values.shape[1:]} numbers in a row, expected one")
-        found[name] = values.reshape(len(table))
-    return found
 
 
 def assemble(

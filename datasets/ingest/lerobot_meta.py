@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from robot_rl.datasets.ingest.arrow import clear_arrow_errors, texts
 from robot_rl.datasets.ingest.lerobot import Info, fill, whole_number
-from robot_rl.datasets.ingest.lerobot_episode import open_table
+from robot_rl.datasets.ingest.lerobot_tables import open_table
 from robot_rl.datasets.schema import Finding
 from robot_rl.errors import InputError
 

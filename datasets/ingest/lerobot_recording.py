@@ -151,6 +151,19 @@ def findings_on_splits(info: Info, episodes: Sequence[int]) -> list[Finding]:
     return findings
 
 
+def findings_on_salvage(salvaged: Mapping[Path, str], place: str) -> list[Finding]:
+    """Tables whose writer died before it closed them."""
+    return [
+        Finding(
+            severity="warning",
+            place=place,
+            text=f"{path.name} has no footer: its writer was stopped before it closed the file; saved from it: {saved}",
+            remedy="frames behind them are lost; the videos may have more",
+        )
+        for path, saved in salvaged.items()
+    ]
+
+
 def finding_on_gaps(episodes: Sequence[int], place: str) -> list[Finding]:
     """Numbers that are left out between the first and the last episode."""
     missing = sorted(set(range(max(episodes, default=-1) + 1)) - set(episodes))

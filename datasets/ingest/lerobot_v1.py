@@ -23,8 +23,9 @@ from robot_rl.datasets.ingest.lerobot import (
     layout_of,
     read_json,
 )
-from robot_rl.datasets.ingest.lerobot_episode import Rows, Tables, frames_of_video
+from robot_rl.datasets.ingest.lerobot_episode import Rows, frames_of_video
 from robot_rl.datasets.ingest.lerobot_recording import Source, all_files, finding_on_gaps, named, recording_of
+from robot_rl.datasets.ingest.lerobot_tables import Tables
 from robot_rl.datasets.schema import Finding
 from robot_rl.datasets.video import VideoFrames, VideoIndex, video_index
 from robot_rl.errors import InputError

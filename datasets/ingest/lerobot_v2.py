@@ -22,17 +22,19 @@ from robot_rl.datasets.ingest.lerobot import (
     read_json_lines,
     whole_number,
 )
-from robot_rl.datasets.ingest.lerobot_episode import Rows, Tables, frames_of_video, scalars
+from robot_rl.datasets.ingest.lerobot_episode import Rows, frames_of_video
 from robot_rl.datasets.ingest.lerobot_recording import (
     Source,
     all_files,
     finding_on_gaps,
+    findings_on_salvage,
     findings_on_splits,
     findings_on_totals,
     named,
     only_videos,
     recording_of,
 )
+from robot_rl.datasets.ingest.lerobot_tables import Tables, scalars
 from robot_rl.datasets.schema import Finding
 from robot_rl.datasets.video import video_index
 from robot_rl.errors import InputError
@@ -69,10 +71,10 @@ class LerobotV2Reader:
         info = files.info
         lengths, findings = _lengths(info)
         findings = [*info.findings, *findings]
-        tables = Tables()
+        tables = Tables(info.features)
         with tables.resources as resources:
             episodes, readable, columns, more = _scan(tables, files, lengths)
-            findings += more
+            findings += more + findings_on_salvage(tables.salvaged, info.place)
             if readable:
                 layout, more = layout_of(info.features, columns, info.place)
             else:

@@ -22,19 +22,21 @@ from robot_rl.datasets.ingest.lerobot import (
     read_info,
     read_json,
 )
-from robot_rl.datasets.ingest.lerobot_episode import Rows, Tables, frames_of_video, scalars
+from robot_rl.datasets.ingest.lerobot_episode import Rows, frames_of_video
 from robot_rl.datasets.ingest.lerobot_exported import read_exported
 from robot_rl.datasets.ingest.lerobot_meta import EpisodeMeta, data_path, read_episodes, read_tasks
 from robot_rl.datasets.ingest.lerobot_recording import (
     Source,
     all_files,
     finding_on_gaps,
+    findings_on_salvage,
     findings_on_splits,
     findings_on_totals,
     named,
     only_videos,
     recording_of,
 )
+from robot_rl.datasets.ingest.lerobot_tables import Tables, scalars
 from robot_rl.datasets.ingest.lerobot_videos import Videos
 from robot_rl.datasets.schema import Finding
 from robot_rl.errors import InputError
@@ -66,10 +68,10 @@ class LerobotV3Reader:
         info = read_info(root)
         declared, findings = read_episodes(info)
         findings = [*info.findings, *findings]
-        tables = Tables()
+        tables = Tables(info.features)
         with tables.resources as resources:
             episodes, columns, more = _scan(tables, info, declared)
-            findings += more
+            findings += more + findings_on_salvage(tables.salvaged, info.place)
             if columns is None:
                 layout, more = only_videos(info, "no table can be read")
                 episodes = [
