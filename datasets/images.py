@@ -159,6 +159,12 @@ def checked_tiers(spec: Spec, tiers: Mapping[str, str] | None) -> dict[str, str]
     return chosen
 
 
+def image_folders(store: Path, name: str) -> list[Path]:
+    """Where a key of any tier has files other than blocks."""
+    folder = store / "images" / name
+    return [store / "steps/observation" / name, folder, *(folder / part for part in ("data", "spans", "frames"))]
+
+
 def image_writer(
     store: Path, name: str, spec: ArraySpec, tier: str, *, quality: int, block_bytes: int, anew: bool
 ) -> ImageWriter:

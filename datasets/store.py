@@ -16,7 +16,7 @@ import zarr
 
 from robot_rl.datasets.blocks import BLOCK_BYTES
 from robot_rl.datasets.frames import JPEG_QUALITY, as_array
-from robot_rl.datasets.images import IMAGES_NOTE, ImageWriter, checked_tiers, image_column, image_writer
+from robot_rl.datasets.images import IMAGES_NOTE, ImageWriter, checked_tiers, image_column, image_folders, image_writer
 from robot_rl.datasets.mapped import ImageColumn
 from robot_rl.datasets.remote import fetcher, is_url, localize, url_of
 from robot_rl.datasets.schema import (
@@ -44,6 +44,7 @@ from robot_rl.datasets.store_files import (
     kept_aside,
     near,
     read_log,
+    remove_partial,
     write_log,
 )
 from robot_rl.errors import InputError, nearest
@@ -145,9 +146,10 @@ class EpisodeStore:
         _open_group(path, writable=False)  # so that nothing else gets a lock file
         lock = WriterLock(path)
         store = EpisodeStore(path, _open_group(path, writable=True), lock=lock)
-        for folder in (path, path / "meta", *store._arrays.folders):
-            for left in folder.glob("*.partial") if folder == path else folder.rglob("*.partial"):
-                left.unlink(missing_ok=True)  # of a writer that was killed
+        for folder in (path / "meta", *store._arrays.folders):
+            remove_partial(folder.rglob("*.partial"))
+        for folder in (path, *(image for name in store._image_names.values() for image in image_folders(path, name))):
+            remove_partial(folder.glob("*.partial"))  # not deeper, where blocks are, which are many
         return store
 
     def __len__(self) -> int:

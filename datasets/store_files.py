@@ -156,6 +156,12 @@ def flush_within(store: Path, files: set[Path]) -> None:
     flush([folder for folder in folders if folder.exists()])  # a name never comes to the disk before what it stands for
 
 
+def remove_partial(files: Iterable[Path]) -> None:
+    """Remove what a writer that was killed had not finished."""
+    for file in list(files):
+        file.unlink(missing_ok=True)
+
+
 class WriterLock:
     """The right to write to a store, which one process has at a time; the system takes it back when that ends.
 

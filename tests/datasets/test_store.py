@@ -2,10 +2,6 @@
 
 import errno
 import os
-import random
-import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +25,6 @@ SPEC = Spec(
     action=ArraySpec(shape=(2,), low=np.full(2, -1.0), high=np.full(2, 1.0)),
     control_period_s=0.05,
 )
-
-WRITER = runpy.run_path(str(Path(__file__).with_name("killed_writer.py")))
-make_spec, make_written_episode = WRITER["make_spec"], WRITER["make_written_episode"]
 
 
 def make_episode(seed: int, steps: int, *, extras: bool = False) -> Episode:
@@ -126,32 +119,6 @@ def test_statistics_follow_episodes_that_were_appended_after_finish(tmp_path: Pa
     store.finish()
     EpisodeStore.append_to(tmp_path / "s.zarr").append(make_episode(2, 5))
     assert EpisodeStore.open(tmp_path / "s.zarr").statistics["steps"] == 8
-
-
-def test_a_killed_writer_leaves_exactly_the_committed_episodes(tmp_path: Path) -> None:
-    path = tmp_path / "s.zarr"
-    EpisodeStore.create(path, make_spec(), provenance={})
-    rng = random.Random(0)
-    program = [sys.executable, str(Path(__file__).with_name("killed_writer.py")), str(path)]
-    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        kills, committed = 0, 0
-        while kills < 10 or (committed <= 10 and kills < 100):  # a busy machine commits less between two kills
-            process.stdin.write(f"{rng.uniform(0.05, 0.4)}\n")
-            process.stdin.flush()
-            reported = int(process.stdout.readline())
-            store = EpisodeStore.open(path)
-            assert reported <= len(store) <= reported + 1  # the kill may fall between the commit and its report
-            store.verify()
-            for seed, episode in enumerate(store.episodes()):
-                wanted = make_written_episode(seed)
-                np.testing.assert_array_equal(episode.observation["state"], wanted.observation["state"])
-                np.testing.assert_array_equal(episode.action, wanted.action)
-                assert episode.metadata == wanted.metadata
-            kills, committed = kills + 1, len(store)
-        process.stdin.close()
-    assert committed > 10
 
 
 @pytest.mark.parametrize("operation", ["chunk", "ends"])
