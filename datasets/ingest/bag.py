@@ -130,7 +130,7 @@ def _read(plan: Plan, segment: Segment, spec: Spec, place: str) -> Episode:
     for image in plan.images:
         stream = parts[image.topic]
         seconds = _seconds(stream.times_ns, segment)
-        chosen = nearest(seconds, times)
+        chosen = nearest(seconds, times, plan.period_s / 2)
         observation[image.key] = image.read(bag, stream.messages.take(chosen))
         extras[f"timestamp_s/{image.key}"] = seconds[chosen]
     steps = len(times) - 1
@@ -167,18 +167,19 @@ def _seconds(times_ns: Array, segment: Segment) -> Array:
 def _decode(
     plan: Plan, bag: Bag, parts: dict[str, Stream], segment: Segment, place: str
 ) -> dict[tuple[str, str], _Samples]:
-    """The numbers of all topics, by key and topic; the command under `action`. Each topic's messages are read once."""
+    """The numbers of all topics, by key and topic; the command under `action`."""
     wanted: list[tuple[str, Feature]] = [(feature.key, feature) for feature in plan.features]
     if plan.action is not None:
         wanted.append(("action", plan.action))
-    decoded: dict[str, Decoded] = {}
+    schemas = {feature.topic: feature.schema for _, feature in wanted}
+    payloads = bag.payloads_of({topic: parts[topic].messages for topic in schemas})
+    decoded = {
+        topic: Decoded.of(payloads[topic], schema, f"{place}: topic {topic}") for topic, schema in schemas.items()
+    }
     out: dict[tuple[str, str], _Samples] = {}
     for key, feature in wanted:
         stream = parts[feature.topic]
-        where = f"{place}: topic {feature.topic}"
-        if feature.topic not in decoded:
-            decoded[feature.topic] = Decoded.of(bag.payloads(stream.messages), feature.schema, where)
-        values, has = feature.read(decoded[feature.topic], where)
+        values, has = feature.read(decoded[feature.topic], f"{place}: topic {feature.topic}")
         times = _seconds(stream.times_ns, segment)[has]
         limit = plan.maximum_gap_s.get(feature.topic)
         _require_dense(feature, times, limit, (segment.end_ns - segment.start_ns) / SECOND, place)

@@ -69,11 +69,15 @@ class Messages:
         )
 
     @staticmethod
+    def concatenate(parts: Sequence["Messages"]) -> "Messages":
+        """One after the other."""
+        names = ("receive_ns", "prefix", "file", "block", "offset", "size")
+        return Messages(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
+
+    @staticmethod
     def join(parts: Sequence["Messages"]) -> "Messages":
         """Messages of several files, sorted by the time they were received."""
-        names = ("receive_ns", "prefix", "file", "block", "offset", "size")
-        columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-        joined = Messages(**columns)
+        joined = Messages.concatenate(parts)
         order = np.argsort(joined.receive_ns, kind="stable")
         return joined if (order == np.arange(len(order))).all() else joined.take(order)
 
@@ -83,7 +87,7 @@ class Columns:
     """Messages of one topic as they are found."""
 
     rows: "array[int]" = field(default_factory=lambda: array("q"))  # four numbers each
-    prefixes: list[bytes] = field(default_factory=list)
+    prefixes: bytearray = field(default_factory=bytearray)  # PREFIX_BYTES each
 
     def add(self, receive_ns: int, prefix: bytes, block: int, offset: int, size: int) -> None:
         """One more message.
@@ -92,7 +96,7 @@ class Columns:
             OverflowError: a number has more than 63 bits.
         """
         self.rows.extend((receive_ns, block, offset, size))
-        self.prefixes.append(prefix if len(prefix) == PREFIX_BYTES else prefix.ljust(PREFIX_BYTES, b"\0"))
+        self.prefixes += prefix if len(prefix) == PREFIX_BYTES else prefix.ljust(PREFIX_BYTES, b"\0")
 
     def extend(self, more: "Columns") -> None:
         """Those of another publisher of the topic."""
@@ -105,7 +109,7 @@ class Columns:
         receive_ns, block, offset, size = (np.ascontiguousarray(column) for column in table.T)
         return Messages(
             receive_ns=receive_ns,
-            prefix=np.frombuffer(b"".join(self.prefixes), np.uint8).reshape(-1, PREFIX_BYTES),
+            prefix=np.frombuffer(bytes(self.prefixes), np.uint8).reshape(-1, PREFIX_BYTES),
             file=np.full(len(table), file, np.int32),
             block=block,
             offset=offset,
@@ -167,11 +171,13 @@ class MappedFile(BagFile):
 
     def unpacked(self, number: int) -> bytes:
         """A compressed block, unpacked."""
-        if self._unpacked[0] != number:
+        kept, raw = self._unpacked  # read once: threads share the file
+        if kept != number:
             block = self.blocks[number]
             data = self.buffer()[block.start : block.start + block.packed_bytes]
-            self._unpacked = (number, unpack(data, block.compression, block.bytes, self._place(block.start)))
-        return self._unpacked[1]
+            raw = unpack(data, block.compression, block.bytes, self._place(block.start))
+            self._unpacked = (number, raw)
+        return raw
 
     def payloads(self, messages: Messages) -> list[bytes]:
         """See `BagFile.payloads`."""

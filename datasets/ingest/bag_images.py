@@ -39,6 +39,11 @@ ENCODINGS: dict[str, tuple[str, int, int | None]] = {
     "32FC1": ("f4", 1, None),
 }
 """Type and number of the values of a pixel, and how OpenCV makes RGB of them; REP 118 for depth."""
+FIELDS = {
+    IMAGE: (("height", "width", "step", "is_bigendian"), ("header.frame_id", "encoding")),
+    COMPRESSED_IMAGE: ((), ("header.frame_id", "format")),
+}
+"""Whole numbers and texts of the messages, beside the bytes in `data`."""
 DEPTH_UNITS = {"16UC1": "mm", "32FC1": "m"}
 
 
@@ -90,7 +95,7 @@ class ImageBytes(Sequence[bytes]):
 
     def __init__(self, bag: Bag, messages: Messages, schema: Schema, place: str) -> None:
         self.bag, self.messages, self.schema, self.place = bag, messages, schema, place
-        self._last: tuple[int, bytes] = (-1, b"")
+        self._last: tuple[tuple[int, int, int], bytes] = ((-1, -1, -1), b"")
 
     def __len__(self) -> int:
         return len(self.messages)
@@ -111,10 +116,12 @@ class ImageBytes(Sequence[bytes]):
     def message(self, index: int) -> bytes:
         """The whole message; a repetition of the one before is not read again."""
         row = self.messages.take(slice(index, index + 1))
-        same = hash((int(row.file[0]), int(row.block[0]), int(row.offset[0])))
-        if self._last[0] != same:
-            self._last = (same, self.bag.payloads(row)[0])
-        return self._last[1]
+        place = (int(row.file[0]), int(row.block[0]), int(row.offset[0]))
+        kept, data = self._last  # read once: threads share it
+        if kept != place:
+            data = self.bag.payloads(row)[0]
+            self._last = (place, data)
+        return data
 
 
 class RawFrames(Frames):
@@ -148,6 +155,7 @@ def image_topic(topic: str, schema: Schema, data: bytes) -> ImageTopic:
     """
     place = f"topic {topic}"
     layout = schema.layout(data, place)
+    _require_fields(layout, schema.type, place)
     frame = layout.text(data, "header.frame_id") or None
     if schema.type == COMPRESSED_IMAGE:
         form = layout.text(data, "format")
@@ -214,6 +222,18 @@ def raw_image(data: bytes, topic: ImageTopic, place: str) -> Array:
     except cv2.error as error:
         raise InputError(f"{place} has an image that cannot be converted from {encoding}: {error}") from error
     return rgb.reshape(topic.spec.shape)
+
+
+def _require_fields(layout: Layout, kind: str, place: str) -> None:
+    """Refuse a definition in the recording that calls something else an image."""
+    numbers, texts = FIELDS[kind]
+    leaves = layout.leaves
+    found = all(
+        path in leaves and leaves[path].scalar and np.dtype(leaves[path].dtype).kind in "iu" for path in numbers
+    )
+    data = "data" in leaves and np.dtype(leaves["data"].dtype) == np.uint8
+    if not (found and data and all(path in layout.texts for path in texts)):
+        raise InputError(f"{place} says it is {kind}, but the definition in the recording is not that of ROS")
 
 
 def _number(layout: Layout, data: bytes, path: str) -> int:

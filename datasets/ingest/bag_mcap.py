@@ -116,7 +116,7 @@ class McapFile(MappedFile):
                 raise InputError(
                     f"{self._place(start)}: a chunk of {packed} bytes declares {size}: the file is damaged"
                 )
-            raw = data[position : position + packed]
+            raw = data[position : position + packed] if checksum else b""
             reached = self._scan(data, position, position + packed, block=-1, nested=True)[0] - position
         check_sum(raw, checksum, self._place(start))
         if reached != size:

@@ -33,7 +33,10 @@ UNITS = {
 POSITIONS = {("sensor_msgs/msg/JointState", "position"), ("trajectory_msgs/msg/JointTrajectory", "positions")}
 SLIDING = ("finger", "gripper", "prismatic", "slide", "linear", "lift", "rail")
 """Joints with such names may be in metres: the message does not say, so no unit is declared for their topic."""
+NAMED_NUMBERS = ("telemetry", "outcome")
+"""Topics that use JointState for any numbers with names."""
 APART = {
+    "sensor_msgs/msg/JointState": ("position", "velocity", "effort"),  # where the joints have no names
     "sensor_msgs/msg/Imu": ("orientation", "angular_velocity", "linear_acceleration"),
     "nav_msgs/msg/Odometry": ("pose.pose", "twist.twist"),
     "sensor_msgs/msg/Joy": ("axes", "buttons"),
@@ -103,9 +106,10 @@ class Feature:
                 if not set(self.joints) <= set(names):
                     continue
                 order = [names.index(joint) for joint in self.joints]
-            out[members] = np.concatenate(
-                [self._field(layout, rows, k, order, place) for k in range(len(self.fields))], 1
-            )
+            with np.errstate(over="ignore", invalid="ignore"):  # of damaged numbers, which a store refuses
+                out[members] = np.concatenate(
+                    [self._field(layout, rows, k, order, place) for k in range(len(self.fields))], 1
+                )
             has[members] = True
         return out, has
 
@@ -121,13 +125,15 @@ class Feature:
         return values if order is None else values[:, order]
 
 
-def features(topic: str, schema: Schema, data: bytes, field: str | None, *, asked: bool, steady: bool) -> list[Feature]:
-    """What the messages of a topic give, told from the first one.
+def features(
+    topic: str, schema: Schema, data: bytes, field: str | None, *, asked: bool, steady: bool
+) -> tuple[list[Feature], list[str]]:
+    """What the messages of a topic give, told from one of them, and which of its fields are not measured (NaN).
 
     Args:
         topic: its name.
         schema: its type.
-        data: the first message.
+        data: the message.
         field: only this field, `pose.position` or `velocity`; None takes all.
         asked: a person named the topic.
         steady: all its messages have as many bytes as the first, so sequences can be taken too.
@@ -140,8 +146,8 @@ def features(topic: str, schema: Schema, data: bytes, field: str | None, *, aske
     if not asked and (schema.type in NOT_OBSERVED or package in NOT_OBSERVED_PACKAGES):
         raise InputError(f"{place} has the type {schema.type}, which is taken only where bag.observations names it")
     layout = schema.layout(data, place)
-    names_field = next((name for name in NAMES if f"{name}[0]" in layout.texts), "")
-    joints = layout.names(data, names_field) if names_field else ()
+    names_field = _names_field(layout)
+    joints = joint_names(layout, data)
     if len(set(joints)) != len(joints):
         raise InputError(f"{place} names a joint twice: {', '.join(joints)}")
     numbers = [path for path, leaf in layout.leaves.items() if leaf.count and not _is_apart(path, layout)]
@@ -157,12 +163,19 @@ def features(topic: str, schema: Schema, data: bytes, field: str | None, *, aske
     else:
         usable = [path for path in numbers if _usable(path, layout, asked or steady)]
         parts = [usable]
-    if field is None:
-        parts = [[path for path in part if asked or not _unmeasured(layout, data, path)] for part in parts]
+    wanted = {path for part in parts for path in part}
+    unmeasured = [path for path in numbers if path in wanted and field is None and _unmeasured(layout, data, path)]
+    parts = [[path for path in part if path not in unmeasured] for part in parts]
     out = [_feature(topic, schema, layout, data, part, field, joints, names_field) for part in parts if part]
     if not out:
         raise InputError(f"{place} has the type {schema.type}, which has no numbers of a fixed count")
-    return out
+    return out, unmeasured
+
+
+def joint_names(layout: Layout, data: bytes) -> tuple[str, ...]:
+    """The joints that a message names, in its order; none where it names none."""
+    field = _names_field(layout)
+    return layout.names(data, field) if field else ()
 
 
 def action_feature(topic: str, found: Sequence[Feature]) -> Feature:
@@ -223,10 +236,14 @@ def _feature(
             shape=(int(starts[-1]),),
             dtype=str(dtype),
             names=joints * len(paths) if named else _names(paths, counts, shared),
-            unit=_unit(schema.type, part, joints),
+            unit=_unit(topic, schema.type, part, joints),
             frame=_frame(layout, data),
         ),
     )
+
+
+def _names_field(layout: Layout) -> str:
+    return next((name for name in NAMES if f"{name}[0]" in layout.texts), "")
 
 
 def _part(schema: Schema, paths: Sequence[str], field: str | None, named: bool) -> str:
@@ -304,8 +321,10 @@ def _names(paths: Sequence[str], counts: Sequence[int], shared: str) -> tuple[st
     )
 
 
-def _unit(kind: str, part: str, joints: tuple[str, ...]) -> str | None:
+def _unit(topic: str, kind: str, part: str, joints: tuple[str, ...]) -> str | None:
     slides = any(word in joint.lower() for joint in joints for word in SLIDING)
+    if topic.split("/")[-1] in NAMED_NUMBERS:
+        return None
     if (kind, part) in POSITIONS:
         return None if slides else "rad"
     return None if slides else UNITS.get((kind, part))

@@ -7,8 +7,16 @@ from typing import Any
 
 import numpy as np
 
+from robot_rl.datasets.ingest.bag_files import Messages
 from robot_rl.datasets.ingest.bag_images import ImageTopic, image_topic
-from robot_rl.datasets.ingest.bag_messages import COMPRESSED_IMAGE, IMAGE, Feature, action_feature, features
+from robot_rl.datasets.ingest.bag_messages import (
+    COMPRESSED_IMAGE,
+    IMAGE,
+    Feature,
+    action_feature,
+    features,
+    joint_names,
+)
 from robot_rl.datasets.ingest.bag_segments import (
     SAME_CLOCK_S,
     SECOND,
@@ -28,6 +36,7 @@ from robot_rl.datasets.ingest.resample import usual_period
 from robot_rl.datasets.schema import Finding
 from robot_rl.errors import InputError, nearest
 
+EXAMPLES = 32  # messages of a topic that are looked at for the names of joints
 GAP_PERIODS = 5
 SMALLEST_GAP_S = 0.5
 SLOW_S = 0.5
@@ -172,16 +181,37 @@ def _features(
     kind = _schema(plan, topic, definitions)
     bag = next(bag for bag in plan.bags if len(bag.messages.get(topic, ())))
     messages = bag.messages[topic]
-    (data,) = bag.payloads(messages.take(slice(0, 1)))
+    data = _example(plan, topic, kind, bag, messages)
     if kind.type in (IMAGE, COMPRESSED_IMAGE) and field_name is None:
         image = image_topic(topic, kind, data)
         plan.schemas[topic] = kind
         return [], image
     sizes = [bag.messages[topic].size for bag in plan.bags if topic in bag.messages]
     steady = all(bool((part == messages.size[0]).all()) for part in sizes)
-    found = features(topic, kind, data, field_name, asked=asked, steady=steady)
+    found, unmeasured = features(topic, kind, data, field_name, asked=asked, steady=steady)
+    if unmeasured:
+        plan.say("information", f"topic {topic}: {', '.join(unmeasured)} are not measured (NaN), so they are left out")
     plan.schemas[topic] = kind
     return found, None
+
+
+def _example(plan: Plan, topic: str, kind: Schema, bag: Bag, messages: Messages) -> bytes:
+    """The message that tells what the topic is: the first, or where several publishers name joints, that with most."""
+    (first,) = bag.payloads(messages.take(slice(0, 1)))
+    place = f"topic {topic}"
+    if not joint_names(kind.layout(first, place), first):
+        return first
+    some = bag.payloads(messages.take(slice(0, EXAMPLES)))
+    names = [set(joint_names(kind.layout(data, place), data)) for data in some]
+    most = max(range(len(some)), key=lambda number: len(names[number]))
+    others = sorted(set().union(*names) - names[most])
+    if others:
+        plan.say(
+            "warning",
+            f"topic {topic}: some of its messages name other joints ({', '.join(others)}): they are not used",
+            "record them on a topic of their own",
+        )
+    return some[most]
 
 
 def _schema(plan: Plan, topic: str, definitions: dict[str, Any]) -> Schema:
@@ -278,13 +308,13 @@ def _say_clocks(plan: Plan, setting: str) -> None:
         if found.offset_s is None or found.jitter_s is None:
             continue
         used = "the stamp of the header is used" if found.header else "the time of reception is used"
-        for name, value in (("median offset", abs(found.offset_s)), ("jitter (95th percentile)", found.jitter_s)):
-            if value > plan.period_s / 2:
-                plan.say(
-                    "warning",
-                    f"topic {topic}: {name} between stamp and reception is {value:g} s, more than half a step; {used}",
-                    "choose with bag.clock=header or bag.clock=receive",
-                )
+        if max(abs(found.offset_s), found.jitter_s) > plan.period_s / 2:
+            plan.say(
+                "warning",
+                f"topic {topic}: between stamp and reception lie {found.offset_s:g} s (median), with a jitter of "
+                f"{found.jitter_s:g} s (95th percentile): more than half a control period; {used}",
+                "choose with bag.clock=header or bag.clock=receive",
+            )
     bare = [topic for topic in plan.topics() if not plan.clocks[topic].header]
     if setting == "auto" and bare and any(plan.clocks[topic].header for topic in plan.topics()):
         text = f"{', '.join(bare)}: without usable stamps, so the time of reception; the other topics by their stamps"

@@ -193,6 +193,10 @@ def _marks(bag: Bag, stream: Stream, schema: Schema) -> list[tuple[bool, str]]:
     payloads = bag.payloads(stream.messages)
     out: list[tuple[bool, str]] = [(False, "")] * len(payloads)
     for members, layout, rows in tables(payloads, schema, place):
+        if "data" not in (layout.texts if name == "String" else layout.leaves):
+            raise InputError(
+                f"{place} says it is {schema.type}, but the definition in the recording is not that of ROS"
+            )
         for row, member in enumerate(members.tolist()):
             if name == "Bool":
                 out[member] = (bool(column(layout, rows[row : row + 1], "data")[0, 0]), "")

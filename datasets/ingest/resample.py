@@ -34,11 +34,21 @@ def latest(times: Array, points: Array) -> Array:
     return np.maximum(np.searchsorted(times, points + AGREEMENT, side="right") - 1, 0)
 
 
-def nearest(times: Array, points: Array) -> Array:
-    """Index of the sample nearest to each point; of two as near, the earlier. Shapes: (N,), (K,) -> (K,)."""
+def nearest(times: Array, points: Array, ahead: float = np.inf) -> Array:
+    """Index of the sample nearest to each point; of two as near, the earlier.
+
+    Args:
+        times: (N,).
+        points: (K,).
+        ahead: a sample that is later than its point by more is not taken, but the last one before.
+
+    Returns:
+        Shapes: (K,).
+    """
     before = latest(times, points)
     after = np.minimum(before + 1, len(times) - 1)
-    return np.where(np.abs(times[after] - points) < np.abs(points - times[before]), after, before)
+    lead = times[after] - points
+    return np.where((np.abs(lead) < np.abs(points - times[before])) & (lead <= ahead), after, before)
 
 
 def interpolate(values: Array, times: Array, points: Array) -> Array:
@@ -47,8 +57,8 @@ def interpolate(values: Array, times: Array, points: Array) -> Array:
     Shapes: (N, C), (N,), (K,) -> (K, C), in the data type of `values`.
     """
     before, after, share = _between(times, points)
-    low, high = values[before].astype(np.float64), values[after].astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):  # damaged numbers become NaN or infinite, which a store refuses
+        low, high = values[before].astype(np.float64), values[after].astype(np.float64)
         return np.asarray(low + share[:, None] * (high - low)).astype(values.dtype)
 
 

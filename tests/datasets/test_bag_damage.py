@@ -42,8 +42,7 @@ def try_all(path: Path) -> bool:
                 for rows in episode.observation.values():
                     np.asarray(rows[0])
         return True
-    except InputError as error:
-        assert str(error)
+    except InputError:
         return False
 
 
@@ -101,8 +100,8 @@ def test_an_mcap_file_whose_recorder_was_killed_is_read_with_a_warning(record_ar
         assert "warning: the file has no end, its recorder was killed" in texts(recording)
         episode = recording.read(0)
         assert 5.0 < episode.extras["timestamp_s"][-1] < 45.0
+    cut.write_bytes(whole[: int(len(whole) * 0.6)] + whole[-200:])
     with pytest.raises(InputError, match="damaged"):  # the same cut in a file that was closed is no killed recorder
-        cut.write_bytes(whole[: int(len(whole) * 0.6)] + whole[-200:])
         BagReader().open(cut, ReadOptions())
 
 

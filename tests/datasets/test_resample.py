@@ -52,6 +52,12 @@ def test_no_sample_is_nearer_than_the_nearest(times: Array, wanted: Array) -> No
     assert np.allclose(np.abs(times[chosen] - wanted), np.abs(times[None] - wanted[:, None]).min(axis=1), atol=1e-9)
 
 
+def test_a_sample_too_far_ahead_is_not_taken_for_the_nearest() -> None:
+    times, wanted = np.array([0.0, 1.0]), np.array([0.7, 0.95])
+    assert nearest(times, wanted).tolist() == [1, 1]
+    assert nearest(times, wanted, ahead=0.1).tolist() == [0, 1]
+
+
 def test_of_two_as_near_the_earlier_is_taken() -> None:
     assert nearest(np.array([0.0, 1.0]), np.array([0.5])).tolist() == [0]
 
