@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from robot_rl.datasets.frames import ResizedFrames, as_array, lazy
+from robot_rl.datasets.frames import as_array, lazy, resize_frames
 from robot_rl.datasets.ingest.base import SuccessLabel
 from robot_rl.datasets.schema import is_image
 from robot_rl.errors import InputError, nearest
@@ -347,7 +347,7 @@ def resized(episode: Episode, size: tuple[int, int] | None, fit: str) -> Episode
     if size is None:
         return episode
     observation = {
-        key: as_array(ResizedFrames(rows, size, fit)) if _needs_size(rows, size) else rows
+        key: as_array(resize_frames(rows, size, fit)) if _needs_size(rows, size) else rows
         for key, rows in episode.observation.items()
     }
     return replace(episode, observation=observation)

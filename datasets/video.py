@@ -426,7 +426,8 @@ def _orientation(frame: VideoFrame, path: Path) -> tuple[int, int, int, int]:
     Raises:
         InputError: the picture is turned by other than right angles.
     """
-    data = [frame.side_data[number] for number in range(len(frame.side_data))]
+    side_data: Any = frame.side_data
+    data = [side_data[number] for number in range(len(side_data))]
     found = [item for item in data if item.type == SideDataType.DISPLAYMATRIX]
     if not found:
         return (1, 0, 0, 1)

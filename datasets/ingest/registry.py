@@ -4,6 +4,7 @@ from pathlib import Path
 
 from robot_rl.datasets.ingest.bag import BagReader
 from robot_rl.datasets.ingest.base import Reader
+from robot_rl.datasets.ingest.csv_log import CsvLogReader
 from robot_rl.datasets.ingest.d4rl_hdf5 import D4rlHdf5Reader
 from robot_rl.datasets.ingest.dapg_pickle import DapgPickleReader
 from robot_rl.datasets.ingest.hdf5 import is_hdf5, outline
@@ -24,6 +25,7 @@ READERS: tuple[Reader, ...] = (
     LerobotV2Reader(),
     LerobotV1Reader(),
     BagReader(),
+    CsvLogReader(),
 )
 """In the order in which they are asked."""
 
