@@ -106,10 +106,12 @@ class Measures:
     velocities: str  # named | measured | missing | unknown
     motion_explained: float | None  # share of the next state's change that state and action explain
     motion_explained_with_history: float | None  # the same with the change before
+    episode_returns: tuple[float, ...]  # undiscounted, in the order of the store
+    episode_steps: tuple[int, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON."""
-        return asdict(self)
+        """Plain JSON, without the numbers of single episodes."""
+        return {key: value for key, value in asdict(self).items() if not key.startswith("episode_")}
 
 
 def measure(
@@ -176,6 +178,8 @@ def measure(
         velocities=velocities(spec, explained, with_history),
         motion_explained=explained,
         motion_explained_with_history=with_history,
+        episode_returns=tuple(totals.tolist()),
+        episode_steps=tuple(outcome.steps for outcome in outcomes),
     )
 
 

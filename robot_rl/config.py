@@ -13,7 +13,7 @@ from omegaconf import MISSING
 
 from robot_rl.algorithms import ALGORITHM_CONFIGS
 from robot_rl.checks import require_choice, require_minimum, require_success_reward
-from robot_rl.data_config import EditConfig, ExportConfig, IngestConfig, InspectConfig, ViewConfig
+from robot_rl.data_config import AdviseConfig, EditConfig, ExportConfig, IngestConfig, InspectConfig, ViewConfig
 from robot_rl.errors import InputError
 
 
@@ -254,6 +254,7 @@ VERB_CONFIGS: dict[str, type] = {
     "ingest": IngestConfig,
     "inspect": InspectConfig,
     "view": ViewConfig,
+    "advise": AdviseConfig,
     "edit": EditConfig,
     "export": ExportConfig,
     "train": TrainConfig,

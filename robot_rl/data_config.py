@@ -200,8 +200,18 @@ class AdviseConfig:
     environment_return: list[float] | None = None
     """[return of a random policy, return of an expert], where known: the quality of the data is measured against
     them."""
-    discount: float = 0.99
-    output: str | None = None  # a JSON file of the numbers
+    discount: float = 0.99  # of the discounted returns that are told
+    output: str | None = None  # a JSON file of the numbers, choices and commands
+
+    def __post_init__(self) -> None:
+        require_range(self.discount, 0.0, 1.0, "discount")
+        if self.environment_return is not None and (
+            len(self.environment_return) != 2 or not self.environment_return[0] < self.environment_return[1]
+        ):
+            raise InputError(
+                f"environment_return={self.environment_return}: give two numbers, the lower of a random policy first, "
+                "then the higher of an expert"
+            )
 
 
 @dataclass(kw_only=True)

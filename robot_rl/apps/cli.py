@@ -149,6 +149,10 @@ def _load(verb: str, given: list[str]) -> Callable[[Any], int]:
             from robot_rl.apps import view
 
             return view.run
+        case "advise":
+            from robot_rl.apps import advise
+
+            return advise.run
         case "edit":
             from robot_rl.apps import edit
 

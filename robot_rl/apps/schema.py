@@ -26,6 +26,7 @@ POSITIONAL = {
     "ingest": ("source", "store"),
     "inspect": ("store",),
     "view": ("store",),
+    "advise": ("store",),
     "edit": ("operation", "store"),
     "export": ("store", "target"),
     "train": ("experiment",),
