@@ -6,11 +6,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from robot_rl.algorithms import bc, fql, iql, sac, td3
+from robot_rl.algorithms import bc, fql, iql, rorl, sac, td3
 from robot_rl.algorithms.agent import Agent, replaced
 from robot_rl.algorithms.bc import BCConfig
 from robot_rl.algorithms.fql import FQLConfig
 from robot_rl.algorithms.iql import IQLConfig
+from robot_rl.algorithms.rorl import RORLConfig
 from robot_rl.algorithms.sac import SACConfig
 from robot_rl.algorithms.td3 import TD3Config
 from robot_rl.errors import InputError
@@ -21,12 +22,13 @@ ALGORITHM_CONFIGS: dict[str, type] = {
     "bc": BCConfig,
     "fql": FQLConfig,
     "iql": IQLConfig,
+    "rorl": RORLConfig,
     "sac": SACConfig,
     "td3": TD3Config,
 }
 
-AlgorithmConfig = BCConfig | FQLConfig | IQLConfig | SACConfig | TD3Config
-Config = TypeVar("Config", BCConfig, FQLConfig, IQLConfig, SACConfig, TD3Config)
+AlgorithmConfig = BCConfig | FQLConfig | IQLConfig | RORLConfig | SACConfig | TD3Config
+Config = TypeVar("Config", BCConfig, FQLConfig, IQLConfig, RORLConfig, SACConfig, TD3Config)
 
 
 def create(
@@ -55,6 +57,8 @@ def create(
             return iql.create(config, spec, seeds, device, statistics)
         case TD3Config():
             return td3.create(config, spec, seeds, device, statistics)
+        case RORLConfig():
+            return rorl.create(config, spec, seeds, device, statistics)
         case FQLConfig():
             return fql.create(config, spec, seeds, device, statistics)
         case BCConfig():

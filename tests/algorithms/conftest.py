@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from robot_rl.algorithms import AlgorithmConfig, BCConfig, FQLConfig, IQLConfig, SACConfig, TD3Config
+from robot_rl.algorithms import AlgorithmConfig, BCConfig, FQLConfig, IQLConfig, RORLConfig, SACConfig, TD3Config
 from robot_rl.spec import ArraySpec, Spec
 from robot_rl.types import Batch
 
@@ -83,6 +83,26 @@ CONFIGS: dict[str, Callable[[], AlgorithmConfig]] = {
     "fql": lambda: FQLConfig(**WIDTHS),
     "fql_normalized": lambda: FQLConfig(
         **WIDTHS, critic_layer_norm=False, normalize_value=True, target_reduction="min", gradient_clip=1.0
+    ),
+    "sac_n": lambda: RORLConfig(**WIDTHS, critic_count=3, backup_entropy=False),
+    "edac": lambda: RORLConfig(**WIDTHS, critic_count=4, diversity_weight=1.0),
+    "rorl": lambda: RORLConfig(
+        **WIDTHS,
+        critic_count=4,
+        perturbations=5,
+        smoothness_weight=1e-2,
+        uncertainty_weight=0.1,
+        actor_smoothness_weight=0.5,
+        gradient_clip=1.0,
+    ),
+    "ro2o": lambda: RORLConfig(
+        **WIDTHS,
+        critic_count=4,
+        critic_layer_norm=True,
+        target_critics="own",
+        actor_behaviour_cloning_weight=1.0,
+        uncertainty_weight=0.3,
+        perturbations=3,
     ),
     "pars": lambda: TD3Config(
         **WIDTHS,

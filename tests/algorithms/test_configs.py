@@ -17,11 +17,13 @@ from robot_rl.algorithms import (
     BCConfig,
     FQLConfig,
     IQLConfig,
+    RORLConfig,
     SACConfig,
     TD3Config,
     bc,
     fql,
     iql,
+    rorl,
     sac,
     td3,
     with_overrides,
@@ -242,9 +244,10 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("module", "kind"), [(bc, BCConfig), (fql, FQLConfig), (iql, IQLConfig), (sac, SACConfig), (td3, TD3Config)]
-)
+MODULES = {bc: BCConfig, fql: FQLConfig, iql: IQLConfig, rorl: RORLConfig, sac: SACConfig, td3: TD3Config}
+
+
+@pytest.mark.parametrize(("module", "kind"), list(MODULES.items()))
 def test_every_setting_is_read(module: ModuleType, kind: type) -> None:
     read = {
         node.attr

@@ -13,7 +13,16 @@ import pytest
 import torch
 from torch import nn
 
-from robot_rl.algorithms import AlgorithmConfig, BCConfig, FQLConfig, IQLConfig, SACConfig, TD3Config, create
+from robot_rl.algorithms import (
+    AlgorithmConfig,
+    BCConfig,
+    FQLConfig,
+    IQLConfig,
+    RORLConfig,
+    SACConfig,
+    TD3Config,
+    create,
+)
 from robot_rl.seeding import Seeds
 from robot_rl.spec import ArraySpec, Spec
 from robot_rl.types import Batch
@@ -44,6 +53,10 @@ CONFIGS: dict[str, AlgorithmConfig] = {
     "droq": SACConfig(**WIDTHS, critic_dropout=0.1, critic_layer_norm=True),
     "enoto": SACConfig(**WIDTHS, critic_count=4, target_reduction="weighted_min_pair", disagreement_temperature=20.0),
     "fql": FQLConfig(**WIDTHS),
+    "edac": RORLConfig(**WIDTHS, critic_count=4, diversity_weight=1.0),
+    "ro2o": RORLConfig(
+        **WIDTHS, critic_count=4, smoothness_weight=0.1, uncertainty_weight=0.1, actor_smoothness_weight=1.0
+    ),
     "td3": TD3Config(**WIDTHS),
     "rebrac": TD3Config(
         **WIDTHS, **ENSEMBLE, critic_cloning_weight=0.1, actor_cloning_weight=0.1, actor_normalize_value=True
