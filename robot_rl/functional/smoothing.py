@@ -46,9 +46,8 @@ def policy_smoothness(mean: Tensor, log_std: Tensor, near_mean: Tensor, near_log
     variance, near_variance = (2 * log_std).exp(), (2 * near_log_std).exp()
     # The logarithms of the two directions cancel.
     divergence = (variance + squared) / near_variance + (near_variance + squared) / variance - 2
-    furthest = (0.5 * divergence).sum(dim=2).amax(dim=1)
-    loss: Tensor = furthest.mean()
-    return loss
+    furthest: Tensor = (0.5 * divergence).sum(dim=2).amax(dim=1)
+    return furthest.mean()
 
 
 def gradient_diversity(gradient: Tensor) -> Tensor:
@@ -61,7 +60,8 @@ def gradient_diversity(gradient: Tensor) -> Tensor:
         raise ValueError("diversity needs at least two critics")
     unit = gradient / (gradient.norm(dim=2, keepdim=True) + 1e-10)
     # sum_{i != j} <g_i, g_j> = |sum_i g_i|^2 - sum_i |g_i|^2
-    return ((unit.sum(dim=0).square().sum(dim=1) - unit.square().sum(dim=(0, 2))) / (count - 1)).mean()
+    products: Tensor = unit.sum(dim=0).square().sum(dim=1) - unit.square().sum(dim=(0, 2))  # (B,)
+    return products.mean() / (count - 1)
 
 
 def perturbed(features: Tensor, radius: float, count: int, generator: torch.Generator) -> Tensor:
