@@ -81,13 +81,14 @@ class CsvLogReader:
             if reward or roles.success is not None or options.success is not None
             else (SuccessSource(rule=None, success_reward=None), [])
         )
-        findings += about_success
+        action, about_action = action_of(table, roles, options)
+        findings += [*about_success, *about_action]
         spec = Spec(
             observation={
-                key: replace(array_spec(array), names=_names(table, roles.observation[key]))
+                key: replace(array_spec(array), names=names_of(table, roles.observation[key]))
                 for key, array in first.observation.items()
             },
-            action=_action(first, roles, options, str(path)),
+            action=action,
             control_period_s=period_s,
             metadata={"absent": absent_of(roles)},
         )
@@ -158,14 +159,38 @@ def held_rewards(table: Table, roles: Roles, parts: Sequence[Array]) -> Array:
     return np.asarray(rewards[np.isfinite(rewards)])
 
 
-def _action(first: Rows, roles: Roles, options: ReadOptions, place: str) -> ArraySpec:
-    if first.action is None:
-        return ArraySpec(shape=(0,), dtype="float32")
-    names = roles.action if first.action.shape[1] == len(roles.action) else None
-    return replace(action_spec(first.action, options, place), names=names)
+def action_of(table: Table, roles: Roles, options: ReadOptions) -> tuple[ArraySpec, list[Finding]]:
+    """The spec of the action: bounds as they are declared, else the range of the table; of width 0 without actions.
+
+    Raises:
+        InputError: the declared bounds do not fit, or a column has no number at all.
+    """
+    if not roles.action:
+        return ArraySpec(shape=(0,), dtype="float32"), []
+    everything = rows_of(table, replace(roles, observation={}), None, np.arange(len(table)))
+    actions = everything.action
+    assert actions is not None
+    names = roles.action if actions.shape[1] == len(roles.action) else None
+    if options.action_low is not None or options.action_high is not None:
+        return replace(action_spec(actions, options, str(table.path)), names=names), []
+    low, high = actions.min(axis=0).astype(np.float64), actions.max(axis=0).astype(np.float64)
+    still = high <= low
+    text = "nothing declares bounds of the action: they are the range of the table"
+    if still.any():
+        text += f"; {int(still.sum())} channels never move and get their value plus and minus 1"
+    remedy = "set action_low and action_high where the limits of the robot are known"
+    spec = ArraySpec(
+        shape=low.shape,
+        dtype=str(actions.dtype),
+        low=np.where(still, low - 1, low),
+        high=np.where(still, high + 1, high),
+        names=names,
+    )
+    return spec, [Finding(severity="information", place=table.path.name, text=text, remedy=remedy)]
 
 
-def _names(table: Table, columns: Sequence[str]) -> tuple[str, ...] | None:
+def names_of(table: Table, columns: Sequence[str]) -> tuple[str, ...] | None:
+    """The names of the channels, where every column is one."""
     return tuple(columns) if all(table.columns[name].ndim == 1 for name in columns) else None
 
 

@@ -13,6 +13,7 @@ from robot_rl.datasets.ingest.lerobot_v2 import LerobotV2Reader
 from robot_rl.datasets.ingest.lerobot_v3 import LerobotV3Reader
 from robot_rl.datasets.ingest.robomimic_hdf5 import RobomimicHdf5Reader
 from robot_rl.datasets.ingest.robosuite_raw import RobosuiteRawReader
+from robot_rl.datasets.ingest.video_files import VideoFilesReader
 from robot_rl.datasets.store_files import near
 from robot_rl.errors import InputError, nearest
 
@@ -25,6 +26,7 @@ READERS: tuple[Reader, ...] = (
     LerobotV2Reader(),
     LerobotV1Reader(),
     BagReader(),
+    VideoFilesReader(),
     CsvLogReader(),
 )
 """In the order in which they are asked."""

@@ -81,8 +81,13 @@ class Rows:
         return len(next(array for array in (self.action, self.reward, *self.observation.values()) if array is not None))
 
 
-def roles_of(table: Table, options: TableOptions) -> Roles:
+def roles_of(table: Table, options: TableOptions, *, alone: bool = True) -> Roles:
     """Which column means what, as the settings say; what they leave open takes all numbers that nothing else takes.
+
+    Args:
+        table: with its columns.
+        options: what a person says.
+        alone: there is nothing else to observe, such as a video.
 
     Raises:
         InputError: a column is not there, or holds texts where numbers must be.
@@ -102,12 +107,12 @@ def roles_of(table: Table, options: TableOptions) -> Roles:
     if not observation:
         taken = {*action, *single.values()}
         free = tuple(name for name in table.columns if name not in taken)
-        if not free:
+        if not free and alone:
             raise InputError(
                 f"{place} has no column of numbers left to observe; its columns are {', '.join(table.names)}. Set "
                 "table.observation, and table.delimiter or table.decimal where the columns were split wrongly"
             )
-        observation = {name: (name,) for name in free} if table.named else {FLAT_KEY: free}
+        observation = {name: (name,) for name in free} if table.named else {FLAT_KEY: free} if free else {}
     roles = Roles(observation=observation, action=action, **single)
     for name in roles.numbers:
         if name in table.texts:
