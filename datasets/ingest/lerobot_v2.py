@@ -78,7 +78,8 @@ class LerobotV2Reader:
             if readable:
                 layout, more = layout_of(info.features, columns, info.place)
             else:
-                layout, more = only_videos(info, f"none of the {len(episodes)} tables can be read")
+                reason = episodes[0].problem if episodes else "there is no episode"
+                layout, more = only_videos(info, f"none of the {len(episodes)} tables can be read ({reason})")
             findings += more
             videos, more = _videos(files, layout, episodes)
             findings += more
@@ -181,8 +182,8 @@ def _scan(
         try:
             table = tables[path]
             values = scalars(table)
-        except InputError:
-            episodes.append(Rows(episode=episode, path=path, start=0, stop=length))
+        except InputError as error:
+            episodes.append(Rows(episode=episode, path=path, start=0, stop=length, problem=str(error)))
             continue
         columns = table.names if columns is None else [name for name in columns if name in table.names]
         readable += 1

@@ -71,9 +71,9 @@ class LerobotV3Reader:
         tables = Tables(info.features)
         with tables.resources as resources:
             episodes, columns, more = _scan(tables, info, declared)
-            findings += more + findings_on_salvage(tables.salvaged, info.place)
+            findings += [*more, *findings_on_salvage(tables.salvaged, info.place)]
             if columns is None:
-                layout, more = only_videos(info, "no table can be read")
+                layout, more = only_videos(info, f"no table can be read ({more[0].text if more else 'there is none'})")
                 episodes = [
                     Rows(episode=number, path=root, start=0, stop=meta.length) for number, meta in declared.items()
                 ]

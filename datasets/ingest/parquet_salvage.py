@@ -23,14 +23,19 @@ from robot_rl.errors import InputError
 
 LARGEST_FILE = 4 << 30  # bytes; it is read into memory
 LARGEST_PAGE = 1 << 28
+LARGEST_VALUES = 1 << 31
+WIDTHS = {1: 4, 2: 8, 4: 4, 5: 8}  # bytes of the physical types int32, int64, float, double
+PLAIN = (0, 2)  # encodings of values one after the other
 CODECS = ("snappy", "zstd", "gzip", "lz4_raw", "brotli")
 DATA, DICTIONARY, DATA_V2 = 0, 2, 3  # PageType
 # Field numbers of parquet.thrift.
-PAGE_TYPE, PAGE_RAW_BYTES, PAGE_BYTES, PAGE_DATA, PAGE_DATA_V2 = 1, 2, 3, 5, 8
+PAGE_TYPE, PAGE_RAW_BYTES, PAGE_BYTES = 1, 2, 3
+PAGE_ABOUT = {DATA: 5, DICTIONARY: 7, DATA_V2: 8}
 FILE_ROWS, FILE_GROUPS = 3, 4
 GROUP_COLUMNS, GROUP_BYTES, GROUP_ROWS = 1, 2, 3
 CHUNK_OFFSET, CHUNK_META = 2, 3
 META_KEPT = (1, 2, 3, 4)  # type, encodings, path, codec
+META_TYPE = 1
 META_VALUES, META_RAW_BYTES, META_BYTES, META_DATA_OFFSET, META_DICTIONARY_OFFSET = 5, 6, 7, 9, 11
 
 
@@ -48,6 +53,7 @@ class _Page:
     offset: int
     type: int
     values: int
+    encoding: int
     bytes: int  # with the header
     raw_bytes: int  # with the header, decompressed
     body: int  # offset of what is compressed
@@ -73,8 +79,15 @@ def salvage(path: Path, schema: pa.Schema, shapes: Mapping[str, Sequence[int]]) 
         raise InputError(f"{path} has no footer and no page of data: its writer was stopped at once")
     with clear_arrow_errors(path):
         codec = _codec(data, pages)
-        template, widths, dictionaries = _template(schema, shapes, codec)
+        template, widths, dictionaries, types = _template(schema, shapes, codec)
         groups = _groups(pages, widths, dictionaries)
+        if any(
+            not _fits(page, type)
+            for group in groups
+            for chunk, type in zip(group, types, strict=True)
+            for page in chunk
+        ):
+            raise InputError(f"{path} has no footer, and its numbers take other space than those of info.json would")
         if not groups:
             raise InputError(
                 f"{path} has no footer, and its {len(pages)} pages are no complete rows of {', '.join(schema.names)}"
@@ -108,10 +121,20 @@ def _page(header: Struct, offset: int, body: int) -> _Page | None:
     type, raw, size = (header[field].value for field in (PAGE_TYPE, PAGE_RAW_BYTES, PAGE_BYTES))
     if type not in (DATA, DICTIONARY, DATA_V2) or not 0 <= size <= LARGEST_PAGE or not 0 <= raw <= LARGEST_PAGE:
         return None
-    about = header.get(PAGE_DATA if type == DATA else PAGE_DATA_V2)
-    values = about.value[1].value if about is not None else 0
+    about = header[PAGE_ABOUT[type]].value
+    values, encoding = about[1].value, about[4 if type == DATA_V2 else 2].value
+    if not 0 <= values < LARGEST_VALUES:
+        return None
     head = body - offset
-    return _Page(offset=offset, type=type, values=values, bytes=size + head, raw_bytes=raw + head, body=body)
+    return _Page(
+        offset=offset,
+        type=type,
+        values=values,
+        encoding=encoding,
+        bytes=size + head,
+        raw_bytes=raw + head,
+        body=body,
+    )
 
 
 def _codec(data: bytes, pages: Sequence[_Page]) -> str:
@@ -131,8 +154,8 @@ def _codec(data: bytes, pages: Sequence[_Page]) -> str:
 
 def _template(
     schema: pa.Schema, shapes: Mapping[str, Sequence[int]], codec: str
-) -> tuple[Struct, list[int], list[bool]]:
-    """The footer of a file of one row; for each leaf of the columns: values a row, and whether it has a dictionary."""
+) -> tuple[Struct, list[int], list[bool], list[int]]:
+    """The footer of a file of one row; for each leaf of the columns: values a row, if it has a dictionary, its type."""
     sink = pa.BufferOutputStream()
     rows = [pa.array([_filler(field.type, shapes.get(field.name, ()))], field.type) for field in schema]
     pq.write_table(pa.Table.from_arrays(rows, schema=schema), sink, compression=codec)
@@ -141,7 +164,12 @@ def _template(
     footer = ThriftReader(memoryview(data), len(data) - 8 - size).struct()
     columns = footer[FILE_GROUPS].value[1][0][GROUP_COLUMNS].value[1]
     metas = [column[CHUNK_META].value for column in columns]
-    return footer, [meta[META_VALUES].value for meta in metas], [META_DICTIONARY_OFFSET in meta for meta in metas]
+    return (
+        footer,
+        [meta[META_VALUES].value for meta in metas],
+        [META_DICTIONARY_OFFSET in meta for meta in metas],
+        [meta[META_TYPE].value for meta in metas],
+    )
 
 
 def _filler(type: pa.DataType, shape: Sequence[int]) -> Any:
@@ -201,6 +229,14 @@ def _begins(chunk: Sequence[_Page], dictionary: bool) -> bool:
     """Whether a dictionary stands where one belongs: first, or (a writer may leave it away) nowhere."""
     types = [page.type for page in chunk]
     return DICTIONARY not in types[1:] and (dictionary or DICTIONARY not in types)
+
+
+def _fits(page: _Page, type: int) -> bool:
+    """Whether the values of a page take the space of their type, where that is fixed; float could pass for double."""
+    if type not in WIDTHS or page.encoding not in PLAIN:
+        return True
+    spare = page.raw_bytes - (page.body - page.offset) - page.values * WIDTHS[type]
+    return spare == 0 if page.type == DICTIONARY else 0 <= spare <= page.values // 2 + 64  # levels of repetition
 
 
 def _values(chunk: Sequence[_Page]) -> int:
