@@ -243,14 +243,14 @@ def unpack(data: bytes, compression: str, size: int, place: str) -> bytes:
     return bytes(raw)
 
 
-def unpack_message(data: bytes, place: str) -> bytes:
-    """A message that rosbag2 compressed by itself (compression_mode: message).
+def unpack_message(data: bytes, place: str, most: int = LARGEST_BLOCK) -> bytes:
+    """A message that rosbag2 compressed by itself (compression_mode: message), at most its first `most` bytes.
 
     Raises:
         InputError: it is damaged.
     """
     try:
-        raw = zstd.ZstdDecompressor().decompress(data, max_length=LARGEST_BLOCK)
+        raw = zstd.ZstdDecompressor().decompress(data, max_length=most)
     except zstd.ZstdError as error:
         raise InputError(f"{place}: a compressed message is damaged: {error}") from error
     return bytes(raw)

@@ -97,7 +97,7 @@ class McapFile(MappedFile):
             raise InputError(f"{self._place(start)}: a message of {stop - start} bytes: the file is damaged there")
         prefix = data[content : min(content + PREFIX_BYTES, stop)]
         if prefix.startswith(ZSTD_SIGNATURE):
-            prefix = unpack_message(data[content:stop], self._place(content))[:PREFIX_BYTES]
+            prefix = unpack_message(data[content:stop], self._place(content), PREFIX_BYTES)
         self._channels[channel][1].add(log_time, prefix, block, content, stop - content)
 
     def _chunk(self, data: Buffer, start: int, stop: int) -> None:

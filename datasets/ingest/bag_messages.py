@@ -34,7 +34,7 @@ POSITIONS = {("sensor_msgs/msg/JointState", "position"), ("trajectory_msgs/msg/J
 SLIDING = ("finger", "gripper", "prismatic", "slide", "linear", "lift", "rail")
 """Joints with such names may be in metres: the message does not say, so no unit is declared for their topic."""
 NAMED_NUMBERS = ("telemetry", "outcome")
-"""Topics that use JointState for any numbers with names."""
+"""Topics that use JointState for any numbers with names, such as reward and success: without unit, never interpolated."""
 APART = {
     "sensor_msgs/msg/JointState": ("position", "velocity", "effort"),  # where the joints have no names
     "sensor_msgs/msg/Imu": ("orientation", "angular_velocity", "linear_acceleration"),
@@ -85,7 +85,7 @@ class Feature:
     joints: tuple[str, ...] = ()  # order of the numbers, where the message names them
     joints_field: str = ""
     quaternions: tuple[int, ...] = ()  # columns at which a quaternion w x y z begins
-    held: tuple[int, ...] = ()  # columns of integers, between which nothing lies
+    held: tuple[int, ...] = ()  # columns between whose values nothing lies, such as integers
 
     def read(self, decoded: Decoded, place: str) -> tuple[Array, Array]:
         """The numbers of messages, and which of the messages have them.
@@ -217,7 +217,8 @@ def _feature(
     dtypes = [np.dtype(leaves[path].dtype).newbyteorder("=") for path in paths]
     kinds = {dtype.kind for dtype in dtypes}
     dtype = np.result_type(*dtypes) if kinds in ({"f"}, {"b"}, {"i"}, {"u"}) else np.dtype(np.float64)
-    whole = [k for k in range(len(paths)) if dtypes[k].kind in "iub"]
+    stepwise = topic.split("/")[-1] in NAMED_NUMBERS
+    whole = [k for k in range(len(paths)) if stepwise or dtypes[k].kind in "iub"]
     part = _part(schema, paths, field, named)
     shared = _shared_prefix(paths) if field is None else ""
     return Feature(

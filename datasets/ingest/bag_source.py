@@ -23,6 +23,7 @@ from robot_rl.datasets.schema import Finding
 from robot_rl.errors import InputError
 
 METADATA = "metadata.yaml"
+SUFFIXES = (".mcap", ".db3", ".bag", ".zstd", ".active")
 ABOUT = "rosbag2_bagfile_information"
 LARGEST_METADATA = 1 << 22  # bytes
 LARGEST_RATIO = 1000  # of a file that is compressed as a whole
@@ -113,7 +114,7 @@ def find_bags(path: Path) -> list[BagPlace]:
     if (path / METADATA).is_file():
         return [_with_metadata(path)]
     inside = sorted((entry for entry in path.iterdir() if not entry.name.startswith(".")), key=natural)
-    files = [entry for entry in inside if entry.is_file() and kind(entry) is not None]
+    files = _recordings(inside)
     if files and all(re.fullmatch(rf"{re.escape(path.name)}_\d+\.(mcap|db3)(\.zstd)?", file.name) for file in files):
         return [BagPlace(name=path.name, files=tuple(files))]  # the parts of one recording, as rosbag2 names them
     bags = [BagPlace(name=file.name, files=(file,)) for file in files]
@@ -123,7 +124,7 @@ def find_bags(path: Path) -> list[BagPlace]:
         if (folder / METADATA).is_file():
             bags.append(_with_metadata(folder))
             continue
-        parts = sorted((entry for entry in folder.iterdir() if entry.is_file() and kind(entry)), key=natural)
+        parts = _recordings(sorted(folder.iterdir(), key=natural))
         if parts:
             bags.append(BagPlace(name=folder.name, files=tuple(parts)))
     return bags
@@ -191,6 +192,11 @@ def summary(path: Path) -> dict[str, tuple[str, int]]:
 def natural(path: Path) -> list[tuple[int, str]]:
     """A sort key by which part 10 comes behind part 9."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]
+
+
+def _recordings(entries: Sequence[Path]) -> list[Path]:
+    """The recordings among the files of a folder, which may be many: only those with such a name are looked into."""
+    return [entry for entry in entries if entry.suffix in SUFFIXES and entry.is_file() and kind(entry) is not None]
 
 
 def _open_file(path: Path, resources: ExitStack) -> BagFile:

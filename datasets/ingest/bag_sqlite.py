@@ -22,6 +22,7 @@ from robot_rl.datasets.schema import Finding
 from robot_rl.errors import InputError
 
 SIGNATURE = b"SQLite format 3\0"
+LOGS = ("-wal", "-journal")
 ROWS_AT_ONCE = 500  # below the number of parameters that SQLite takes
 SMALLEST_ROW = 8  # bytes that a message takes in the file at least
 
@@ -79,7 +80,7 @@ class SqliteFile(BagFile):
                     raise InputError(f"{self.shown}: row {row} of the table messages is damaged")
                 if prefix.startswith(ZSTD_SIGNATURE):
                     (data,) = database.execute("SELECT data FROM messages WHERE id = ?", (row,)).fetchone()
-                    prefix = unpack_message(data, f"{self.shown}: message {row}")[:PREFIX_BYTES]
+                    prefix = unpack_message(data, f"{self.shown}: message {row}", PREFIX_BYTES)
                 columns[topic].add(time_ns, prefix, 0, row, size)
         out: dict[Topic, Columns] = {}
         for number, topic in topics.items():
@@ -130,25 +131,22 @@ class SqliteFile(BagFile):
             raise InputError(f"{self.shown} is damaged, or no recording of rosbag2: {error}") from error
 
     def _with_log(self) -> None:
-        """A recorder that was killed leaves messages in a log beside the database: both are read from a copy."""
-        log = self.path.with_name(self.path.name + "-wal")
-        if not log.is_file() or log.stat().st_size == 0:
+        """A recorder that was killed leaves a log or journal beside the database: both are read from a copy."""
+        beside = [self.path.with_name(self.path.name + suffix) for suffix in LOGS]
+        logs = [log for log in beside if log.is_file() and log.stat().st_size]
+        if not logs:
             return
-        folder = tempfile.TemporaryDirectory(prefix="robot_rl_bag_")
-        copy = Path(folder.name) / self.path.name
-        self._copy = folder
-        shutil.copyfile(self.path, copy)
-        shutil.copyfile(log, copy.with_name(log.name))
-        with closing(sqlite3.connect(copy)) as database:
-            try:
+        self._copy = tempfile.TemporaryDirectory(prefix="robot_rl_bag_")
+        copy = Path(self._copy.name) / self.path.name
+        try:
+            for file in (self.path, *logs):
+                shutil.copyfile(file, copy.with_name(file.name))
+            with closing(sqlite3.connect(copy)) as database:
                 database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            except (sqlite3.Error, UnicodeDecodeError) as error:
-                raise InputError(f"{log} does not fit to its database: {error}") from error
+                database.execute("SELECT count(*) FROM sqlite_master")  # rolls back what a journal says
+        except (sqlite3.Error, UnicodeDecodeError, OSError) as error:
+            raise InputError(f"{logs[0]} does not fit to its database: {error}") from error
         self.path = copy
-        self.findings.append(
-            Finding(
-                severity="information",
-                place=self.shown.name,
-                text=f"the recorder was killed: the messages in {log.name} are read too",
-            )
-        )
+        names = " and ".join(log.name for log in logs)
+        text = f"the recorder was killed: what it left in {names} is read too"
+        self.findings.append(Finding(severity="information", place=self.shown.name, text=text))

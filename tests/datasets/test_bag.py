@@ -1,14 +1,17 @@
 """Bags of a simulated arm against what the arm did, in every container."""
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rosbags.highlevel import AnyReader
 
 from robot_rl.datasets.frames import EncodedFrames
 from robot_rl.datasets.ingest.bag import BagReader, summary
+from robot_rl.datasets.ingest.bag_source import find_bags, open_bag
 from robot_rl.datasets.ingest.base import BagOptions, ReadOptions, Recording
 from robot_rl.errors import InputError
 from robot_rl.types import Episode
@@ -264,3 +267,100 @@ def test_conformance_bags_of_both_storages_agree(shared_data: Path) -> None:
 
     first, second = read()
     assert np.array_equal(first.observation["test_topic"], second.observation["test_topic"])
+
+
+def test_messages_and_times_are_those_that_rosbags_reads(shared_data: Path) -> None:
+    for path in sorted((shared_data / "rosbag").iterdir()):
+        alone = not (path / "metadata.yaml").exists()
+        files = [file for file in path.iterdir() if alone and file.suffix in (".bag", ".mcap")]
+        with AnyReader(files or [path]) as reader:
+            expected = sorted((c.topic, time_ns, bytes(data)) for c, time_ns, data in reader.messages())
+        with ExitStack() as resources:
+            bag = open_bag(find_bags(path)[0], resources)
+            found = [
+                (topic, time_ns, data)
+                for topic, messages in bag.messages.items()
+                for time_ns, data in zip(messages.receive_ns.tolist(), bag.payloads(messages), strict=True)
+            ]
+        assert sorted(found) == expected, path
+
+
+def numbers(topic: str, kind: str, times: Any, *, shift_s: float = 0.0) -> Callable[[dict[str, Any], bool], Any]:
+    """Messages of one number, that of the message; with a header of 0.0 + shift where the type has one."""
+
+    def messages(types: dict[str, Any], ros1: bool) -> Iterator[tuple[str, int, Any]]:
+        del ros1
+        for number, time in enumerate(times):
+            time_ns = 1_700_000_000 * 10**9 + round(time * 1e9)
+            stamp_ns = time_ns - round(shift_s * 1e9)
+            if kind == "std_msgs/msg/Float64":
+                yield topic, time_ns, types[kind](data=float(number))
+            elif kind == "std_msgs/msg/Bool":
+                yield topic, time_ns, types[kind](data=bool(number % 2))
+            else:
+                stamp = types["builtin_interfaces/msg/Time"](sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
+                header = types["std_msgs/msg/Header"](stamp=stamp, frame_id="")
+                point = types["geometry_msgs/msg/Point"](x=float(number), y=0.0, z=0.0)
+                yield topic, time_ns, types["geometry_msgs/msg/PointStamped"](header=header, point=point)
+
+    return messages
+
+
+def together(*streams: Callable[[dict[str, Any], bool], Any]) -> Callable[[dict[str, Any], bool], Any]:
+    def messages(types: dict[str, Any], ros1: bool) -> Iterator[tuple[str, int, Any]]:
+        rows = [row for stream in streams for row in stream(types, ros1)]
+        yield from sorted(rows, key=lambda row: row[1])
+
+    return messages
+
+
+def test_parts_named_after_their_folder_are_one_recording(record_messages: RecordArm, tmp_path: Path) -> None:
+    folder = tmp_path / "rosbag2_x"
+    folder.mkdir()
+    for part in range(3):
+        times = part + np.arange(10) / 10
+        record_messages(tmp_path / f"part{part}", "mcap", numbers("/x", "std_msgs/msg/Float64", times))
+        (tmp_path / f"part{part}" / f"part{part}.mcap").rename(folder / f"rosbag2_x_{part}.mcap")
+    assert [len(episode) for episode in episodes(folder, options())] == [29]
+    (folder / "rosbag2_x_1.mcap").rename(folder / "another.mcap")
+    assert [len(episode) for episode in episodes(folder, options())] == [9, 9, 9]
+
+
+def test_a_topic_that_speaks_rarely_is_held_where_it_was_asked_for(record_messages: RecordArm, tmp_path: Path) -> None:
+    gripper = numbers("/gripper", "std_msgs/msg/Bool", [0.0, 2.0, 5.0])
+    record_messages(
+        tmp_path / "bag", "mcap", together(numbers("/x", "std_msgs/msg/Float64", np.arange(60) / 10), gripper)
+    )
+    with BagReader().open(tmp_path / "bag", options()) as recording:
+        assert list(recording.spec.observation) == ["x"]
+        assert "topic /gripper is left out: its messages are 2.5 s apart" in texts(recording)
+    episode = episodes(tmp_path / "bag", options(observations=["x", "gripper"]))[0]
+    assert episode.observation["gripper"][:, 0].tolist() == [False] * 20 + [True] * 30 + [False] * 10
+    assert episode.extras["timestamp_s/gripper"][-1] == pytest.approx(5.0)
+
+
+def test_a_topic_that_ends_early_is_named_with_what_it_costs(record_messages: RecordArm, tmp_path: Path) -> None:
+    short = numbers("/short", "std_msgs/msg/Float64", np.arange(20) / 10)
+    record_messages(
+        tmp_path / "bag", "mcap", together(numbers("/x", "std_msgs/msg/Float64", np.arange(60) / 10), short)
+    )
+    with BagReader().open(tmp_path / "bag", options()) as recording:
+        assert len(recording.read(0)) == 19
+        assert "1 parts in which a topic is silent" in texts(recording)
+        assert "4.000 s with 39 messages" in texts(recording)
+        assert "of /short" in texts(recording)
+
+
+def test_stamps_of_another_clock_are_not_mixed_with_times_of_reception(
+    record_messages: RecordArm, tmp_path: Path
+) -> None:
+    times = np.arange(30) / 10
+    point = numbers("/point", "geometry_msgs/msg/PointStamped", times, shift_s=100.0)
+    record_messages(tmp_path / "mixed", "mcap", together(numbers("/x", "std_msgs/msg/Float64", times), point))
+    with BagReader().open(tmp_path / "mixed", options()) as recording:
+        assert "on another clock than other topics" in texts(recording)
+        assert len(recording.read(0)) == 29
+    record_messages(tmp_path / "alone", "mcap", point)
+    with BagReader().open(tmp_path / "alone", options()) as recording:
+        assert "the stamp of the header is used" in texts(recording)
+        assert recording.read(0).metadata["start_time_s"] == pytest.approx(1_700_000_000 - 100)

@@ -54,7 +54,7 @@ def test_a_cut_file_is_read_as_far_as_it_goes_or_refused(
     file = tmp_path / f"cut{Path(name).suffix or '.bag'}"
     if name.endswith(".zstd"):
         file = tmp_path / "cut.db3.zstd"
-    for share in np.linspace(0, 0.999, 40):
+    for share in np.linspace(0, 0.999, 25):
         file.write_bytes(whole[: int(share * len(whole))])
         try_all(file)
 
@@ -66,7 +66,7 @@ def test_a_file_with_flipped_bits_is_read_or_refused(
     whole = made(record_arm, tmp_path, storage, compression, name, seconds=0.3).read_bytes()
     file = tmp_path / (f"flipped{''.join(Path(name).suffixes)}" if name else "flipped.bag")
     random = np.random.default_rng(0)
-    for _ in range(60):
+    for _ in range(30):
         data = np.frombuffer(whole, np.uint8).copy()
         for _ in range(int(random.integers(1, 6))):
             data[random.integers(len(data))] ^= 1 << int(random.integers(8))
@@ -81,7 +81,7 @@ def test_a_file_with_hostile_lengths_is_read_or_refused(
     whole = made(record_arm, tmp_path, storage, compression, name, seconds=0.3).read_bytes()
     file = tmp_path / (f"long{''.join(Path(name).suffixes)}" if name else "long.bag")
     random = np.random.default_rng(1)
-    for _ in range(60):
+    for _ in range(30):
         data = bytearray(whole)
         place = int(random.integers(len(data) - 8))
         value = [b"\xff" * 4, b"\xff" * 8, b"\0" * 8, struct.pack("<I", 2**31 - 1), struct.pack("<Q", 2**40)]
@@ -153,7 +153,7 @@ def test_messages_in_the_log_beside_a_database_are_read_and_nothing_is_written(
     assert sum(number for _, number in summary(killed).values()) == count + 50
     with BagReader().open(killed, ReadOptions()) as recording:
         recording.read(0)
-        assert "live.db3-wal are read too" in texts(recording)
+        assert "left in live.db3-wal is read too" in texts(recording)
     assert {path.name: path.read_bytes() for path in killed.parent.iterdir()} == before
 
 
