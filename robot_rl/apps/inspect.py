@@ -13,7 +13,7 @@ from rich.text import Text
 from robot_rl.apps.ingest import print_findings
 from robot_rl.apps.inspect_plots import draw
 from robot_rl.apps.inspect_report import write_report
-from robot_rl.apps.inspect_survey import Survey, bytes_text, channel_names, is_picture, survey
+from robot_rl.apps.inspect_survey import Survey, bytes_text, channel_names, is_large, survey
 from robot_rl.data_config import InspectConfig
 from robot_rl.datasets.remote import url_of
 from robot_rl.datasets.schema import Finding
@@ -23,7 +23,7 @@ from robot_rl.errors import InputError
 from robot_rl.spec import ArraySpec
 from robot_rl.types import Array
 
-SUMMARY = "Print and plot what a store holds: lengths, returns, success, ranges, units, findings."
+SUMMARY = "Print, plot or report what a store holds; check it, and repair it."
 
 CHANNELS_SHOWN = 64  # of one array; the pictures show all
 LONGEST_TEXT = 400  # characters of an entry of the provenance
@@ -171,12 +171,12 @@ def _print_array(
 
 
 def _print_images(console: Console, read: Survey) -> None:
-    """Size, tier and bytes of the pictures; their pixels are for the report."""
-    keys = [key for key, spec in read.spec.observation.items() if is_picture(spec)]
+    """Size, tier and bytes of images and other large arrays; their pixels are for the report."""
+    keys = [key for key, spec in read.spec.observation.items() if is_large(spec)]
     if not keys:
         return
-    table = _table("Images")
-    for heading in ("observation", "height x width", "type", "tier", "bytes"):
+    table = _table("Images and large arrays")
+    for heading in ("observation", "shape", "type", "tier", "bytes"):
         table.add_column(heading, justify="left" if heading == "observation" else "right", header_style="dim")
     for key in keys:
         spec = read.spec.observation[key]

@@ -1,5 +1,10 @@
-"""What a store's data is good for, as a table: every measure with its value and what it says."""
+"""What a store's data is good for: every measure with its value and what it says, and which recipe fits."""
 
+from html import escape
+from pathlib import Path
+
+from robot_rl.apps.advise import command_lines
+from robot_rl.apps.advise_rules import recommend
 from robot_rl.apps.report_chart import number
 from robot_rl.apps.report_page import table, with_code
 from robot_rl.datasets.measures import Measures, Spread
@@ -7,16 +12,33 @@ from robot_rl.datasets.measures import Measures, Spread
 LARGEST_SCALED_VARIANCE = 4 / 27  # a third of the episodes at 1, the others at 0
 
 
-def measures_table(measures: Measures, *, advise: str) -> str:
-    """HTML of the measures that are known.
+def measures_table(measures: Measures) -> str:
+    """HTML of the measures that are known."""
+    rows = [[name, value, meaning] for name, value, meaning in _rows(measures) if value != ""]
+    return table(["measure", "value", "what it says"], rows, text_columns=[2])
+
+
+def advice(measures: Measures, place: str) -> str:
+    """HTML of what `robot-rl advise` says to these measures.
 
     Args:
         measures: of the store.
-        advise: the command line that says what follows from them.
+        place: of the store, for the command lines.
     """
-    rows = [[name, value, meaning] for name, value, meaning in _rows(measures) if value != ""]
-    hint = f'<p class="soft small">{with_code(f"What follows from them, with the reasons: `{advise}`")}</p>'
-    return table(["measure", "value", "what it says"], rows, text_columns=[2]) + hint
+    choices = recommend(measures)
+    parts = []
+    for choice in choices:
+        source = "" if choice.source == "-" else f'<p class="soft small">after {escape(choice.source)}</p>'
+        parts.append(
+            f"<dt>{escape(choice.question)}</dt><dd><b>{escape(choice.answer)}</b>"
+            f"<p>{with_code(choice.because)}</p>{source}</dd>"
+        )
+    titles = ("Train from the data alone", "Go on in an environment")
+    lines = [(title, line) for title, line in zip(titles, command_lines(choices, Path(place)), strict=True) if line]
+    commands = "".join(f'<h3>{title}</h3><pre class="line">{escape(line)}</pre>' for title, line in lines)
+    hint = "These are starting points. With the returns of a random policy and of an expert it says more: "
+    more = f"`robot-rl advise {place} environment_return=[RANDOM,EXPERT]`"
+    return f'<dl class="advice">{"".join(parts)}</dl>{commands}<p class="soft small">{with_code(hint + more)}</p>'
 
 
 def _rows(measures: Measures) -> list[tuple[str, str, str]]:

@@ -11,6 +11,7 @@ import numpy as np
 from robot_rl.apps.inspect_survey import is_depth, is_image, is_picture, spread
 from robot_rl.datasets.frames import block_size, encode_jpeg, resize, resize_frames
 from robot_rl.datasets.store import EpisodeStore
+from robot_rl.errors import InputError
 from robot_rl.spec import Spec
 from robot_rl.types import Array
 
@@ -70,42 +71,43 @@ class Pictures:
 
     cameras: Sequence[str]
     omitted: int  # cameras that are not shown
+    damage: Sequence[str]  # what kept episodes out
     strips: Sequence[Strip]
     clips: Sequence[Clip]
     lights: Sequence[Light]
 
 
 def pictures(store: EpisodeStore) -> Pictures:
-    """Decode a bounded number of frames, spread evenly over the store.
-
-    Raises:
-        InputError: an image is damaged.
-    """
+    """Decode a bounded number of frames, spread evenly over the store; an episode with a damaged image is left out."""
     keys = [key for key, spec in store.spec.observation.items() if is_picture(spec)]
     cameras = sorted(keys, key=lambda key: is_depth(store.spec.observation[key]))[:MAXIMUM_CAMERAS]
     if not cameras:
-        return Pictures(cameras=[], omitted=0, strips=[], clips=[], lights=[])
+        return Pictures(cameras=[], omitted=0, damage=[], strips=[], clips=[], lights=[])
     strips: list[Strip] = []
     clips: list[Clip] = []
     lights: list[Light] = []
+    damage: list[str] = []
     room = PAGE_BYTES
     films = set(spread(len(store), CLIP_EPISODES))
     grid = set(spread(len(store), STRIP_EPISODES))
     numbers = sorted(grid | films)
     for number, episode in zip(numbers, store.episodes(numbers, keys=cameras), strict=True):
-        if number in films and room > 0:
-            frames, steps = _film(store.spec, {key: episode.observation[key] for key in cameras})
-            clip = _clip(store.spec, number, frames, steps)
-            images = [key for key in cameras if is_image(store.spec.observation[key])]
-            lights += [_light(number, key, frames[key], steps) for key in images]
-            clips.append(clip)
-            room -= len(clip.mp4) + len(clip.poster)
-        for key in cameras if number in grid else ():
-            if room > 0:
-                strip = _strip(store.spec, number, key, episode.observation[key])
-                strips.append(strip)
-                room -= len(strip.jpeg)
-    return Pictures(cameras=cameras, omitted=len(keys) - len(cameras), strips=strips, clips=clips, lights=lights)
+        images = {key: episode.observation[key] for key in cameras}
+        try:
+            if number in films and room > 0:
+                clip, light = _film(store.spec, number, images)
+                clips.append(clip)
+                lights += light
+                room -= len(clip.mp4) + len(clip.poster)
+            for key in cameras if number in grid else ():
+                if room > 0:
+                    strips.append(_strip(store.spec, number, key, images[key]))
+                    room -= len(strips[-1].jpeg)
+        except InputError as error:
+            damage.append(f"episode {number}: {error}")
+    return Pictures(
+        cameras=cameras, omitted=len(keys) - len(cameras), damage=damage, strips=strips, clips=clips, lights=lights
+    )
 
 
 def drawable(frames: Array) -> Array:
@@ -135,11 +137,13 @@ def encode_mp4(frames: Array, frames_per_second: float) -> bytes:
     return file.getvalue()
 
 
-def _film(spec: Spec, images: dict[str, Array]) -> tuple[dict[str, Array], Array]:
-    """Small frames of every camera at a bounded number of steps. Shapes: each (K, h, w, 3); (K,)."""
+def _film(spec: Spec, number: int, images: dict[str, Array]) -> tuple[Clip, list[Light]]:
+    """The clip of an episode, and the light of each camera, at a bounded number of steps."""
     rows = len(next(iter(images.values())))
     steps = np.arange(0, rows, -(-rows // CLIP_FRAMES))
-    return {key: _small(spec, key, frames, steps, CLIP_HEIGHT) for key, frames in images.items()}, steps
+    frames = {key: _small(spec, key, images[key], steps, CLIP_HEIGHT) for key in images}
+    lights = [_light(number, key, frames[key], steps) for key in images if is_image(spec.observation[key])]
+    return _clip(spec, number, frames, steps), lights
 
 
 def _small(spec: Spec, key: str, images: Array, steps: Array, height: int) -> Array:

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from robot_rl.apps.inspect_chart import Group, bin_edges, histogram
-from robot_rl.apps.inspect_measures import measures_table
+from robot_rl.apps.inspect_measures import advice, measures_table
 from robot_rl.apps.inspect_pictures import pictures
 from robot_rl.apps.inspect_sections import camera_sections, channel_section, store_section, timing_section
-from robot_rl.apps.inspect_survey import Survey, bytes_text
+from robot_rl.apps.inspect_survey import Survey, bytes_text, shortened
 from robot_rl.apps.report_chart import Panel, Series, chart, number
 from robot_rl.apps.report_page import folded, page, paragraph, section, table, with_code
 from robot_rl.apps.report_sections import duration, percent
@@ -22,8 +22,10 @@ from robot_rl.datasets.store_files import clear_disk_errors
 from robot_rl.types import Array
 
 TASKS_SHOWN = 40
+TASK_TEXT = 300  # characters of an instruction
 FINDINGS_OPEN = 6  # in all; above it those for information open on a click
 FINDINGS_SHOWN = 60  # of one severity
+GROUPS = 120  # points of the chart over all episodes
 MINIMUM_EPISODES = 3  # below which a distribution says nothing
 STYLE = """
 nav{display:flex;flex-wrap:wrap;gap:2px 16px;margin:14px 0 0;font-size:14px}
@@ -61,7 +63,7 @@ background:rgba(0,0,0,.55) url("data:image/svg+xml,%3Csvg xmlns='http://www.w3.o
 %3Cpath d='M21 16l19 11-19 11z' fill='white'/%3E%3C/svg%3E");opacity:.9}
 .film button:hover::after,.film button:focus-visible::after{background-color:rgba(0,0,0,.8)}
 .film.playing button::after{display:none}.film button:focus-visible{outline:3px solid var(--s1);outline-offset:-3px}
-dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere;min-width:0}
+dl.advice{gap:12px 18px}dl.advice p{margin:2px 0 0}dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere;min-width:0}
 @media (max-width:560px){main{padding:16px 12px 40px}.card{padding:14px 14px}.tile b{font-size:21px}
 .tiles{grid-template-columns:repeat(2,1fr)}dl{grid-template-columns:1fr}dt{margin-top:6px}}
 @media print{nav,video{display:none}}
@@ -91,13 +93,14 @@ def write_report(folder: Path, survey: Survey, findings: Sequence[Finding]) -> P
         The path of the page, which needs no other file and no network.
 
     Raises:
-        InputError: an image is damaged, or the disk is full.
+        InputError: the disk is full.
     """
-    shown = pictures(survey.store)
+    shown, measures = pictures(survey.store), measure(survey.store)
     parts = {
         "findings": ("Findings", _findings(findings)),
         **camera_sections(survey, shown),
-        "measures": ("What the data is good for", _measures(survey)),
+        "measures": ("What the data is good for", measures_table(measures)),
+        "advice": ("Which recipe fits", advice(measures, survey.place)),
         "distributions": ("Distributions", _distributions(survey)),
         "tasks": ("Tasks and splits", _tasks(survey)),
         **channel_section(survey),
@@ -200,10 +203,6 @@ def _finding_card(finding: Finding) -> str:
     )
 
 
-def _measures(survey: Survey) -> str:
-    return measures_table(measure(survey.store), advise=f"robot-rl advise {survey.place}")
-
-
 def _groups(survey: Survey) -> list[tuple[str, Array, int]]:
     """Label, members and colour of the parts of a histogram over episodes. Shapes: each (N,)."""
     good = survey.table.success == 1
@@ -263,13 +262,21 @@ def _distributions(survey: Survey) -> str:
 
 
 def _in_order(survey: Survey, has_reward: bool) -> str:
-    x = np.arange(len(survey.table)).astype(float).tolist()
-    values = survey.table.returns if has_reward else survey.table.lengths
+    """Return, or length, over the episodes; of many, the mean and the spread of groups of neighbours."""
+    values = (survey.table.returns if has_reward else survey.table.lengths).astype(np.float64)
     name = "return" if has_reward else "length"
-    line = Series(label=name, x=x, y=values.astype(float).tolist(), tips=None)
-    title = f"<h3>{name.capitalize()} in the order of the store</h3>"
-    description = f"The {name} of each of the {len(x)} episodes in the order of the store"
-    return title + chart([Panel(x_label="episode", series=[line])], y_label=name, description=description, height=220.0)
+    groups = np.array_split(np.arange(len(values)), min(len(values), GROUPS))
+    several = len(groups[0]) > 1
+    line = Series(
+        label=f"mean {name} of {len(groups[0])} episodes, 10 % to 90 %" if several else name,
+        x=[float(group.mean()) for group in groups],
+        y=[float(values[group].mean()) for group in groups],
+        low=[float(np.percentile(values[group], 10)) for group in groups] if several else None,
+        high=[float(np.percentile(values[group], 90)) for group in groups] if several else None,
+    )
+    description = f"The {name} of the {len(values)} episodes in the order of the store"
+    picture = chart([Panel(x_label="episode", series=[line])], y_label=name, description=description, height=220.0)
+    return f"<h3>{name.capitalize()} in the order of the store</h3>{picture}"
 
 
 def _tasks(survey: Survey) -> str:
@@ -289,6 +296,8 @@ def _share_table(survey: Survey, heading: str, texts: Sequence[str | None]) -> s
         members = names == name
         known = members & survey.table.known_success
         success = percent((survey.table.success[known] == 1).mean()) if known.any() else "–"
-        rows.append([str(name), f"{count}", f"{int(survey.table.lengths[members].sum())}", success])
+        rows.append(
+            [shortened(str(name), TASK_TEXT), f"{count}", f"{int(survey.table.lengths[members].sum())}", success]
+        )
     more = paragraph(f"and {len(counts) - TASKS_SHOWN} more", "soft") if len(counts) > TASKS_SHOWN else ""
     return table([heading, "episodes", "steps", "success"], rows, text_columns=[0]) + more

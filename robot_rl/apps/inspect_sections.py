@@ -11,7 +11,7 @@ import numpy as np
 
 from robot_rl.apps.inspect_chart import Curve, Group, bin_edges, channel, histogram
 from robot_rl.apps.inspect_pictures import Clip, Light, Pictures, Strip
-from robot_rl.apps.inspect_survey import Survey, array_of, bytes_text, channel_names, is_image, times_s
+from robot_rl.apps.inspect_survey import Survey, array_of, bytes_text, channel_names, is_image, shortened, times_s
 from robot_rl.apps.report_chart import Panel, Series, chart, number
 from robot_rl.apps.report_page import folded, paragraph, table
 from robot_rl.spec import ArraySpec
@@ -29,6 +29,8 @@ LIGHTS_DRAWN = 6  # episodes in a chart of brightness
 COLORS = 6  # of the style sheet
 AT_BOUND_SHARE = 0.2  # of the sampled steps; above it a channel is marked
 LONG_TEXT = 400  # characters of a provenance entry before it is folded
+LONGEST_TEXT = 20_000  # characters of it that are shown
+CAPTION_TEXT = 90  # characters of an instruction under a picture
 GAP = 1.5  # median periods from which a difference counts as a gap
 
 
@@ -50,6 +52,7 @@ def camera_sections(survey: Survey, shown: Pictures) -> Parts:
         "frames": (
             "First, middle and last frames",
             paragraph(f"{words} {len(by_episode)} episodes, spread evenly over the store.", "soft small")
+            + "".join(f'<p class="warning">{escape(text)}</p>' for text in shown.damage)
             + f'<div class="strips">{"".join(first)}</div>{more}',
         ),
         "clips": ("Clips", f'<div class="films">{films}</div>' + _view_hint(survey) if films else ""),
@@ -89,6 +92,7 @@ def timing_section(survey: Survey) -> Parts:
         name = key.removeprefix("timestamp_s").removeprefix("/")
         stamps = [np.asarray(e.extras[key], np.float64).ravel() for e in survey.sample.values() if key in e.extras]
         differences_ms = 1000 * np.concatenate([np.diff(one) for one in stamps])
+        differences_ms = differences_ms[np.isfinite(differences_ms)]
         if len(differences_ms) == 0:
             continue
         first, median, last = np.percentile(differences_ms, [1, 50, 99])
@@ -152,7 +156,7 @@ def _specs(survey: Survey) -> str:
                 "–" if spec.unit is None else spec.unit,
                 "–" if spec.frame is None else spec.frame,
                 bytes_text(size) if size else "–",
-                names if len(names) <= LONG_TEXT else f"{names[:LONG_TEXT]} …",
+                shortened(names, LONG_TEXT),
             ]
         )
     header = ["key", "shape", "type", "tier", "unit", "frame", "bytes", "channels"]
@@ -164,7 +168,8 @@ def _definitions(facts: dict[str, Any]) -> str:
     for name, value in facts.items():
         text = value if isinstance(value, str) else json.dumps(value, indent=1, ensure_ascii=False)
         if len(text) > LONG_TEXT:
-            body = f"<details><summary>{len(text)} characters</summary><pre>{escape(text)}</pre></details>"
+            shown = shortened(text, LONGEST_TEXT)
+            body = f"<details><summary>{len(text)} characters</summary><pre>{escape(shown)}</pre></details>"
         else:
             body = escape(text)
         parts.append(f"<dt>{escape(name)}</dt><dd>{body}</dd>")
@@ -205,7 +210,7 @@ def _caption(survey: Survey, episode: int) -> str:
         facts.append("success" if survey.table.success[episode] == 1 else "no success")
     language = survey.table.metadata[episode].get("language")
     if isinstance(language, str) and survey.instructions > 1:
-        facts.append(language)
+        facts.append(shortened(language, CAPTION_TEXT))
     return f"<b>episode {episode}</b> {escape(' · '.join(facts))}"
 
 

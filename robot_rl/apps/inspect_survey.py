@@ -17,12 +17,15 @@ import numpy as np
 from robot_rl.datasets.remote import url_of
 from robot_rl.datasets.store import EpisodeStore
 from robot_rl.datasets.validate import saturation
+from robot_rl.errors import InputError
 from robot_rl.spec import ArraySpec, Spec
 from robot_rl.types import Array, Episode
 
 SAMPLED_EPISODES = 300
 SAMPLED_STEPS = 200_000  # of all sampled episodes together
+SAMPLED_NUMBERS = 40_000_000  # of all sampled episodes and observations together
 SAMPLED_ROWS = 20_000  # that go into a histogram
+WIDEST = 4096  # numbers a step, above which nobody looks at them one by one
 EXAMPLES = 3  # episodes that are drawn over time
 SMALLEST_DEPTH_SIDE = 16  # pixels: a smaller matrix is numbers, not a picture
 
@@ -96,8 +99,8 @@ class Survey:
 
     @property
     def channel_keys(self) -> list[str]:
-        """Observations that are numbers, not pictures."""
-        return [key for key, spec in self.spec.observation.items() if not is_picture(spec)]
+        """Observations that are numbers, few enough to be looked at one by one."""
+        return [key for key, spec in self.spec.observation.items() if not is_large(spec)]
 
     @property
     def image_keys(self) -> list[str]:
@@ -125,8 +128,7 @@ class Survey:
     def rows(self, name: str) -> Array:
         """A sample of the numbers of `action`, `reward` or `observation/KEY`. Shapes: (M, channels)."""
         arrays = [_flat(array_of(episode, name)) for episode in self.sample.values()]
-        total = sum(map(len, arrays))
-        step = -(-total // SAMPLED_ROWS)
+        step = -(-sum(map(len, arrays)) // SAMPLED_ROWS)
         return np.asarray(np.concatenate([array[::step] for array in arrays]), np.float64)
 
     def channels(self, name: str) -> dict[str, Array]:
@@ -156,18 +158,22 @@ class LayoutEntry:
 
 
 def survey(store: EpisodeStore, place: str | None = None) -> Survey:
-    """Read a store that has at least one episode.
+    """Read a store.
 
     Args:
         store: to read.
         place: what a person called it; None is its path.
 
     Raises:
-        InputError: it is damaged.
+        InputError: it is damaged, or has no episodes.
     """
+    if len(store) == 0:
+        raise InputError(f"{store.path} has no episodes: record or ingest some")
     table = _table(store)
-    keys = [key for key, spec in store.spec.observation.items() if not is_picture(spec)]
-    numbers = _sampled(table.lengths)
+    keys = [key for key, spec in store.spec.observation.items() if not is_large(spec)]
+    shapes = [store.spec.action.shape, *(store.spec.observation[key].shape for key in keys)]
+    width = sum(int(np.prod(shape)) for shape in shapes)
+    numbers = _sampled(table.lengths, width)
     episodes = store.episodes(numbers, keys=keys)
     return Survey(
         store=store,
@@ -197,8 +203,13 @@ def is_depth(spec: ArraySpec) -> bool:
 
 
 def is_picture(spec: ArraySpec) -> bool:
-    """An image or a plane: too many numbers to be looked at one by one."""
+    """An image or a plane."""
     return is_image(spec) or is_depth(spec)
+
+
+def is_large(spec: ArraySpec) -> bool:
+    """Too many numbers to be looked at one by one."""
+    return is_picture(spec) or int(np.prod(spec.shape)) > WIDEST
 
 
 def array_of(episode: Episode, name: str) -> Array:
@@ -226,16 +237,23 @@ def times_s(spec: Spec, episode: Episode, key: str | None = None) -> Array | Non
     Shapes: (T + 1,).
     """
     rows = len(episode) + 1
-    stamps = episode.extras.get(f"timestamp_s/{key}")
-    stamps = episode.extras.get("timestamp_s") if stamps is None else stamps
+    stamps = _stamps(episode, f"timestamp_s/{key}")
+    stamps = _stamps(episode, "timestamp_s") if stamps is None else stamps
     if stamps is None:
         return None if spec.control_period_s is None else np.arange(rows) * spec.control_period_s
-    stamps = np.asarray(stamps, np.float64).reshape(len(stamps))
     if len(stamps) == rows:
         return stamps
     default_s = 0.0 if spec.control_period_s is None else spec.control_period_s
     period_s = float(np.median(np.diff(stamps))) if len(stamps) > 1 else default_s
     return np.append(stamps, stamps[-1] + period_s)
+
+
+def _stamps(episode: Episode, name: str) -> Array | None:
+    """Time stamps, where they are numbers, one a row. Shapes: (T + 1,) or (T,)."""
+    stamps = episode.extras.get(name)
+    if stamps is None or stamps.size != len(stamps) or not np.isfinite(stamps).all():
+        return None
+    return np.asarray(stamps, np.float64).reshape(len(stamps))
 
 
 def layout(path: Path) -> list[LayoutEntry]:
@@ -264,6 +282,11 @@ def layout(path: Path) -> list[LayoutEntry]:
             )
         )
     return sorted(entries, key=lambda entry: -entry.bytes)
+
+
+def shortened(text: str, length: int) -> str:
+    """At most so many characters, and an ellipsis where some are missing."""
+    return text if len(text) <= length else f"{text[:length]} …"
 
 
 def bytes_text(size: float) -> str:
@@ -306,10 +329,10 @@ def _table(store: EpisodeStore) -> EpisodeTable:
     return EpisodeTable(**{name: np.asarray(values) for name, values in columns.items()}, metadata=metadata)
 
 
-def _sampled(lengths: Array) -> list[int]:
-    """Episodes spread evenly over the store, as many as fit the limits; at least one."""
-    limit = SAMPLED_EPISODES
-    while limit > 1 and lengths[spread(len(lengths), limit)].sum() > SAMPLED_STEPS:
+def _sampled(lengths: Array, width: int) -> list[int]:
+    """Episodes spread evenly over the store, as many as fit the limits; at least one. `width`: numbers a step."""
+    limit, steps = SAMPLED_EPISODES, min(SAMPLED_STEPS, SAMPLED_NUMBERS // max(1, width))
+    while limit > 1 and lengths[spread(len(lengths), limit)].sum() > steps:
         limit //= 2
     return spread(len(lengths), limit)
 

@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from robot_rl.apps.inspect_survey import channel_names, is_depth, is_image, is_picture, times_s
+from robot_rl.apps.inspect_survey import channel_names, is_depth, is_image, is_large, is_picture, times_s
 from robot_rl.data_config import ViewConfig
 from robot_rl.datasets.frames import (
     JPEG_SIGNATURE,
@@ -42,6 +42,9 @@ def run(config: ViewConfig) -> int:
     console = Console()
     store = EpisodeStore.open(Path(config.store).expanduser())
     output = None if config.output is None else Path(config.output).expanduser()
+    for key, spec in store.spec.observation.items():
+        if is_large(spec) and not is_picture(spec):
+            console.print(Text(f"'{key}' is left out: {spec.shape} numbers a step are no picture", "yellow"))
     _require_episodes(store, config.episodes)
     if output is None:
         _require_display()
@@ -130,7 +133,7 @@ def _log_episode(recording: _Recording, branch: str, spec: Spec, episode: Episod
             _log_images(recording, place, episode.observation[key], own_time, maximum_side)
         elif is_depth(array_spec):
             _log_depth(recording, place, episode.observation[key], own_time)
-        else:
+        elif not is_large(array_spec):
             _log_channels(recording, place, array_spec, np.asarray(episode.observation[key]), own_time)
     if episode.action.shape[1]:
         _log_channels(recording, f"{branch}/action", spec.action, episode.action, time)
@@ -216,7 +219,7 @@ def _blueprint(spec: Spec, episodes: list[int]) -> Any:
     import rerun.blueprint as blueprint
 
     images = [key for key, array_spec in spec.observation.items() if is_picture(array_spec)]
-    channels = [key for key in spec.observation if key not in images]
+    channels = [key for key, array_spec in spec.observation.items() if not is_large(array_spec)]
     tabs = []
     for number in episodes:
         branch = f"/episode_{number}"

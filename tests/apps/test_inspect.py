@@ -117,6 +117,44 @@ def test_the_layout_names_arrays_with_their_bytes(make_store: MakeStore, tmp_pat
     assert all(entry.bytes >= 0 and entry.files > 0 for entry in entries.values())
 
 
+def test_stamps_that_are_no_numbers_are_not_used() -> None:
+    spec = Spec(observation={}, action=ArraySpec(shape=(1,)), control_period_s=0.5)
+    zeros = {"reward": np.zeros(2), "terminated": np.zeros(2, bool), "truncated": np.zeros(2, bool)}
+    stamps = {"timestamp_s": np.asarray([0.0, np.nan, 1.0]), "timestamp_s/front": np.zeros((3, 2))}
+    episode = Episode(observation={}, action=np.zeros((2, 1)), extras=stamps, **zeros)
+    assert times_s(spec, episode) == pytest.approx([0, 0.5, 1.0])
+    assert times_s(spec, episode, "front") == pytest.approx([0, 0.5, 1.0])
+
+
+def test_an_array_of_many_numbers_is_not_a_channel_each(tmp_path: Path) -> None:
+    wide = ArraySpec(shape=(100, 100, 4), dtype="float32")
+    spec = Spec(observation={"cloud": wide, "state": ArraySpec(shape=(2,))}, action=ArraySpec(shape=(1,)))
+    store = EpisodeStore.create(tmp_path / "s.zarr", spec, provenance={})
+    rows = {"cloud": np.zeros((3, 100, 100, 4), np.float32), "state": np.zeros((3, 2), np.float32)}
+    last = np.asarray([False, True])
+    store.append(
+        Episode(
+            observation=rows,
+            action=np.zeros((2, 1), np.float32),
+            reward=np.zeros(2),
+            terminated=last,
+            truncated=~last & last,
+        )
+    )
+    read = survey(store)
+    assert read.channel_keys == ["state"]
+    assert list(read.sample[0].observation) == ["state"]
+
+
+def test_a_store_without_episodes_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = only_lengths(tmp_path / "s.zarr", [])
+    with pytest.raises(InputError, match="no episodes"):
+        survey(store)
+    del store
+    assert inspect.run(InspectConfig(store=str(tmp_path / "s.zarr"), report="html")) == 1
+    assert "there is no episode" in flat(capsys.readouterr().out)
+
+
 # --- the command
 
 

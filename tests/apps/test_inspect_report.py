@@ -20,7 +20,6 @@ from robot_rl.apps.inspect_survey import survey
 from robot_rl.data_config import InspectConfig
 from robot_rl.datasets.schema import Finding
 from robot_rl.datasets.store import EpisodeStore
-from robot_rl.errors import InputError
 
 MakeStore = Callable[..., EpisodeStore]
 EMPTY = {"img", "input", "meta", "br", "path", "rect", "line", "circle", "polyline", "polygon"}
@@ -83,6 +82,7 @@ def test_a_full_store_has_every_part(make_store: MakeStore, tmp_path: Path) -> N
         "clips",
         "light",
         "measures",
+        "advice",
         "distributions",
         "tasks",
         "action",
@@ -126,7 +126,16 @@ def test_a_bare_store_still_has_a_page(make_store: MakeStore, tmp_path: Path, st
     page = report(store, tmp_path / "out")
     assert page.headings() == [
         f"#{part}"
-        for part in ("findings", "measures", "distributions", "action", "observation-1", "provenance", "layout")
+        for part in (
+            "findings",
+            "measures",
+            "advice",
+            "distributions",
+            "action",
+            "observation-1",
+            "provenance",
+            "layout",
+        )
     ]
     text = " ".join(page.texts)
     for words in ("nothing wrong found", "The source has no actions.", "control period is not declared"):
@@ -156,15 +165,18 @@ def test_the_pictures_stop_at_their_budget(
     assert len(shown.clips) < CLIP_EPISODES
 
 
-def test_a_damaged_image_is_an_error_and_leaves_no_page(make_store: MakeStore, tmp_path: Path) -> None:
+def test_an_episode_with_a_damaged_image_is_named_in_the_page(make_store: MakeStore, tmp_path: Path) -> None:
     store = make_store(tmp_path / "s.zarr", cameras=["front"], tier="jpeg")
     read = survey(store)
     files = (path for path in (tmp_path / "s.zarr").rglob("*") if path.is_file() and "front" in path.parts)
     data = max(files, key=lambda path: path.stat().st_size)
     data.write_bytes(bytes(data.stat().st_size))
-    with pytest.raises(InputError):
-        write_report(tmp_path / "out", read, [])
-    assert not (tmp_path / "out").exists()
+    page = Page(write_report(tmp_path / "out", read, []).read_text("utf-8"))
+    warnings = [
+        attributes for tag, attributes in page.attributes if tag == "p" and attributes.get("class") == "warning"
+    ]
+    assert len(warnings) == 4
+    assert "episode 0: " in " ".join(page.texts)
 
 
 def test_the_command_writes_the_page_beside_the_pictures(
