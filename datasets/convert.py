@@ -23,10 +23,12 @@ from robot_rl.datasets.convert_write import Writer, finish
 from robot_rl.datasets.frames import lazy
 from robot_rl.datasets.ingest.base import ReadOptions, Recording, plain
 from robot_rl.datasets.ingest.registry import find_reader
+from robot_rl.datasets.remote import is_url, refuse_existing_at
 from robot_rl.datasets.schema import SCHEMA_VERSION, SEVERITIES, Finding
 from robot_rl.datasets.store import EpisodeStore
 from robot_rl.datasets.store_files import is_store
 from robot_rl.datasets.validate import validate
+from robot_rl.datasets.video import VideoFrames
 from robot_rl.errors import InputError
 
 VERSION = 1
@@ -68,7 +70,7 @@ class State:
 class Report:
     """What a conversion did."""
 
-    path: Path
+    path: str  # of the store, or its URL
     format: str
     episodes: int  # in the store
     steps: int
@@ -107,9 +109,14 @@ def convert(
         KeyboardInterrupt: as it came; what is committed is kept for the next call.
     """
     settings = ConvertSettings() if settings is None else settings
-    source, target = Path(source), Path(store)
+    source = Path(source)
     tell = _silent if progress is None else progress
     began = time.monotonic()
+    if settings.append and is_url(store):
+        raise InputError(f"append=true adds to stores of this machine, {store} is none: merge it with `robot-rl edit`")
+    appends = settings.append and is_store(Path(store))
+    if not appends:
+        refuse_existing_at(store, overwrite=settings.overwrite)  # before the source is read through
     reader = find_reader(source, settings.format)
     tell(State(stage="opening", format=reader.name))
     with reader.open(source, settings.read) as recording:
@@ -117,32 +124,38 @@ def convert(
         job = _job(source, reader.name, recording, settings)
         _require_video(recording, job)
         work = _Work(recording=recording, job=job, settings=settings, tell=tell)
-        appends = settings.append and is_store(target)
-        journal = _append(work, target) if appends else _create(work, target)
-    tell(work.state("checking"))
-    made = EpisodeStore.open(target)
-    stored = sum(entry.stored for entry in journal.entries)
+        journal, made = _append(work, Path(store)) if appends else _create(work, store)
+    entries = journal.entries
     findings = [
         *_dropped(journal),
         *opened,
-        *dict.fromkeys(finding for entry in journal.entries for finding in entry.findings),
+        *dict.fromkeys(finding for entry in entries for finding in entry.findings),
         *settings.read.overruled(recording.spec, source.name),
         *_left_out(journal, source.name),
-        *validate(made),
+        *made.findings,
     ]
     return Report(
-        path=target,
+        path=str(store),
         format=reader.name,
-        episodes=len(made),
+        episodes=made.episodes,
         steps=made.steps,
         frames=work.frames,
-        stored=stored,
-        dropped=sum(entry.error is not None for entry in journal.entries),
+        stored=sum(entry.stored for entry in entries),
+        dropped=sum(entry.error is not None for entry in entries),
         left_out=state_of(journal)["left_out"],
         resumed=work.resumed,
         findings=sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)),
         duration_s=time.monotonic() - began,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Made:
+    """A store that was made, and looked at."""
+
+    episodes: int
+    steps: int
+    findings: Sequence[Finding]
 
 
 @dataclass(kw_only=True)
@@ -213,7 +226,7 @@ def _job(source: Path, format: str, recording: Recording, settings: ConvertSetti
     )
 
 
-def _create(work: _Work, target: Path) -> Journal:
+def _create(work: _Work, target: str | Path) -> tuple[Journal, _Made]:
     job = job_hash(work.recording, work.job)
     with resumable(target, job, overwrite=work.settings.overwrite) as folder:
         try:
@@ -222,13 +235,14 @@ def _create(work: _Work, target: Path) -> Journal:
             work.stored = len(store)
             _write(work, Writer(store=store, journal=journal, known=Known(), committed=work.committed))
             _require_episodes(journal, work.job.source)
-            finish(store, work.provenance(journal))
         except Resumable:
             raise
         except InputError:
             discard(folder)  # the source or a setting is wrong: there is nothing to go on with
             raise
-    return journal
+        finish(store, work.provenance(journal))
+        made = _check(work, folder / STORE, str(target)) if is_url(target) else None  # while it is on this machine
+    return journal, _check(work, Path(target), str(target)) if made is None else made
 
 
 def _begin(work: _Work, folder: Path) -> tuple[EpisodeStore, Journal]:
@@ -242,7 +256,17 @@ def _begin(work: _Work, folder: Path) -> tuple[EpisodeStore, Journal]:
     return store, Journal.read(folder / JOURNAL, len(store))
 
 
-def _append(work: _Work, target: Path) -> Journal:
+def _check(work: _Work, path: Path, name: str) -> _Made:
+    work.tell(work.state("checking"))
+    store = EpisodeStore.open(path)
+    findings = [
+        replace(f, place=f.place.replace(path.name, Path(name).name), remedy=f.remedy.replace(str(path), name))
+        for f in validate(store)
+    ]
+    return _Made(episodes=len(store), steps=store.steps, findings=findings)
+
+
+def _append(work: _Work, target: Path) -> tuple[Journal, _Made]:
     store = EpisodeStore.append_to(target)
     require_same_spec(store, work.job)
     work.job = replace(work.job, quality=store.quality)
@@ -252,7 +276,7 @@ def _append(work: _Work, target: Path) -> Journal:
     if len(store) > first:
         addition = work.provenance(journal)
         finish(store, appended(store.provenance, addition, first, len(store) - first))
-    return journal
+    return journal, _check(work, target, str(target))
 
 
 def _write(work: _Work, writer: Writer) -> None:
@@ -282,8 +306,6 @@ def _require_video(recording: Recording, job: Job) -> None:
     """Refuse tier `video` at once where images are no videos, and not at every episode."""
     keys = [key for key, tier in job.tiers.items() if tier == "video"]
     if keys:
-        from robot_rl.datasets.video import VideoFrames
-
         episode = recording.read(0)
         for key in keys:
             if not isinstance(lazy(episode.observation[key]), VideoFrames):

@@ -8,6 +8,7 @@ as the store has their episodes.
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -20,8 +21,9 @@ from typing import Any
 
 import numpy as np
 
+from robot_rl.datasets.remote import cache_folder, publish, refuse_existing_at, url_of
 from robot_rl.datasets.schema import Finding
-from robot_rl.datasets.store_files import clear_disk_errors, flush, refuse_existing
+from robot_rl.datasets.store_files import clear_disk_errors, flush
 from robot_rl.errors import InputError
 
 STORE = "store.zarr"
@@ -98,34 +100,43 @@ class Journal:
 
 
 @contextlib.contextmanager
-def resumable(target: Path, job: str, *, overwrite: bool) -> Iterator[Path]:
+def resumable(target: str | Path, job: str, *, overwrite: bool) -> Iterator[Path]:
     """A folder for a store under construction; that store takes the name of the target when the block ends well.
 
     When the block does not end well, the folder stays, and the next call with the same job finds it as it was left.
-    Folders of other jobs for the same target are removed, unless a process still writes to them.
+    Folders of other jobs for the same target are removed, unless a process still writes to them. A store that is to lie
+    at a URL is built in the cache of this machine.
 
     Args:
-        target: of the store.
+        target: of the store, a path or a URL.
         job: hash of what is done.
         overwrite: replace a store that is there.
 
     Raises:
         InputError: something is there already, or another process does the same job now.
     """
-    refuse_existing(target, overwrite=overwrite)
+    refuse_existing_at(target, overwrite=overwrite)
     folder = partial_folder(target, job)
-    with clear_disk_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-    _remove_others(target, folder)
+    with clear_disk_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    _remove_others(folder)
     with locked(folder, f"another process is writing {target}: wait for it, or end it"):
         yield folder
-        refuse_existing(target, overwrite=overwrite)  # another process may have been faster
-        _publish(folder / STORE, target)
+        refuse_existing_at(target, overwrite=overwrite)  # another process may have been faster
+        url = url_of(target)
+        if url is None:
+            _publish(folder / STORE, Path(target))
+        else:
+            publish(folder / STORE, url, overwrite=overwrite)
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def partial_folder(target: Path, job: str) -> Path:
+def partial_folder(target: str | Path, job: str) -> Path:
     """Where a store is built until it is whole."""
+    url = url_of(target)
+    target = Path(target)
+    if url is not None:
+        target = cache_folder() / "conversions" / hashlib.sha256(url.encode()).hexdigest()[:16] / target.name
     return target.with_name(f".{target.name}.partial-{job[:16]}")
 
 
@@ -175,9 +186,9 @@ def _same(folder: Path, status: os.stat_result) -> bool:
         return False
 
 
-def _remove_others(target: Path, folder: Path) -> None:
-    name = re.compile(re.escape(f".{target.name}.partial-") + "[0-9a-f]{16}")
-    for entry in target.parent.iterdir():
+def _remove_others(folder: Path) -> None:
+    name = re.compile(re.escape(folder.name[:-16]) + "[0-9a-f]{16}")
+    for entry in folder.parent.iterdir():
         if entry != folder and name.fullmatch(entry.name) and entry.is_dir():
             descriptor = _lock(entry)
             if descriptor is not None:

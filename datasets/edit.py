@@ -27,9 +27,10 @@ from robot_rl.datasets.convert_transforms import (
 )
 from robot_rl.datasets.convert_write import BLOCK_BYTES, BLOCK_STEPS, declare_bounds
 from robot_rl.datasets.ingest.base import SuccessLabel, plain
+from robot_rl.datasets.remote import building_at, is_url
 from robot_rl.datasets.schema import is_image
 from robot_rl.datasets.store import EpisodeStore
-from robot_rl.datasets.store_files import WriterLock, building, clear_disk_errors, flush, is_store
+from robot_rl.datasets.store_files import WriterLock, clear_disk_errors, flush, is_store
 from robot_rl.errors import InputError
 from robot_rl.spec import Spec
 from robot_rl.types import Episode
@@ -104,7 +105,7 @@ class Labels:
 class Made:
     """A store that an operation made."""
 
-    path: Path
+    path: str  # or its URL
     episodes: int
     steps: int
     removed: int = 0  # episodes that the operation left out
@@ -128,7 +129,7 @@ def merge(stores: Sequence[str | Path], output: str | Path | None = None, *, ove
             raise InputError(f"{other.path} cannot be merged with {first.path}: {'; '.join(found)}")
     origins = [{"store": store.path.name, "episodes": len(store), "provenance": store.provenance} for store in opened]
     provenance = {"source": f"{len(opened)} stores", "format": "merged", "merged": origins}
-    with _output(first.path, output, overwrite) as (temporary, final):
+    with _output(stores[0], output, overwrite) as (temporary, final):
         episodes = (episode for store in opened for episode in store.episodes())
         made = _write(temporary, first, first.spec, episodes, provenance)
         declare_bounds(made)
@@ -151,7 +152,7 @@ def filter_episodes(
     numbers = [key for key, array in source.spec.observation.items() if not is_image(array)]
     wanted = [i for i, episode in enumerate(source.episodes(keys=numbers)) if selection.wants(i, episode)]
     spec = replace(source.spec, observation={key: source.spec.observation[key] for key in keys})
-    return _keep(source, wanted, spec, {"operation": "filter", **_given(selection)}, output, overwrite)
+    return _keep(store, source, wanted, spec, {"operation": "filter", **_given(selection)}, output, overwrite)
 
 
 def delete(
@@ -168,7 +169,9 @@ def delete(
     _require_episodes(source, episodes)
     deleted = set(episodes)
     wanted = [index for index in range(len(source)) if index not in deleted]
-    return _keep(source, wanted, source.spec, {"operation": "delete", "episodes": sorted(deleted)}, output, overwrite)
+    return _keep(
+        store, source, wanted, source.spec, {"operation": "delete", "episodes": sorted(deleted)}, output, overwrite
+    )
 
 
 def relabel(store: str | Path, labels: Labels, output: str | Path | None = None, *, overwrite: bool = False) -> Made:
@@ -181,7 +184,7 @@ def relabel(store: str | Path, labels: Labels, output: str | Path | None = None,
         raise InputError("relabel needs what to set: language=..., success.observation=... or reward.last_steps=...")
     source = EpisodeStore.open(store)
     provenance = _edited(source, {"operation": "relabel", **_given(labels)})
-    with _output(source.path, output, overwrite) as (temporary, final):
+    with _output(store, output, overwrite) as (temporary, final):
         episodes = (labels.episode(episode, f"episode {i}") for i, episode in enumerate(source.episodes()))
         made = _write(temporary, source, labels.spec(source.spec), episodes, provenance)
     return Made(path=final, episodes=len(made), steps=made.steps)
@@ -210,6 +213,8 @@ def split(
     Raises:
         InputError: shares do not sum to 1, a part would be empty, or the source does not say one split per episode.
     """
+    if is_url(output):
+        raise InputError(f"split makes a folder of stores on this machine, not at {output}: name one here")
     source, folder = EpisodeStore.open(store), Path(output)
     if by == "recorded":
         parts = recorded_parts(source)
@@ -224,7 +229,7 @@ def split(
             )
             provenance = _edited(source, about)
             part = _write(temporary / f"{name}.zarr", source, source.spec, source.episodes(indices), provenance)
-            made.append(Made(path=folder / f"{name}.zarr", episodes=len(part), steps=part.steps))
+            made.append(Made(path=str(folder / f"{name}.zarr"), episodes=len(part), steps=part.steps))
     return made
 
 
@@ -285,6 +290,7 @@ def _given(choice: Selection | Labels) -> dict[str, Any]:
 
 
 def _keep(
+    path: str | Path,
     source: EpisodeStore,
     wanted: list[int],
     spec: Spec,
@@ -296,7 +302,7 @@ def _keep(
         raise InputError(f"that would leave none of {len(source)} episodes of {source.path}: nothing was changed")
     keys = list(spec.observation)
     removed = len(source) - len(wanted)
-    with _output(source.path, output, overwrite) as (temporary, final):
+    with _output(path, output, overwrite) as (temporary, final):
         episodes = (with_keys(episode, keys) for episode in source.episodes(wanted))
         made = _write(temporary, source, spec, episodes, _edited(source, about | {"removed": removed}))
     return Made(path=final, episodes=len(made), steps=made.steps, removed=removed)
@@ -330,16 +336,16 @@ def _edited(source: EpisodeStore, about: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _output(source: Path, output: str | Path | None, overwrite: bool) -> Iterator[tuple[Path, Path]]:
+def _output(source: str | Path, output: str | Path | None, overwrite: bool) -> Iterator[tuple[Path, str]]:
     """Where to write, and what it becomes: another store, or the source itself, which nobody may write meanwhile."""
-    if output is None or Path(output).resolve() == source.resolve():
-        lock = WriterLock(source)
-        with building(source, overwrite=True) as temporary:
-            yield temporary, source
+    if output is None or str(output) == str(source):
+        lock = None if is_url(source) else WriterLock(Path(source))
+        with building_at(source, overwrite=True) as temporary:
+            yield temporary, str(source)
         del lock
         return
-    with building(output, overwrite=overwrite) as temporary:
-        yield temporary, Path(output)
+    with building_at(output, overwrite=overwrite) as temporary:
+        yield temporary, str(output)
 
 
 @contextlib.contextmanager

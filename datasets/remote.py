@@ -21,7 +21,7 @@ from typing import Any
 import fsspec
 
 from robot_rl.datasets.schema import EPISODE_LOG, array_names
-from robot_rl.datasets.store_files import LOCK, building, clear_disk_errors, is_store
+from robot_rl.datasets.store_files import LOCK, building, clear_disk_errors, is_store, refuse_existing
 from robot_rl.errors import InputError
 
 ROOT = "zarr.json"
@@ -72,6 +72,19 @@ def building_at(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
         local = Path(folder) / PurePosixPath(url).name
         yield local
         publish(local, url, overwrite=overwrite)
+
+
+def refuse_existing_at(path: str | Path, *, overwrite: bool = False) -> None:
+    """Keep what is at a path or a URL, unless it is a store and may be replaced.
+
+    Raises:
+        InputError: names `overwrite=true` where that would help.
+    """
+    url = url_of(path)
+    if url is None:
+        refuse_existing(Path(path), overwrite=overwrite)
+    else:
+        _refuse_existing(_Place.of(url), overwrite=overwrite)
 
 
 def publish(local: Path, url: str, *, overwrite: bool = False) -> None:

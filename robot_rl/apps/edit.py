@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from robot_rl.apps.ingest import reward_label, success_label
+from robot_rl.apps.ingest import here, reward_label, success_label
 from robot_rl.data_config import EditConfig
 from robot_rl.datasets import edit
 from robot_rl.errors import InputError
@@ -28,29 +28,29 @@ def run(config: EditConfig) -> int:
     """Do it, and say what was done."""
     console = Console()
     _require_fitting(config)
-    store = Path(config.store).expanduser()
-    output = None if config.output is None else Path(config.output).expanduser()
+    store = here(config.store)
+    output = None if config.output is None else here(config.output)
     with console.status(f"{config.operation} {store} ..."):
         made = _edit(config, store, output)
     for one in made:
         counts = f": {one.episodes} episodes, {one.steps} steps"
         removed = f"; {one.removed} episodes removed" if one.removed else ""
-        path = (str(one.path), "bold")
+        path = (one.path, "bold")
         console.print(Text.assemble(("Wrote ", "green"), path, counts, removed), soft_wrap=True)
     if output is None:
         console.print(Text("The store was replaced when the new one was whole.", "dim"))
     return 0
 
 
-def _edit(config: EditConfig, store: Path, output: Path | None) -> list[edit.Made]:
+def _edit(config: EditConfig, store: str, output: str | None) -> list[edit.Made]:
     match config.operation:
         case "merge":
-            others = [Path(other).expanduser() for other in config.others]
-            return [edit.merge([store, *others], output, overwrite=config.overwrite)]
+            return [edit.merge([store, *map(here, config.others)], output, overwrite=config.overwrite)]
         case "split":
             if output is None:
-                folder = store.with_suffix("")
-                raise InputError(f"split makes a folder of stores: name it, such as output={folder}_split")
+                raise InputError(
+                    f"split makes a folder of stores: name it, such as output={Path(store).with_suffix('')}_split"
+                )
             shares, by, seed = config.shares, config.by, config.seed
             return edit.split(store, output, shares=shares, by=by, seed=seed, overwrite=config.overwrite)
         case "filter":

@@ -14,6 +14,7 @@ from robot_rl.data_config import ImageConfig, IngestConfig, RewardRule, SuccessR
 from robot_rl.datasets.convert import ConvertSettings, Report, State, convert
 from robot_rl.datasets.convert_transforms import ImageOptions, RewardLabel, Transforms
 from robot_rl.datasets.ingest.base import BagOptions, ReadOptions, SuccessLabel, TableOptions
+from robot_rl.datasets.remote import is_url
 from robot_rl.datasets.schema import Finding
 from robot_rl.types import Array, Episode
 
@@ -26,7 +27,8 @@ def run(config: IngestConfig) -> int:
     """Read, write, check, and say what to do next; exit status 1 where something was left out for an error."""
     console = Console()
     display = ProgressDisplay(console)
-    source, target = Path(config.source).expanduser(), config.store
+    source = Path(config.source).expanduser()
+    target = here(config.store)
     try:
         with display:
             report = convert(source, target, settings(config), progress=display.show)
@@ -141,6 +143,11 @@ def settings(config: IngestConfig) -> ConvertSettings:
     )
 
 
+def here(store: str) -> str:
+    """A store as a person names it: `~` is their home, a URL stays."""
+    return store if is_url(store) else str(Path(store).expanduser())
+
+
 def success_label(rule: SuccessRule | None) -> SuccessLabel | None:
     """The rule as the data sets know it; in YAML, an empty observation is no rule."""
     if rule is None or rule.observation == "":
@@ -162,7 +169,7 @@ def _image_options(image: ImageConfig) -> ImageOptions:
 def _print_report(console: Console, report: Report) -> None:
     text = f"{report.stored} episodes of {report.format} in "
     total = f": {report.episodes} episodes, {report.steps} steps"
-    console.print(Text.assemble(("Stored ", "green"), text, (str(report.path), "bold"), total), soft_wrap=True)
+    console.print(Text.assemble(("Stored ", "green"), text, (report.path, "bold"), total), soft_wrap=True)
     print_findings(console, list(report.findings))
     if report.dropped:
         text = f"{report.dropped} episodes could not be used and were left out; on_error=stop stops at the first."

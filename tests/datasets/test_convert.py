@@ -90,7 +90,7 @@ def test_processes_make_the_same_store_bit_for_bit(tmp_path: Path, transforms: T
     shared = convert(source, tmp_path / "shared.zarr", ConvertSettings(workers=2, transforms=transforms))
     assert (alone.stored, alone.dropped) == (shared.stored, shared.dropped) == (5, 1)
     assert [(f.place, f.text) for f in alone.findings] == [(f.place, f.text) for f in shared.findings]
-    assert contents(alone.path) == contents(shared.path)
+    assert contents(Path(alone.path)) == contents(Path(shared.path))
     EpisodeStore.open(alone.path).verify()
 
 
@@ -111,7 +111,7 @@ convert(Path(sys.argv[1]), Path(sys.argv[2]), ConvertSettings(workers=2, engine=
     words = [sys.executable, "-c", script, str(source), str(tmp_path / "ray.zarr")]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert contents(alone.path) == contents(tmp_path / "ray.zarr")
+    assert contents(Path(alone.path)) == contents(tmp_path / "ray.zarr")
 
 
 def test_an_interrupted_conversion_goes_on_where_it_stopped(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_an_interrupted_conversion_goes_on_where_it_stopped(tmp_path: Path) -> N
     report = convert(source, tmp_path / "out" / "s.zarr", QUICK, progress=states.append)
     assert (report.resumed, report.stored, report.episodes) == (2, 5, 5)
     assert next((state.resumed, state.episodes) for state in states if state.stage == "reading") == (2, 2)
-    assert contents(report.path) == contents(whole.path)
+    assert contents(Path(report.path)) == contents(Path(whole.path))
     assert hidden(tmp_path / "out") == []
 
 
@@ -140,7 +140,7 @@ def test_what_was_left_out_before_an_interruption_is_still_known_after_it(tmp_pa
     report = convert(source, tmp_path / "s.zarr", settings)
     assert report.resumed >= 7
     assert (report.dropped, report.left_out) == (whole.dropped, whole.left_out)
-    assert contents(report.path) == contents(whole.path)
+    assert contents(Path(report.path)) == contents(Path(whole.path))
 
 
 def test_another_setting_or_source_starts_anew_and_removes_what_was_begun(tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def test_a_worker_that_is_killed_is_named_and_the_rest_is_kept(tmp_path: Path) -
     assert workers_of_this_process() == []
     report = convert(source, tmp_path / "s.zarr", QUICK)
     assert report.resumed >= 2
-    assert contents(report.path) == contents(convert(source, tmp_path / "whole.zarr", QUICK).path)
+    assert contents(Path(report.path)) == contents(Path(convert(source, tmp_path / "whole.zarr", QUICK).path))
 
 
 def test_the_action_bounds_of_data_are_its_range(tmp_path: Path) -> None:
@@ -344,7 +344,7 @@ def test_a_killed_conversion_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     whole = convert(source, tmp_path / "whole.zarr", QUICK)
     kills, status = killed(source, tmp_path / "s.zarr", delays(np.random.default_rng(0), 0.25, 8))
     assert (kills > 0, status) == (True, "0")
-    assert contents(tmp_path / "s.zarr") == contents(whole.path)
+    assert contents(tmp_path / "s.zarr") == contents(Path(whole.path))
     assert hidden(tmp_path) == []
 
 
@@ -361,7 +361,7 @@ def test_a_conversion_killed_many_times_ends_as_if_it_had_not_been(tmp_path: Pat
         count, status = killed(source, target, delays(rng, longest_s, 12), workers)
         kills += count
         assert status == "0"
-        assert contents(target) == contents(whole.path)
+        assert contents(target) == contents(Path(whole.path))
     assert kills >= 20
     assert hidden(tmp_path) == []
 

@@ -127,7 +127,7 @@ def test_stores_of_different_kinds_are_not_merged(tmp_path: Path) -> None:
 def test_filters(tmp_path: Path, selection: Selection, kept: list[int]) -> None:
     store = make_store(tmp_path / "s.zarr", range(6))
     made = edit.filter_episodes(store.path, selection, tmp_path / "out.zarr")
-    assert sources(made.path) == [f"demo_{seed}" for seed in kept]
+    assert sources(Path(made.path)) == [f"demo_{seed}" for seed in kept]
     assert EpisodeStore.open(made.path).digests == [store.digests[index] for index in kept]
 
 
@@ -172,15 +172,15 @@ def test_a_split_is_exact_repeatable_and_in_order(tmp_path: Path) -> None:
     first = edit.split(store.path, tmp_path / "one", shares=shares, seed=3)
     second = edit.split(store.path, tmp_path / "two", shares=shares, seed=3)
     other = edit.split(store.path, tmp_path / "three", shares=shares, seed=4)
-    assert [made.path for made in first] == [tmp_path / "one" / "train.zarr", tmp_path / "one" / "test.zarr"]
-    parts = [sources(made.path) for made in first]
+    assert [Path(made.path) for made in first] == [tmp_path / "one" / "train.zarr", tmp_path / "one" / "test.zarr"]
+    parts = [sources(Path(made.path)) for made in first]
     assert [len(part) for part in parts] == [7, 3]
     assert sorted(parts[0] + parts[1]) == [f"demo_{seed}" for seed in range(10)]
     assert all(part == sorted(part) for part in parts)
-    assert [sources(made.path) for made in second] == parts
-    assert [sources(made.path) for made in other] != parts
+    assert [sources(Path(made.path)) for made in second] == parts
+    assert [sources(Path(made.path)) for made in other] != parts
     ordered = edit.split(store.path, tmp_path / "four", shares=shares, by="order")
-    assert sources(ordered[1].path) == ["demo_7", "demo_8", "demo_9"]
+    assert sources(Path(ordered[1].path)) == ["demo_7", "demo_8", "demo_9"]
 
 
 @given(st.integers(2, 60), st.integers(0, 5), st.booleans(), st.lists(st.integers(1, 5), min_size=1, max_size=4))
@@ -204,7 +204,7 @@ def test_a_split_follows_what_the_source_declared(tmp_path: Path) -> None:
     other = make_store(tmp_path / "o.zarr", range(2, 5), filters=["valid", "20_percent_valid"])
     edit.merge([path, other.path])
     made = edit.split(path, tmp_path / "out", by="recorded")
-    assert {one.path.stem: one.episodes for one in made} == {"train": 2, "valid": 3}
+    assert {Path(one.path).stem: one.episodes for one in made} == {"train": 2, "valid": 3}
     with pytest.raises(InputError, match="has episode 0 in no split"):
         edit.split(make_store(tmp_path / "n.zarr", range(2)).path, tmp_path / "no", by="recorded")
 
