@@ -143,10 +143,10 @@ class _Writer:
         """Write one episode."""
         plan, number = self.plan, self.episodes
         place = f"episode {number}"
-        numbers_spec = replace(plan.spec, observation={key: plan.spec.observation[key] for key in plan.observations})
-        numbers = replace(episode, observation={key: episode.observation[key] for key in plan.observations})
         if set(episode.observation) != set(plan.spec.observation):
             raise InputError(f"{place} has the observations {sorted(episode.observation)}, the spec has other ones")
+        numbers_spec = replace(plan.spec, observation={key: plan.spec.observation[key] for key in plan.observations})
+        numbers = replace(episode, observation={key: episode.observation[key] for key in plan.observations})
         rows = rows_of_episode(numbers_spec, numbers, place)
         count = frames_of(episode, plan.spec)
         columns = plan.rows(episode, rows, self._index(episode, count, place))
