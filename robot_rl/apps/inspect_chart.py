@@ -11,6 +11,7 @@ from robot_rl.apps.report_chart import Axis, number, ticks
 from robot_rl.types import Array
 
 BINS = 36
+COLORS = 6  # of the style sheet: 1 to 6
 LINE_POINTS = 180  # of a curve; a longer one keeps the extremes of each bin
 WIDTH, HEIGHT = 380.0, 134.0  # of a channel
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 6.0, 8.0, 20.0

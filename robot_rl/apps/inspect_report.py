@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from robot_rl.apps.inspect_cameras import camera_sections
 from robot_rl.apps.inspect_chart import Group, bin_edges, histogram
 from robot_rl.apps.inspect_measures import advice, measures_table
 from robot_rl.apps.inspect_pictures import pictures
-from robot_rl.apps.inspect_sections import camera_sections, channel_section, store_section, timing_section
+from robot_rl.apps.inspect_sections import channel_section, store_section, timing_section
 from robot_rl.apps.inspect_survey import Survey, bytes_text, shortened
 from robot_rl.apps.report_chart import Panel, Series, chart, number
 from robot_rl.apps.report_page import folded, page, paragraph, section, table, with_code
