@@ -28,6 +28,10 @@ EXAMPLES = {
         ("robot-rl view data/lift.zarr", "open the first episode in the rerun viewer"),
         ("robot-rl view data/lift.zarr episodes=[0,3] output=lift.rrd", "write a file for the viewer instead"),
     ],
+    "advise": [
+        ("robot-rl advise data/lift.zarr", "which recipe fits, why, and the command that starts it"),
+        ("robot-rl advise data/lift.zarr environment_return=[0,1] output=advice.json", "against a scale, and as JSON"),
+    ],
     "edit": [
         ("robot-rl edit merge data/a.zarr others=[data/b.zarr] output=data/all.zarr", "one store out of several"),
         ("robot-rl edit split data/lift.zarr output=data/lift_split", "train.zarr and validation.zarr"),
