@@ -3,7 +3,6 @@
 Opening makes an index of topics and times; the messages of an episode are decoded when it is read.
 """
 
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from robot_rl.datasets.ingest.bag_images import ImageTopic
 from robot_rl.datasets.ingest.bag_messages import Decoded, Feature
-from robot_rl.datasets.ingest.bag_plan import Plan, make_plan
+from robot_rl.datasets.ingest.bag_plan import make_plan
 from robot_rl.datasets.ingest.bag_segments import SECOND, Segment, Stream
 from robot_rl.datasets.ingest.bag_source import Bag, files_of, find_bags, open_bag, summary
+from robot_rl.datasets.ingest.bag_topics import Plan
 from robot_rl.datasets.ingest.base import ReadOptions, Recording, SuccessSource, action_spec, provenance
 from robot_rl.datasets.ingest.resample import grid, interpolate, latest, nearest, slerp
 from robot_rl.errors import InputError
@@ -210,4 +209,4 @@ def _resampled(feature: Feature, samples: _Samples, points: Array) -> Array:
     return out
 
 
-__all__: Sequence[str] = ["BagReader", "ImageTopic", "summary"]
+__all__ = ["BagReader", "summary"]

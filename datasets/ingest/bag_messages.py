@@ -34,7 +34,7 @@ POSITIONS = {("sensor_msgs/msg/JointState", "position"), ("trajectory_msgs/msg/J
 SLIDING = ("finger", "gripper", "prismatic", "slide", "linear", "lift", "rail")
 """Joints with such names may be in metres: the message does not say, so no unit is declared for their topic."""
 NAMED_NUMBERS = ("telemetry", "outcome")
-"""Topics that use JointState for any numbers with names, such as reward and success: without unit, never interpolated."""
+"""Topics that use JointState for any numbers with names, such as reward and success: no unit, not interpolated."""
 APART = {
     "sensor_msgs/msg/JointState": ("position", "velocity", "effort"),  # where the joints have no names
     "sensor_msgs/msg/Imu": ("orientation", "angular_velocity", "linear_acceleration"),

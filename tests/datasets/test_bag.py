@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from rosbags.highlevel import AnyReader
+from rosbags.typesys import Stores, get_typestore
 
 from robot_rl.datasets.frames import EncodedFrames
 from robot_rl.datasets.ingest.bag import BagReader, summary
@@ -273,7 +274,7 @@ def test_messages_and_times_are_those_that_rosbags_reads(shared_data: Path) -> N
     for path in sorted((shared_data / "rosbag").iterdir()):
         alone = not (path / "metadata.yaml").exists()
         files = [file for file in path.iterdir() if alone and file.suffix in (".bag", ".mcap")]
-        with AnyReader(files or [path]) as reader:
+        with AnyReader(files or [path], default_typestore=get_typestore(Stores.LATEST)) as reader:
             expected = sorted((c.topic, time_ns, bytes(data)) for c, time_ns, data in reader.messages())
         with ExitStack() as resources:
             bag = open_bag(find_bags(path)[0], resources)
