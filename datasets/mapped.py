@@ -9,7 +9,7 @@ import numpy as np
 import simplejpeg
 import torch
 
-from robot_rl.datasets.blocks import BlockArray
+from robot_rl.datasets.blocks import BlockArray, will_need
 from robot_rl.datasets.frames import EncodedFrames, Frames
 from robot_rl.errors import InputError
 from robot_rl.types import Array
@@ -17,6 +17,8 @@ from robot_rl.types import Array
 BYTES_OF_A_THREAD = 1 << 20
 """Fewer are copied faster than a thread is woken."""
 JPEGS_OF_A_THREAD = 4
+SHARE_OF_MEMORY = 0.5
+"""Images up to this share stay in memory once they were read, as far as we assume."""
 
 
 class ImageColumn(Protocol):
@@ -74,12 +76,19 @@ class RawColumn:
         self.threads = Threads()
         height, width, channels = blocks.row_shape
         self.shape = (rows, height, width, channels)
+        fits = rows * blocks.row_bytes < SHARE_OF_MEMORY * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        self.seen = np.zeros(rows, bool) if fits else None  # rows that are in memory since we read them
 
     def gather(self, rows: Array, out: Array | None = None) -> Array:
         """See `ImageColumn.gather`."""
         rows, out = prepared(rows, out, self.shape)
         numbers, places = np.divmod(rows, self.blocks.block_rows)
         mapped = {number: self.blocks.block(number) for number in np.unique(numbers).tolist()}
+        cold = np.arange(len(rows)) if self.seen is None else np.flatnonzero(~self.seen[rows])
+        for number, place in zip(numbers[cold].tolist(), places[cold].tolist(), strict=True):
+            will_need(mapped[number][place])
+        if self.seen is not None:
+            self.seen[rows] = True
 
         def copy(start: int, stop: int) -> None:
             pairs = zip(numbers[start:stop].tolist(), places[start:stop].tolist(), strict=True)
@@ -116,17 +125,18 @@ class JpegColumn:
         """See `ImageColumn.gather`."""
         rows, out = prepared(rows, out, self.shape)
         space = "GRAY" if self.shape[3] == 1 else "RGB"
+        encoded = self.encoded(rows)
 
         def decode(start: int, stop: int) -> None:
             for place in range(start, stop):
-                row = int(rows[place])
-                data = self.bytes_of(row)
                 try:
-                    image = simplejpeg.decode_jpeg(data, space, fastdct=False, fastupsample=False, buffer=out[place])
+                    image = simplejpeg.decode_jpeg(
+                        encoded[place], space, fastdct=False, fastupsample=False, buffer=out[place]
+                    )
                 except ValueError as error:
-                    raise self._damage(row, f"cannot be decoded ({error})") from error
+                    raise self._damage(rows[place], f"cannot be decoded ({error})") from error
                 if image.shape != self.shape[1:]:
-                    raise self._damage(row, f"has shape {image.shape} instead of {self.shape[1:]}")
+                    raise self._damage(rows[place], f"has shape {image.shape} instead of {self.shape[1:]}")
 
         self.threads.run(decode, len(rows), JPEGS_OF_A_THREAD)
         return out
@@ -141,21 +151,23 @@ class JpegColumn:
 
     def digest(self, sha: Any, start: int, stop: int) -> None:
         """See `ImageColumn.digest`."""
-        for row in range(start, stop):
-            feed_bytes(sha, self.bytes_of(row))
+        for data in self.encoded(np.arange(start, stop)):
+            feed_bytes(sha, data)
 
-    def bytes_of(self, row: int) -> Array:
-        """The JPEG bytes of a row. Shapes: (n,), uint8, a view of the map.
+    def encoded(self, rows: Array) -> list[Array]:
+        """The JPEG bytes of rows, each (n,), uint8, a view of the map.
 
         Raises:
             InputError: the store is damaged.
         """
-        block, place = self.spans.place(row)
-        start, stop = block[place].tolist()
-        number, first = divmod(start, self.data.block_rows)
-        if not 0 <= start < stop <= (number + 1) * self.data.block_rows:
-            raise self._damage(row, f"is said to lie at bytes {start} to {stop}")
-        return np.asarray(self.data.block(number)[first : first + stop - start])
+        found = []
+        for row, (start, stop) in zip(rows.tolist(), self.spans.take(rows).tolist(), strict=True):
+            number, first = divmod(start, self.data.block_rows)
+            if not 0 <= start < stop <= (number + 1) * self.data.block_rows:
+                raise self._damage(row, f"is said to lie at bytes {start} to {stop}")
+            found.append(self.data.block(number)[first : first + stop - start])
+            will_need(found[-1])
+        return found
 
     def _damage(self, row: int, what: str) -> InputError:
         return InputError(
@@ -202,7 +214,7 @@ class _StoredBytes(Sequence[bytes]):
     def __getitem__(self, index: int | slice) -> "bytes | _StoredBytes":
         if isinstance(index, slice):
             return _StoredBytes(self.column, self.rows[index])
-        return self.column.bytes_of(int(self.rows[index])).tobytes()
+        return self.column.encoded(self.rows[[index]])[0].tobytes()
 
 
 def feed_bytes(sha: Any, data: bytes | Array) -> None:

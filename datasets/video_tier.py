@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from robot_rl.datasets.blocks import BlockArray, Fetch, map_file, replace_text
+from robot_rl.datasets.blocks import BlockArray, Fetch, map_file, replace_text, will_need
 from robot_rl.datasets.frames import Frames, lazy
 from robot_rl.datasets.mapped import BYTES_OF_A_THREAD, StoredFrames, Threads, prepared, selected
 from robot_rl.datasets.store_files import clear_disk_errors
@@ -123,15 +123,19 @@ class VideoColumn:
     def gather(self, rows: Array, out: Array | None = None) -> Array:
         """See `ImageColumn.gather`."""
         rows, out = prepared(rows, out, self.shape)
-        pairs = np.concatenate([self.table.read(row, row + 1) for row in rows.tolist()]).tolist() if len(rows) else []
+        pairs = self.table.take(rows).tolist()
         mapped = {number: self._decoded(number) for number in {number for number, _ in pairs}}
+
+        images = []
+        for row, (number, frame) in zip(rows.tolist(), pairs, strict=True):
+            if not 0 <= frame < len(mapped[number]):
+                raise self._damage(f"row {row} is said to be frame {frame} of {len(mapped[number])}")
+            images.append(mapped[number][frame])
+            will_need(images[-1])
 
         def copy(start: int, stop: int) -> None:
             for place in range(start, stop):
-                number, frame = pairs[place]
-                if not 0 <= frame < len(mapped[number]):
-                    raise self._damage(f"row {rows[place]} is said to be frame {frame} of {len(mapped[number])}")
-                out[place] = mapped[number][frame]
+                out[place] = images[place]
 
         self.threads.run(copy, len(rows), 1 + BYTES_OF_A_THREAD // int(np.prod(self.shape[1:])))
         return out
@@ -144,8 +148,7 @@ class VideoColumn:
         """See `ImageColumn.frames`. Those of one file are `StoredVideo`."""
         if len(rows) == 0:
             return StoredFrames(self, rows)
-        first, last = int(rows.min()), int(rows.max()) + 1
-        pairs = self.table.read(first, last)[rows - first]
+        pairs = self.table.take(rows)
         number = int(pairs[0, 0])
         if (pairs[:, 0] != number).any():
             return StoredFrames(self, rows)
