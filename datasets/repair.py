@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from robot_rl.datasets.remote import building_at, is_url
 from robot_rl.datasets.store import EpisodeStore
-from robot_rl.datasets.store_files import WriterLock, building
+from robot_rl.datasets.store_files import WriterLock
 from robot_rl.datasets.validation.facts import listed, vectors
 from robot_rl.datasets.validation.numbers import ROUNDING
 from robot_rl.datasets.validation.quaternions import QuaternionFacts, continuous, normalised
@@ -54,23 +55,26 @@ class Plan:
 def repair(path: str | Path) -> list[str]:
     """Repair a store in place, whole or not at all.
 
+    Args:
+        path: of the store, or its URL; statistics that a crash left behind are repaired on this machine only.
+
     Returns:
         What was done, one sentence each; nothing where there was nothing to do.
 
     Raises:
         InputError: the files of the store are damaged, another process writes to it, or no episode would be left.
     """
-    path = Path(path)
     store = EpisodeStore.open(path)
-    lock = WriterLock(path)
+    lock = None if is_url(path) else WriterLock(store.path)
     store.verify()
     plan = _plan(store)
     done = plan.done()
     if done:
-        _rewrite(store, plan, done)
-        return done
-    del lock  # `append_to` takes it
-    return _finish(path)
+        _rewrite(store, path, plan, done)
+    elif lock is not None:
+        del lock  # `append_to` takes it
+        done = _finish(store.path)
+    return done
 
 
 def _plan(store: EpisodeStore) -> Plan:
@@ -152,9 +156,9 @@ def _numbers(episode: Episode) -> Iterator[tuple[str, Array]]:
             yield name, array
 
 
-def _rewrite(store: EpisodeStore, plan: Plan, done: list[str]) -> None:
+def _rewrite(store: EpisodeStore, path: str | Path, plan: Plan, done: list[str]) -> None:
     provenance: dict[str, Any] = {**store.provenance, "repairs": [*store.provenance.get("repairs", []), *done]}
-    with building(store.path, overwrite=True) as temporary:
+    with building_at(path, overwrite=True) as temporary:
         target = EpisodeStore.create(
             temporary, store.spec, provenance=provenance, tiers=store.tiers, quality=store.quality
         )

@@ -32,17 +32,21 @@ class Facts(Protocol):
         """What is odd about all that was added."""
 
 
-def validate(store: EpisodeStore) -> list[Finding]:
+def validate(store: EpisodeStore, place: str | None = None) -> list[Finding]:
     """Check every array of a store, and a sample of its images.
 
     Reads the store once for its checksums and once for the checks, episode by episode.
+
+    Args:
+        store: to check.
+        place: how a person names the store, for remedies; None takes its path.
     """
     findings = _damage(store)
     if findings:
         return findings
     if len(store) == 0:
         return [error(store.path.name, "there is no episode", "record or ingest some")]
-    spec, path, count = store.spec, str(store.path), len(store)
+    spec, path, count = store.spec, str(store.path) if place is None else place, len(store)
     pictures = PictureFacts(spec, path, count)
     collectors: list[Facts] = [
         NumberFacts(spec, path),

@@ -86,7 +86,7 @@ def between_splits(facts: DuplicateFacts) -> list[Finding]:
         f"a validation on them measures memory: delete one side, `robot-rl edit delete {facts.store} "
         f"{episodes_setting(second[:20])}`, or split anew: `robot-rl edit split {facts.store} output=FOLDER by=random`"
     )
-    return [error("splits", text, remedy)]
+    return [warn("splits", text, remedy)]
 
 
 def nearly(facts: DuplicateFacts) -> list[Finding]:

@@ -8,8 +8,11 @@ from itertools import pairwise
 import cv2
 import numpy as np
 
+from robot_rl.datasets.frames import lazy
 from robot_rl.datasets.schema import Finding
 from robot_rl.datasets.validation.facts import error, images, information, listed, state_rows, vectors, warning
+from robot_rl.datasets.video import VideoFrames
+from robot_rl.errors import InputError
 from robot_rl.spec import Spec
 from robot_rl.types import Array, Episode
 
@@ -46,7 +49,7 @@ class CameraFacts:
     blank: int = 0
     black: int = 0
     blank_episodes: list[int] = field(default_factory=list)
-    beyond: list[int] = field(default_factory=list)  # episodes with frames that their video does not have
+    undecodable: dict[int, str] = field(default_factory=dict)  # episode -> why
     videos: dict[str, tuple[int, set[int]]] = field(default_factory=dict)  # file -> its frames, those that are used
 
 
@@ -69,6 +72,7 @@ class PictureFacts:
         """One episode of the store; frames are decoded only where it is one of the chosen."""
         for key, facts in self.cameras.items():
             rows = episode.observation[key]
+            _count_video(facts, rows)
             if index not in self.chosen:
                 continue
             states = state_rows(episode, self.keys)
@@ -76,11 +80,16 @@ class PictureFacts:
             more = self.chosen.index(index) < BLOCKS % len(self.chosen)
             for start in _starts(length, BLOCKS // len(self.chosen) + (1 if more else 0)):
                 stop = min(start + BLOCK, length)
-                _look(facts, index, start, np.asarray(rows[start:stop]), states[start:stop])
+                try:
+                    frames = np.asarray(rows[start:stop])
+                except InputError as damage:
+                    facts.undecodable[index] = str(damage)
+                    continue
+                _look(facts, index, start, frames, states[start:stop])
 
     def findings(self) -> list[Finding]:
         """All checks of this file."""
-        checks = (no_picture, blank_frames, frozen, video_frames)
+        checks = (undecodable, no_picture, blank_frames, frozen, video_frames)
         return [finding for facts in self.cameras.values() for check in checks for finding in check(facts)]
 
 
@@ -131,19 +140,26 @@ def frozen(facts: CameraFacts) -> list[Finding]:
     return []
 
 
+def undecodable(facts: CameraFacts) -> list[Finding]:
+    """Frames that are damaged, though the store is as it was written."""
+    if not facts.undecodable:
+        return []
+    episode, why = next(iter(facts.undecodable.items()))
+    text = f"frames of episodes {listed(facts.undecodable)} cannot be decoded; of episode {episode}: {why}"
+    return [
+        error(f"observation '{facts.key}'", text, "they came damaged: leave these episodes out, or record them again")
+    ]
+
+
 def video_frames(facts: CameraFacts) -> list[Finding]:
-    """Rows against the frames of their video."""
-    place = f"observation '{facts.key}'"
-    found = []
-    if facts.beyond:
-        text = f"episodes {listed(facts.beyond)} have rows behind the last frame of their video"
-        found.append(error(place, text, "the video was cut or replaced: restore it, or ingest the source again"))
+    """Frames of the videos against the rows that show them."""
     unused = {name: total - len(used) for name, (total, used) in facts.videos.items() if len(used) < total}
-    if unused:
-        name, frames = max(unused.items(), key=lambda item: item[1])
-        text = f"{sum(unused.values())} frames of {len(unused)} videos belong to no row, most in {name} ({frames})"
-        found.append(information(place, text, "expected where episodes were left out; else rows and video disagree"))
-    return found
+    if not unused:
+        return []
+    name, frames = max(unused.items(), key=lambda item: item[1])
+    text = f"{sum(unused.values())} frames of {len(unused)} videos belong to no row, most in {name} ({frames})"
+    remedy = "expected where episodes or steps were left out; else rows and video disagree"
+    return [information(f"observation '{facts.key}'", text, remedy)]
 
 
 def moves_of(clips: list[Clip]) -> list[Array]:
@@ -196,3 +212,10 @@ def _look(facts: CameraFacts, episode: int, start: int, frames: Array, states: A
     motion = np.sqrt(np.square(np.diff(small, axis=0)).mean(axis=(1, 2)))
     identical = np.asarray([np.array_equal(a, b) for a, b in pairwise(frames)], bool)
     facts.clips.append(Clip(episode, start, motion, identical, states))
+
+
+def _count_video(facts: CameraFacts, rows: Array) -> None:
+    frames = lazy(rows)
+    if isinstance(frames, VideoFrames):
+        _, used = facts.videos.setdefault(frames.index.path.name, (len(frames.index), set()))
+        used.update(frames.numbers.tolist())

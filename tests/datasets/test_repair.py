@@ -134,7 +134,7 @@ def test_copies_in_different_splits_are_for_a_person_to_decide(tmp_path: Path) -
     train = make_episode(1, metadata={"split": "train"})
     store_of(path, [train, make_episode(2), replace(train, metadata={"split": "val"})])
     assert repair(path) == []
-    assert "error splits" in found(path)
+    assert "warning splits" in found(path)
 
 
 def test_statistics_that_a_crash_left_behind_are_computed(tmp_path: Path) -> None:

@@ -87,10 +87,10 @@ def test_an_episode_in_two_splits_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "s.zarr"
     assert texts(path, [*train, make_episode(7, split="val")]) == ""
     found = texts(path, [*train, replace(train[1], metadata={"split": "val"})])
-    assert "error splits: 1 episodes are in more than one of the splits train, val (1 of the 5 episodes" in found
+    assert "warning splits: 1 episodes are in more than one of the splits train, val (1 of the 5 episodes" in found
     assert "1 = 4" in found
     found = texts(path, [*train, replace(part(train[1], 9), metadata={"split": "val"})])
-    assert "error splits: 1 episodes are in more than one of the splits train, val" in found
+    assert "warning splits: 1 episodes are in more than one of the splits train, val" in found
 
 
 def test_leaks_between_two_stores(tmp_path: Path) -> None:
