@@ -1,4 +1,4 @@
-"""A short run of the fuzzer: every format, broken in a few ways. `python tests/fuzz/fuzz_formats.py` is the long one."""
+"""A short run of the fuzzer over every format; `python tests/fuzz/fuzz_formats.py` is the long one."""
 
 import sys
 from pathlib import Path
