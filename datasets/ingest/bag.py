@@ -4,7 +4,7 @@ Opening makes an index of topics and times; the messages of an episode are decod
 """
 
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ class BagReader:
             def read(index: int) -> Episode:
                 segment = segments[index]
                 place = f"{path}: episode {index} ({bags[segment.bag].name})"
-                return success.label(_read(plan, segment, spec, place), place)
+                return success.label(_read(plan, segment, place), place)
 
             return Recording(
                 spec=spec,
@@ -107,18 +107,21 @@ class _Samples:
     """A decoded stream: N rows and their times in seconds since the episode began."""
 
     times: Array
-    values: Array = field(default_factory=lambda: np.zeros(0))
+    values: Array
 
 
-def _read(plan: Plan, segment: Segment, spec: Spec, place: str) -> Episode:
+def _read(plan: Plan, segment: Segment, place: str) -> Episode:
     """Decode and resample the messages of one episode."""
     bag, streams = plan.bags[segment.bag], plan.streams[segment.bag]
-    times = grid(0.0, (segment.end_ns - segment.start_ns) / SECOND, plan.period_s)
+    seconds = (segment.end_ns - segment.start_ns) / SECOND
     parts = {
         topic: stream.take(stream.around(segment, plan.maximum_gap_s.get(topic))) for topic, stream in streams.items()
     }
-    if len(times) > MOST_POINTS * sum(len(part.times_ns) for part in parts.values()):
-        raise InputError(f"{place}: a period of {plan.period_s} s makes {len(times)} steps of few messages")
+    if seconds / plan.period_s > MOST_POINTS * sum(len(part.times_ns) for part in parts.values()):
+        raise InputError(
+            f"{place}: {seconds:g} s have few messages for a period of {plan.period_s} s: set control_period_s"
+        )
+    times = grid(0.0, seconds, plan.period_s)
     samples = _decode(plan, bag, parts, segment, place)
     observation: dict[str, Array] = {}
     extras = {"timestamp_s": times}
@@ -128,14 +131,14 @@ def _read(plan: Plan, segment: Segment, spec: Spec, place: str) -> Episode:
         extras[f"timestamp_s/{feature.key}"] = part.times[latest(part.times, times)]
     for image in plan.images:
         stream = parts[image.topic]
-        seconds = _seconds(stream.times_ns, segment)
-        chosen = nearest(seconds, times, plan.period_s / 2)
+        stamps = _seconds(stream.times_ns, segment)
+        chosen = nearest(stamps, times, plan.period_s / 2)
         observation[image.key] = image.read(bag, stream.messages.take(chosen))
-        extras[f"timestamp_s/{image.key}"] = seconds[chosen]
+        extras[f"timestamp_s/{image.key}"] = stamps[chosen]
     steps = len(times) - 1
     action = np.zeros((steps, 0), np.float32)
     if plan.action is not None:
-        command = samples["action", plan.action.topic]
+        command = samples[None, plan.action.topic]
         chosen = latest(command.times, times[:-1])
         action = command.values[chosen].astype(_action_dtype(plan.action))
         extras["timestamp_s/action"] = command.times[chosen]
@@ -165,17 +168,17 @@ def _seconds(times_ns: Array, segment: Segment) -> Array:
 
 def _decode(
     plan: Plan, bag: Bag, parts: dict[str, Stream], segment: Segment, place: str
-) -> dict[tuple[str, str], _Samples]:
-    """The numbers of all topics, by key and topic; the command under `action`."""
-    wanted: list[tuple[str, Feature]] = [(feature.key, feature) for feature in plan.features]
+) -> dict[tuple[str | None, str], _Samples]:
+    """The numbers of all topics, by key and topic; the command without a key."""
+    wanted: list[tuple[str | None, Feature]] = [(feature.key, feature) for feature in plan.features]
     if plan.action is not None:
-        wanted.append(("action", plan.action))
+        wanted.append((None, plan.action))
     schemas = {feature.topic: feature.schema for _, feature in wanted}
     payloads = bag.payloads_of({topic: parts[topic].messages for topic in schemas})
     decoded = {
         topic: Decoded.of(payloads[topic], schema, f"{place}: topic {topic}") for topic, schema in schemas.items()
     }
-    out: dict[tuple[str, str], _Samples] = {}
+    out: dict[tuple[str | None, str], _Samples] = {}
     for key, feature in wanted:
         stream = parts[feature.topic]
         values, has = feature.read(decoded[feature.topic], f"{place}: topic {feature.topic}")

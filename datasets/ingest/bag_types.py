@@ -33,8 +33,8 @@ NUMBERS = {
 }  # fmt: skip
 FILLER = "structure_needs_at_least_one_member"
 """A byte in ROS 2 messages without fields, which their definitions do not mention; those of ROS 1 take no bytes."""
-MOST_PARTS = 4096  # fields of one message, elements of sequences counted; and levels below
-DEEPEST = 32
+MOST_PARTS = 8192  # fields of one message, elements of sequences counted
+DEEPEST = 32  # levels of messages in messages
 MOST_TABLES = 64  # layouts of one size, from which on messages are taken one by one
 IDL_SEPARATOR = "=" * 80 + "\n"
 
@@ -206,6 +206,7 @@ class _Walk:
     def message(self, kind: str, path: str, depth: int, fixed: bool) -> None:
         if depth > DEEPEST:
             raise self._error(f"the type {kind} is nested too deeply")
+        self.count_part()
         if kind == QUATERNION:
             self.layout.quaternions.append(path)
         if kind in CLOCKS:
@@ -235,9 +236,7 @@ class _Walk:
             self.message(element[1], f"{path}[{index}]", depth + 1, fixed)
 
     def numbers(self, base: str, path: str, count: int, fixed: bool, *, scalar: bool) -> None:
-        self.parts += 1
-        if self.parts > MOST_PARTS:
-            raise self._error(f"it has more than {MOST_PARTS} fields")
+        self.count_part()
         if base == "string":
             for index in range(count):
                 self.string(path if scalar else f"{path}[{index}]", named=not scalar)
@@ -255,9 +254,7 @@ class _Walk:
         self.layout.leaves[path] = Leaf(start, dtype, count, scalar, fixed)
 
     def string(self, path: str, *, named: bool) -> None:
-        self.parts += 1
-        if self.parts > MOST_PARTS:
-            raise self._error(f"it has more than {MOST_PARTS} fields")
+        self.count_part()
         length = self.length()
         start = self.position
         self.position += length
@@ -267,6 +264,11 @@ class _Walk:
         self.layout.texts[path] = (start, end)
         if named:
             self.layout.decides += range(start, end)
+
+    def count_part(self) -> None:
+        self.parts += 1
+        if self.parts > MOST_PARTS:
+            raise self._error(f"it has more than {MOST_PARTS} fields")
 
     def length(self) -> int:
         if not self.ros1:

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -168,3 +170,52 @@ def record_arm() -> RecordArm:
 def record_messages() -> Callable[..., None]:
     """`record_messages(path, storage, messages, compression="")`, as `write_bag`."""
     return write_bag
+
+
+def video_pictures(count: int, size: tuple[int, int] = (48, 64)) -> Array:
+    """Pictures that a codec keeps well: a grey that tells the number, and a red corner at the top left.
+
+    Shapes: (count, *size, 3).
+    """
+    pictures = np.zeros((count, *size, 3), np.uint8)
+    pictures[:] = (20 + 5 * (np.arange(count) % 40))[:, None, None, None]
+    pictures[:, : size[0] // 4, : size[1] // 4] = (250, 0, 0)
+    return pictures
+
+
+def save_video(
+    path: Path,
+    pictures: Array,
+    *,
+    codec: str = "libx264",
+    pixel_format: str = "yuv420p",
+    rate: int = 10,
+    times_ms: Array | None = None,
+    rotation: int = 0,
+    options: dict[str, str] | None = None,
+) -> None:
+    """A small video of pictures (N, H, W, 3), at a rate or at times of their own."""
+    base = Fraction(1, rate) if times_ms is None else Fraction(1, 1000)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, options=options or {})
+        stream.height, stream.width = pictures.shape[1:3]
+        stream.pix_fmt, stream.time_base, stream.codec_context.time_base = pixel_format, base, base
+        if rotation:
+            stream.set_display_rotation(rotation)
+        for number, picture in enumerate(pictures):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = number if times_ms is None else int(times_ms[number]), base
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+@pytest.fixture(scope="session")
+def pictures() -> Callable[..., Array]:
+    """See `video_pictures`."""
+    return video_pictures
+
+
+@pytest.fixture(scope="session")
+def write_video() -> Callable[..., None]:
+    """See `save_video`."""
+    return save_video

@@ -365,3 +365,57 @@ def test_stamps_of_another_clock_are_not_mixed_with_times_of_reception(
     with BagReader().open(tmp_path / "alone", options()) as recording:
         assert "the stamp of the header is used" in texts(recording)
         assert recording.read(0).metadata["start_time_s"] == pytest.approx(1_700_000_000 - 100)
+
+
+def robot(types: dict[str, Any], ros1: bool) -> Iterator[tuple[str, int, Any]]:
+    """Two seconds of the topics of our own ROS 2 side, at 50 Hz; see the topics of its design."""
+    del ros1
+    empty = np.zeros(0)
+    for tick in range(100):
+        time_ns = 1_700_000_000 * 10**9 + tick * 20_000_000
+        stamp = types["builtin_interfaces/msg/Time"](sec=time_ns // 10**9, nanosec=time_ns % 10**9)
+        header = types["std_msgs/msg/Header"](stamp=stamp, frame_id="")
+
+        def named(header: Any = header, **numbers: float) -> Any:
+            kind, values = types["sensor_msgs/msg/JointState"], np.array(list(numbers.values()))
+            return kind(header=header, name=list(numbers), position=values, velocity=empty, effort=empty)
+
+        yield "/arm/joint_states", time_ns, named(a=tick / 100, b=-tick / 100)
+        yield "/arm/rl/action", time_ns, named(a=1.0, b=2.0)
+        yield "/arm/rl/applied", time_ns, named(a=tick / 100 + 0.01, b=-tick / 100)
+        yield "/arm/rl/telemetry", time_ns, named(t_infer=0.001, clamped=0.0)
+        yield "/arm/rl/outcome", time_ns, named(reward=float(tick == 99), success=float(tick == 99), terminated=0.0)
+        yield "/arm/rl/heartbeat/governor", time_ns, header
+        yield "/diagnostics", time_ns, types["diagnostic_msgs/msg/DiagnosticArray"](header=header, status=[])
+        if tick % 5 == 0:
+            yield "/arm/rl/permit", time_ns, types["std_msgs/msg/Bool"](data=True)
+            joy = types["sensor_msgs/msg/Joy"]
+            yield "/joy", time_ns, joy(header=header, axes=np.zeros(2, np.float32), buttons=np.array([1], np.int32))
+            image = types["sensor_msgs/msg/Image"]
+            picture = np.full(4 * 6 * 3, tick, np.uint8)
+            shape = {"height": 4, "width": 6, "encoding": "rgb8", "is_bigendian": 0, "step": 18}
+            yield "/camera/wrist/image_raw", time_ns, image(header=header, data=picture, **shape)
+
+
+def test_what_our_own_robot_will_record_is_read(record_messages: RecordArm, tmp_path: Path) -> None:
+    record_messages(tmp_path / "bag", "mcap", robot)
+    with BagReader().open(tmp_path / "bag", options(action="arm/rl/applied")) as recording:
+        spec, episode = recording.spec, recording.read(0)
+    assert sorted(spec.observation) == [
+        "arm/joint_states/position",
+        "arm/rl/action/position",
+        "arm/rl/outcome/position",
+        "arm/rl/permit",
+        "arm/rl/telemetry/position",
+        "camera/wrist/image_raw",
+        "joy/axes",
+        "joy/buttons",
+    ]
+    assert spec.control_period_s == 0.02
+    assert spec.action.names == ("a", "b")
+    assert spec.observation["arm/rl/outcome/position"].unit is None
+    steps = np.arange(len(episode) + 1)
+    assert np.allclose(episode.observation["arm/joint_states/position"][:, 0], steps / 100)
+    assert np.allclose(episode.action[:, 0], steps[:-1] / 100 + 0.01)
+    assert episode.observation["joy/buttons"].dtype == np.int32
+    assert np.asarray(episode.observation["camera/wrist/image_raw"])[7, 0, 0, 0] == 5  # the last one, not the next
