@@ -11,7 +11,8 @@ import pyarrow as pa
 from robot_rl.datasets.frames import EncodedFrames, Frames, as_array, lazy
 from robot_rl.datasets.ingest.arrow import numbers, texts
 from robot_rl.datasets.ingest.base import ReadOptions, SuccessSource
-from robot_rl.datasets.ingest.lerobot import Feature, Layout, inside
+from robot_rl.datasets.ingest.lerobot import Feature, inside
+from robot_rl.datasets.ingest.lerobot_layout import Layout
 from robot_rl.datasets.schema import Finding
 from robot_rl.datasets.video import VideoFrames, VideoIndex, video_index
 from robot_rl.errors import InputError
@@ -194,6 +195,8 @@ def frames_of_video(index: VideoIndex, first: int, frame_index: Array | None, co
     Raises:
         InputError: the video is too short.
     """
+    if count > len(index):
+        raise InputError(f"{place} has {count} frames, {index.path} has {len(index)}: the video is too short")
     steps = np.arange(count)
     if frame_index is not None and is_growing(frame_index):
         steps = np.concatenate([frame_index, frame_index[-1] + 1 + np.arange(count - len(frame_index))])

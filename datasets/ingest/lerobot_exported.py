@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from robot_rl.datasets.ingest.arrow import clear_arrow_errors
-from robot_rl.datasets.ingest.lerobot import Feature, Info, Layout, read_json, read_json_lines
+from robot_rl.datasets.ingest.lerobot import Feature, Info, read_json, read_json_lines
 from robot_rl.datasets.ingest.lerobot_episode import ExtraColumn, Kept, Rows
+from robot_rl.datasets.ingest.lerobot_layout import Layout
 from robot_rl.datasets.ingest.lerobot_tables import open_table
 from robot_rl.datasets.schema import Finding
 from robot_rl.errors import InputError

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pyarrow as pa
 from robot_rl.datasets.frames import Frames
 from robot_rl.datasets.ingest.arrow import numbers
 from robot_rl.datasets.ingest.base import ReadOptions, Recording, SuccessSource, provenance
-from robot_rl.datasets.ingest.lerobot import Info, Layout, action_bounds, layout_of
+from robot_rl.datasets.ingest.lerobot import Info
 from robot_rl.datasets.ingest.lerobot_episode import (
     Rows,
     assemble,
@@ -24,6 +25,7 @@ from robot_rl.datasets.ingest.lerobot_episode import (
     video_specs,
 )
 from robot_rl.datasets.ingest.lerobot_exported import Exported
+from robot_rl.datasets.ingest.lerobot_layout import Layout, action_bounds, layout_of
 from robot_rl.datasets.schema import Finding
 from robot_rl.errors import InputError
 from robot_rl.spec import ArraySpec, Spec
@@ -166,10 +168,13 @@ def findings_on_salvage(salvaged: Mapping[Path, str], place: str) -> list[Findin
 
 def finding_on_gaps(episodes: Sequence[int], place: str) -> list[Finding]:
     """Numbers that are left out between the first and the last episode."""
-    missing = sorted(set(range(max(episodes, default=-1) + 1)) - set(episodes))
-    if not missing:
+    there = sorted({-1, *(number for number in episodes if number >= 0)})
+    gaps = [(before + 1, after) for before, after in pairwise(there) if after > before + 1]
+    if not gaps:
         return []
-    text = f"episode_index leaves out {len(missing)} numbers: {named(missing)}"
+    count = sum(stop - start for start, stop in gaps)
+    where = [f"{start}" if stop == start + 1 else f"{start} to {stop - 1}" for start, stop in gaps]
+    text = f"episode_index leaves out {count} numbers: {named(where)}"
     remedy = "nothing to do: episodes are joined by episode_index"
     return [Finding(severity="information", place=place, text=text, remedy=remedy)]
 

@@ -17,13 +17,12 @@ from robot_rl.datasets.ingest.lerobot import (
     NUMBERS,
     Feature,
     Info,
-    Layout,
     find_root,
     inside,
-    layout_of,
     read_json,
 )
 from robot_rl.datasets.ingest.lerobot_episode import Rows, frames_of_video
+from robot_rl.datasets.ingest.lerobot_layout import Layout, layout_of
 from robot_rl.datasets.ingest.lerobot_recording import Source, all_files, finding_on_gaps, named, recording_of
 from robot_rl.datasets.ingest.lerobot_tables import Tables
 from robot_rl.datasets.schema import Finding

@@ -13,17 +13,10 @@ import pyarrow as pa
 
 from robot_rl.datasets.frames import Frames
 from robot_rl.datasets.ingest.base import ReadOptions, Recording
-from robot_rl.datasets.ingest.lerobot import (
-    Info,
-    Layout,
-    codebase_version,
-    find_root,
-    layout_of,
-    read_info,
-    read_json,
-)
+from robot_rl.datasets.ingest.lerobot import Info, codebase_version, find_root, read_info, read_json
 from robot_rl.datasets.ingest.lerobot_episode import Rows, frames_of_video
 from robot_rl.datasets.ingest.lerobot_exported import read_exported
+from robot_rl.datasets.ingest.lerobot_layout import Layout, layout_of
 from robot_rl.datasets.ingest.lerobot_meta import EpisodeMeta, data_path, read_episodes, read_tasks
 from robot_rl.datasets.ingest.lerobot_recording import (
     Source,

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from robot_rl.datasets.ingest.lerobot import Info, Layout
+from robot_rl.datasets.ingest.lerobot import Info
 from robot_rl.datasets.ingest.lerobot_episode import Rows
+from robot_rl.datasets.ingest.lerobot_layout import Layout
 from robot_rl.datasets.ingest.lerobot_meta import EpisodeMeta, InVideo, video_path
 from robot_rl.datasets.ingest.lerobot_recording import named
 from robot_rl.datasets.schema import Finding

@@ -9,6 +9,7 @@ Layout of the Apache Parquet format specification (parquet.thrift).
 """
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from robot_rl.errors import InputError
 LARGEST_FILE = 4 << 30  # bytes; it is read into memory
 LARGEST_PAGE = 1 << 28
 LARGEST_VALUES = 1 << 31
+MOST_CHANNELS = 1 << 20  # of a column
 WIDTHS = {1: 4, 2: 8, 4: 4, 5: 8}  # bytes of the physical types int32, int64, float, double
 PLAIN = (0, 2)  # encodings of values one after the other
 CODECS = ("snappy", "zstd", "gzip", "lz4_raw", "brotli")
@@ -156,6 +158,8 @@ def _template(
     schema: pa.Schema, shapes: Mapping[str, Sequence[int]], codec: str
 ) -> tuple[Struct, list[int], list[bool], list[int]]:
     """The footer of a file of one row; for each leaf of the columns: values a row, if it has a dictionary, its type."""
+    if any(math.prod(shape) > MOST_CHANNELS for shape in shapes.values()):
+        raise InputError(f"no footer, and a column of more than {MOST_CHANNELS} numbers a row")
     sink = pa.BufferOutputStream()
     rows = [pa.array([_filler(field.type, shapes.get(field.name, ()))], field.type) for field in schema]
     pq.write_table(pa.Table.from_arrays(rows, schema=schema), sink, compression=codec)

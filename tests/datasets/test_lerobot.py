@@ -213,7 +213,7 @@ def states(recording: Recording) -> list[Array]:
 def test_paths_come_from_the_templates_and_gaps_are_told(tmp_path: Path) -> None:
     recording = opened(write_v2(tmp_path / "d", {0: 4, 3: 5}))
     assert [len(episode) for episode in recording.episodes()] == [4, 5]
-    assert "leaves out 2 numbers: 1, 2" in texts(recording, "information")
+    assert "leaves out 2 numbers: 1 to 2" in texts(recording, "information")
     assert "split test as 2:9, but the last episode is 3" in texts(recording, "warning")
     first, second = recording.episodes()
     assert (first.metadata["split"], second.metadata["split"]) == ("train", "test")
