@@ -8,14 +8,15 @@ import multiprocessing
 import os
 import queue
 import signal
+import subprocess
+import sys
 import traceback
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -128,13 +129,12 @@ def in_processes(recording: Recording, job: Job, indices: Sequence[int], workers
     Raises:
         Resumable: one of them died.
     """
-    context = multiprocessing.get_context("spawn")
     with ExitStack() as stack:  # ends the processes first, so that no thread waits for one
         threads = ThreadPoolExecutor(workers)
         stack.callback(threads.shutdown, cancel_futures=True)
         free: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         for _ in range(min(workers, len(indices))):
-            free.put(stack.enter_context(_started(context, job)))
+            free.put(stack.enter_context(_started(job)))
         waiting: deque[Future[Outcome]] = deque()
         for index in indices:
             waiting.append(threads.submit(_ask, free, index))
@@ -182,7 +182,7 @@ def on_ray(recording: Recording, job: Job, indices: Sequence[int], workers: int 
 
 @dataclass(frozen=True, eq=False)
 class _Worker:
-    process: SpawnProcess
+    process: subprocess.Popen[bytes]
     connection: Connection
 
 
@@ -199,29 +199,38 @@ class _Actor:
 
 
 @contextmanager
-def _started(context: SpawnContext, job: Job) -> Iterator[_Worker]:
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, job), daemon=True)
-    process.start()
+def _started(job: Job) -> Iterator[_Worker]:
+    """A process that serves a job. It is a fresh interpreter: zarr and HDF5 do not survive a fork.
+
+    It does not import the main script, as `multiprocessing` would, so converting needs no `if __name__ == "__main__":`.
+    """
+    ours, theirs = multiprocessing.Pipe()
+    program = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve({theirs.fileno()})"
+    process = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
     theirs.close()  # so that the end of either process is seen by the other
     try:
+        with suppress(OSError):  # it has died: the first question finds out
+            ours.send(job)
         yield _Worker(process, ours)
     finally:
         process.terminate()
-        process.join(ENDED_S)
-        if process.is_alive():
+        try:
+            process.wait(ENDED_S)
+        except subprocess.TimeoutExpired:
             process.kill()
-            process.join()
+            process.wait()
         ours.close()
 
 
-def _serve(connection: Connection, job: Job) -> None:
-    """What a worker process does: answers indices with outcomes until nobody asks any more."""
+def serve(descriptor: int) -> None:
+    """What a worker process does: takes a job, then answers indices with outcomes until nobody asks any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that writes; it ends this one
     import cv2
 
     cv2.setNumThreads(1)  # the processes share the cores already
+    connection = Connection(descriptor)
     try:
+        job: Job = connection.recv()
         with open_source(job) as recording:
             while True:
                 index = connection.recv()
@@ -240,12 +249,12 @@ def _ask(free: "queue.SimpleQueue[_Worker]", index: int) -> Outcome:
         worker.connection.send(index)
         answer: Outcome | str = worker.connection.recv()
     except (EOFError, OSError) as error:
-        worker.process.join(ENDED_S)
+        with suppress(subprocess.TimeoutExpired):
+            worker.process.wait(ENDED_S)
         raise Resumable(
-            f"a worker process ended while it read episode {index} (exit code {worker.process.exitcode}): it was "
+            f"a worker process ended while it read episode {index} (exit code {worker.process.returncode}): it was "
             "killed, or there was no memory left for it. What was stored is kept: give the same command again, with "
-            "fewer workers where memory is short. From a script of your own, call convert under "
-            '`if __name__ == "__main__":`'
+            "fewer workers where memory is short"
         ) from error
     finally:
         free.put(worker)

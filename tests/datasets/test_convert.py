@@ -268,7 +268,7 @@ def test_an_interrupted_append_goes_on(tmp_path: Path) -> None:
 
 def workers_of_this_process() -> list[int]:
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    return [pid for pid in map(int, children) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [pid for pid in map(int, children) if b"convert_workers" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def test_a_worker_that_is_killed_is_named_and_the_rest_is_kept(tmp_path: Path) -> None:
