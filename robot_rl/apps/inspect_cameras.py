@@ -8,7 +8,7 @@ import numpy as np
 
 from robot_rl.apps.inspect_chart import COLORS
 from robot_rl.apps.inspect_pictures import Clip, Light, Pictures, Strip
-from robot_rl.apps.inspect_survey import Survey, is_image, shortened
+from robot_rl.apps.inspect_survey import Survey, is_image, number_of, shortened
 from robot_rl.apps.report_chart import Panel, Series, chart, number
 from robot_rl.apps.report_page import folded, paragraph, table
 
@@ -35,7 +35,7 @@ def camera_sections(survey: Survey, shown: Pictures) -> dict[str, tuple[str, str
     return {
         "frames": (
             "First, middle and last frames",
-            paragraph(f"{words} {len(by_episode)} episodes, spread evenly over the store.", "soft small")
+            paragraph(f"{words} {number_of(len(by_episode), 'episode')}, spread evenly over the store.", "soft small")
             + "".join(f'<p class="warning">{escape(text)}</p>' for text in shown.damage)
             + f'<div class="strips">{"".join(first)}</div>{more}',
         ),
@@ -110,6 +110,8 @@ def _light(survey: Survey, shown: Pictures) -> str:
             ]
         )
         charts.append(f"<div><h3>{escape(key)}</h3>{_light_chart(survey, key, lights)}</div>")
+    if not rows:
+        return ""
     header = ["camera", "pixels", "tier", "brightness", "range", "contrast", "change a frame", "no change"]
     words = "Of 255, over the frames of the clips: a jump is a light that went on, a flat line at 0 is a dead camera."
     return paragraph(words, "soft small") + table(header, rows) + f'<div class="pair narrow">{"".join(charts)}</div>'

@@ -13,7 +13,7 @@ from robot_rl.apps.inspect_chart import Group, bin_edges, histogram
 from robot_rl.apps.inspect_measures import advice, measures_table
 from robot_rl.apps.inspect_pictures import pictures
 from robot_rl.apps.inspect_sections import channel_section, store_section, timing_section
-from robot_rl.apps.inspect_survey import Survey, bytes_text, shortened
+from robot_rl.apps.inspect_survey import Survey, bytes_text, is_picture, number_of, shortened
 from robot_rl.apps.report_chart import Panel, Series, chart, number
 from robot_rl.apps.report_page import folded, page, paragraph, section, table, with_code
 from robot_rl.apps.report_sections import duration, percent
@@ -129,8 +129,7 @@ def write_report(folder: Path, survey: Survey, findings: Sequence[Finding]) -> P
 def _headline(survey: Survey, findings: Sequence[Finding], links: str) -> str:
     counts = Counter(finding.severity for finding in findings)
     worst = next((severity for severity in SEVERITIES[:2] if counts[severity]), "")
-    plural = "s" if counts[worst] > 1 else ""
-    badge = f'<span class="badge {worst}">{counts[worst]} {worst}{plural}</span>' if worst else ""
+    badge = f'<span class="badge {worst}">{number_of(counts[worst], worst)}</span>' if worst else ""
     badge = badge if badge else '<span class="badge fine">nothing wrong found</span>'
     provenance = survey.store.provenance
     facts = [str(provenance[key]) for key in ("format", "source") if provenance.get(key)]
@@ -161,8 +160,8 @@ def _tiles(survey: Survey) -> str:
     else:
         returns = survey.table.returns
         tiles.append((number(float(f"{returns.mean():.3g}")), f"mean return, {_span(returns)}"))
-    cameras = len(survey.image_keys)
-    tiles.append((bytes_text(survey.bytes), f"{survey.bytes_place}, {cameras} camera{'' if cameras == 1 else 's'}"))
+    cameras = number_of(sum(map(is_picture, survey.spec.observation.values())), "camera")
+    tiles.append((bytes_text(survey.bytes), f"{survey.bytes_place}, {cameras}"))
     cells = "".join(
         f'<div class="tile"><b>{escape(value)}</b><span>{escape(text)}</span></div>' for value, text in tiles
     )
@@ -253,9 +252,9 @@ def _distributions(survey: Survey) -> str:
     if len(lengths) >= 3 * MINIMUM_EPISODES:
         parts.append(_in_order(survey, has_reward))
     ends = (
-        f"{int(survey.table.terminated.sum())} episodes terminated (the task ended), "
-        f"{int(survey.table.truncated.sum())} were truncated (the recording stopped), "
-        f"{int((~survey.table.complete).sum())} lack the observation behind their last step."
+        f"Of {number_of(len(lengths), 'episode')}, {int(survey.table.terminated.sum())} terminated (the task ended), "
+        f"{int(survey.table.truncated.sum())} truncated (the recording stopped), "
+        f"{int((~survey.table.complete).sum())} without the observation behind the last step."
     )
     if "reward" in survey.absent:
         ends = f"The source has no reward. {ends}"

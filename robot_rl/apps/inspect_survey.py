@@ -284,6 +284,11 @@ def layout(path: Path) -> list[LayoutEntry]:
     return sorted(entries, key=lambda entry: -entry.bytes)
 
 
+def number_of(count: int, word: str) -> str:
+    """Such as `1 episode` and `2 episodes`."""
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
 def shortened(text: str, length: int) -> str:
     """At most so many characters, and an ellipsis where some are missing."""
     return text if len(text) <= length else f"{text[:length]} …"

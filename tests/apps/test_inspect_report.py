@@ -142,6 +142,13 @@ def test_a_bare_store_still_has_a_page(make_store: MakeStore, tmp_path: Path, st
         assert words in text
 
 
+def test_depth_alone_has_pictures_but_no_brightness(make_store: MakeStore, tmp_path: Path) -> None:
+    page = report(make_store(tmp_path / "s.zarr", depth=True), tmp_path / "out")
+    assert {"#frames", "#clips"} <= set(page.headings())
+    assert "#light" not in page.headings()
+    assert "1 camera" in " ".join(page.texts)
+
+
 def test_many_episodes_do_not_make_a_larger_page(make_store: MakeStore, tmp_path: Path) -> None:
     store = make_store(tmp_path / "s.zarr", episodes=60, steps=3, cameras=["front"], size=(8, 8))
     shown = pictures(store)
