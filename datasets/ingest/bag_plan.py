@@ -37,9 +37,9 @@ def make_plan(path: Path, bags: list[Bag], options: ReadOptions) -> Plan:
     plan = Plan(place=path.name, bags=bags, findings=[finding for bag in bags for finding in bag.findings])
     choose_topics(plan, path, options.bag)
     _choose_clocks(plan, options.bag.clock)
-    dense_s = _choose_period(plan, options)
+    distances_s = _choose_period(plan, options)
+    _choose_gaps(plan, options.bag, distances_s)
     _say_clocks(plan, options.bag.clock)
-    _choose_gaps(plan, options.bag, dense_s)
     _find_segments(plan, path, options.bag)
     return plan
 
