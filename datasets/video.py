@@ -36,6 +36,7 @@ DECODER_THREADS = 4
 """At most: every thread of a decoder holds a frame, and conversions run in several processes."""
 SEEK_FRAMES = 12
 """Decoding on over so many frames is quicker than to seek, which drains the decoder and starts at a keyframe."""
+UNTIMED_IN_AVI = ("h264", "hevc")
 REMUX = "copy it into a sound file with `ffmpeg -i OLD -c copy NEW.mp4`, or record it again"
 TRANSCODE = "re-encode it with `ffmpeg -i OLD NEW.mp4`"
 
@@ -119,6 +120,11 @@ def video_index(path: Path) -> VideoIndex:
                 raise InputError(f"{path}: frame {len(pts)} has no presentation time: {TRANSCODE}")
             pts.append(packet.pts)
             keyframe.append(packet.is_keyframe)
+        context = stream.codec_context
+        if container.format.name == "avi" and context.has_b_frames and context.codec.canonical_name in UNTIMED_IN_AVI:
+            raise InputError(
+                f"{path}: an AVI file cannot hold the times of frames that are coded out of order: {TRANSCODE}"
+            )
         if not pts:
             raise InputError(f"{path} has a video stream without frames: the recording is empty")
         if first is None:
@@ -318,14 +324,8 @@ class _Decoder:
 
     def _forward(self, number: int) -> VideoFrame | None:
         """Decode on to a frame; None where the decoder passes its time, or ends, without giving it."""
-        wanted, last = int(self.index.pts[number]), None
+        wanted = int(self.index.pts[number])
         for frame in self.upcoming:
-            if last is not None and frame.pts is not None and frame.pts < last:
-                raise InputError(
-                    f"{self.index.path}: its presentation times deny the order of its frames, as those of AVI files "
-                    f"with H.264 do: {TRANSCODE}"
-                )
-            last = frame.pts
             if frame.pts is not None and frame.pts >= wanted:
                 self.position = int(np.searchsorted(self.index.pts, frame.pts))
                 self.current = frame

@@ -45,13 +45,13 @@ def is_csv(path: Path) -> str | None:
     if not path.is_file():
         return None
     try:
-        dialect = dialect_of(path, TableOptions())
+        dialect = dialect_of(path, TableOptions(decimal="."))  # which it is does not matter yet
         rows = _rows(_lines(path, dialect.encoding)[dialect.skipped :], dialect.delimiter)[dialect.header :]
     except (InputError, OSError):
         return None
     if len(dialect.names) < 2 or len(rows) < 2:
         return None
-    numbers = sum(_mostly_numbers([row[k] for row in rows], dialect.decimal) for k in range(len(dialect.names)))
+    numbers = sum(_mostly_numbers([row[k] for row in rows]) for k in range(len(dialect.names)))
     if numbers == 0:
         return None
     return f"its rows have {len(dialect.names)} cells between {dialect.delimiter!r}, of numbers in {numbers} columns"
@@ -76,8 +76,8 @@ def dialect_of(path: Path, options: TableOptions) -> Dialect:
         raise InputError(f"table.delimiter={delimiter!r} must be one character")
     rows = _rows(body, delimiter)
     decimal = _decimal(rows, delimiter, path) if options.decimal is None else options.decimal
-    if decimal not in (".", ",") or decimal == delimiter:
-        raise InputError(f"table.decimal={decimal!r} must be '.' or ',', and not the delimiter {delimiter!r}")
+    if decimal not in (".", ","):
+        raise InputError(f"table.decimal={decimal!r} must be '.' or ','")
     first = [cell.strip() for cell in rows[0]]
     header = not any(_is_number(cell, decimal) for cell in first)
     comment = _rows([lines[skipped - 1].lstrip("# ")], delimiter)[0] if skipped and not header else []
@@ -133,7 +133,12 @@ def read_csv(path: Path, options: TableOptions) -> Table:
 
 def _cells(path: Path, dialect: Dialect, names: list[str], findings: list[Finding]) -> pa.Table:
     data = path.read_bytes()
-    if dialect.encoding != "utf-8":
+    try:
+        decoded = data.decode(dialect.encoding)
+        data = data if dialect.encoding == "utf-8" else decoded.encode()
+    except UnicodeDecodeError as error:
+        text = f"bytes from {error.start} on are no text in {dialect.encoding}, and stand as question marks"
+        findings.append(Finding(severity="warning", place=path.name, text=text, remedy="check the log there"))
         data = data.decode(dialect.encoding, errors="replace").encode()
     data = data.removeprefix(b"\xef\xbb\xbf")
     odd: list[tuple[int, int, int]] = []
@@ -261,10 +266,12 @@ def _delimiter(lines: list[str], path: Path) -> str:
 
 def _decimal(rows: list[list[str]], delimiter: str, path: Path) -> str:
     cells = {cell.strip() for row in rows for cell in row}
-    commas = delimiter != "," and any(COMMA.fullmatch(cell) for cell in cells)
+    commas = any(COMMA.fullmatch(cell) for cell in cells)
     points = any(POINT.fullmatch(cell) for cell in cells)
-    if commas and points:
-        raise InputError(f"{path} has numbers with commas and numbers with points: set table.decimal")
+    if commas and (points or delimiter == ","):  # in quotes they may be those between thousands
+        raise InputError(
+            f"{path} has numbers with commas{' and numbers with points' if points else ' in quotes'}: set table.decimal"
+        )
     return "," if commas else "."
 
 
@@ -272,6 +279,6 @@ def _is_number(cell: str, decimal: str) -> bool:
     return bool(WHOLE.fullmatch(cell) or (COMMA if decimal == "," else POINT).fullmatch(cell))
 
 
-def _mostly_numbers(cells: list[str], decimal: str) -> bool:
+def _mostly_numbers(cells: list[str]) -> bool:
     there = [cell.strip() for cell in cells if cell.strip().lower() not in MISSING]
-    return bool(there) and sum(_is_number(cell, decimal) for cell in there) > 0.9 * len(there)
+    return bool(there) and sum(_is_number(cell, ".") or _is_number(cell, ",") for cell in there) > 0.9 * len(there)

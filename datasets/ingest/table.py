@@ -18,6 +18,8 @@ from robot_rl.datasets.schema import Finding
 from robot_rl.errors import InputError, nearest
 from robot_rl.types import Array
 
+ROUNDING_S = 1e-6
+"""A row may be later than the moment it belongs to by so much: seconds since 1970 in 64 bits are that coarse."""
 LARGEST_REFINEMENT = 1000  # grid points for each row
 LONG_SILENCE_PERIODS = 5  # of the usual step: from there on a silence is worth a finding
 
@@ -298,7 +300,7 @@ def at_times(rows: Rows, points: Array, whole_numbers: Mapping[str, Array]) -> R
     """
     times = rows.times_s
     assert times is not None
-    before = latest(times, points)
+    before = latest(times, points + ROUNDING_S)
     observation = {}
     for key, array in rows.observation.items():
         flat = array.reshape(len(array), -1)
@@ -307,7 +309,7 @@ def at_times(rows: Rows, points: Array, whole_numbers: Mapping[str, Array]) -> R
         if drawn.any():
             values[:, drawn] = interpolate(flat[:, drawn], times, points)
         observation[key] = values.reshape(len(points), *array.shape[1:])
-    step = np.searchsorted(points, times, side="right") - 1
+    step = np.searchsorted(points, times + ROUNDING_S, side="right") - 1
     inside = step >= 0
     count = len(points)
     reward = success = None
