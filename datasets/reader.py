@@ -20,10 +20,10 @@ def load_episodes(
     keep: str = "all",
     maximum_episodes: int | None = None,
 ) -> list[Episode]:
-    """Read a store to memory once, with one read per array; the store is not changed.
+    """Read a store to memory once, but for its images, which stay where they are; the store is not changed.
 
     Args:
-        path: of the store.
+        path: of the store, or a URL.
         success_reward: [reward without success, reward with success] in place of the recorded reward.
         cut_at_success: `first` or `last`: the episode ends, terminated, with its first (last) successful step.
         keep: `all`, or only the `successful` episodes: those with a successful step.

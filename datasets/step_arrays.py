@@ -10,7 +10,7 @@ import zarr
 from zarr.codecs import ZstdCodec
 
 from robot_rl.datasets.schema import SUCCESS_UNKNOWN, array_names, key_of_name
-from robot_rl.datasets.store_files import chunk_files
+from robot_rl.datasets.store_files import chunk_files, clear_store_errors
 from robot_rl.errors import InputError
 from robot_rl.types import Array, Episode
 
@@ -24,12 +24,19 @@ READ_BYTES = 64 << 20  # of narrow rows that are in memory at once
 class StepArrays:
     """Those under `steps/`, by key. They are made by the first episode that is committed."""
 
-    def __init__(self, store: Path, group: zarr.Group, images: Collection[str]) -> None:
-        """Those that are there, without the images, which are given by key."""
+    def __init__(self, store: Path, group: zarr.Group, images: Collection[str], *, committed: bool) -> None:
+        """Those that are there, without the images, which are given by key.
+
+        Args:
+            store: its folder.
+            group: at its root.
+            images: left out, by key.
+            committed: there are episodes; else what there is was left by a crash, and nothing is looked at.
+        """
         self.store = store
         self._group = group
         self._arrays: dict[str, zarr.Array[Any]] = {}
-        if "steps" in group:
+        if committed:
             steps = group["steps"]
             assert isinstance(steps, zarr.Group)
             left_out = {f"observation/{key}" for key in images}
@@ -54,8 +61,7 @@ class StepArrays:
         Raises:
             InputError: a key cannot be the name of an array.
         """
-        for folder in self.folders:
-            shutil.rmtree(folder)
+        shutil.rmtree(self.store / "steps", ignore_errors=True)
         self._arrays = {}
         for key, name in array_names(rows).items():
             values = rows[key]
@@ -128,9 +134,17 @@ class StepArrays:
                     if following[0] < last or following[1] - first > most:
                         break
                     last = following[1]
-                bulk = {key: np.asarray(array[first:last]) for key, array in narrow.items()}
+                bulk = self._slices(narrow, first, last)
             rows = {key: values[start - first : stop - first] for key, values in bulk.items()}
-            yield rows | {key: np.asarray(array[start:stop]) for key, array in arrays.items() if key not in narrow}
+            wide = {key: array for key, array in arrays.items() if key not in narrow}
+            yield rows | self._slices(wide, start, stop)
+
+    def _slices(self, arrays: Mapping[str, zarr.Array[Any]], start: int, stop: int) -> dict[str, Array]:
+        found = {}
+        for key, array in arrays.items():
+            with clear_store_errors(self.store / array.path):
+                found[key] = np.asarray(array[start:stop])
+        return found
 
 
 def _row_bytes(array: zarr.Array[Any]) -> int:

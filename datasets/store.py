@@ -38,12 +38,14 @@ from robot_rl.datasets.store_files import (
     building,
     chunk_files,
     clear_disk_errors,
+    clear_store_errors,
     flush,
     flush_within,
     is_store,
     kept_aside,
+    log_lines,
     near,
-    read_log,
+    read_records,
     remove_partial,
     write_log,
 )
@@ -64,23 +66,26 @@ class EpisodeStore:
         self.path = path
         self._group = group
         self._lock = lock
-        attributes = dict(group.attrs)
-        self.spec = Spec.from_json(attributes["spec"])  # type: ignore[arg-type]  # JSON that `create` wrote
-        self.provenance: dict[str, Any] = attributes["provenance"]  # type: ignore[assignment]  # as above
-        images: Any = attributes.get("images", {})  # version 1 has none: all are raw
-        self._version = int(attributes["schema_version"])  # type: ignore[arg-type]  # as above
-        self.quality: int = images.get("quality", JPEG_QUALITY)  # of JPEG, for images that were not JPEG
-        self._block_bytes: int = images.get("block_bytes", BLOCK_BYTES)
-        self.tiers: dict[str, str] = checked_tiers(self.spec, images.get("tiers"))
-        """`raw`, `jpeg` or `video` for each observation that is an image."""
-        self.ends = self._committed()
-        """(E,) int64: cumulative rows behind each episode, the same for every array."""
-        self._has_final = np.asarray(_array(group, "meta/has_final_observation")[: len(self)], bool)
-        self.records, self._log_bytes = read_log(path / EPISODE_LOG, len(self))
-        """Of each episode: `episode`, `steps`, `sha256`, `metadata`."""
-        self._arrays = StepArrays(path, group, self.tiers)
-        self._image_names = array_names(self.spec.observation)
         self._writers: dict[str, ImageWriter] = {}
+        with clear_store_errors(path):
+            attributes: dict[str, Any] = dict(group.attrs)
+            self.spec = Spec.from_json(attributes["spec"])
+            self.provenance: dict[str, Any] = attributes["provenance"]
+            images = attributes.get("images", {})  # version 1 has none: all are raw
+            self._version = int(attributes["schema_version"])
+            self.quality: int = images.get("quality", JPEG_QUALITY)  # of JPEG, for images that were not JPEG
+            self._block_bytes: int = images.get("block_bytes", BLOCK_BYTES)
+            self.tiers: dict[str, str] = checked_tiers(self.spec, images.get("tiers"))
+            """`raw`, `jpeg` or `video` for each observation that is an image."""
+            lines = log_lines(path / EPISODE_LOG)
+            self.ends = self._committed(len(lines) + 1)
+            """(E,) int64: cumulative rows behind each episode, the same for every array."""
+            self.records = read_records(path, lines, self.ends)
+            """Of each episode: `episode`, `steps`, `sha256`, `metadata`."""
+            self._log_bytes = sum(map(len, lines[: len(self)]))
+            self._has_final = np.asarray(_array(group, "meta/has_final_observation")[: len(self)], bool)
+            self._arrays = StepArrays(path, group, self.tiers, committed=len(self) > 0)
+            self._image_names = array_names(self.spec.observation)
 
     @staticmethod
     def create(
@@ -210,7 +215,7 @@ class EpisodeStore:
         if not episodes:
             return
         self._lock.acquire()
-        if len(self._committed()) != len(self):
+        if len(self._committed(len(self) + 1)) != len(self):
             raise InputError(f"{self.path} was appended to elsewhere since it was opened here: open it again")
         places = [_place(episode, len(self) + index) for index, episode in enumerate(episodes)]
         for episode, place in zip(episodes, places, strict=True):
@@ -221,10 +226,10 @@ class EpisodeStore:
         ]
         images = [{key: block.pop(f"observation/{key}") for key in self.tiers} for block in blocks]
         with clear_disk_errors(self.path):
-            if not self._writers or len(self) == 0:
-                self._writers = {key: self._writer(key) for key in self.tiers}
             if len(self) == 0:
                 self._arrays.create(episodes[0], blocks[0])
+            if len(self) == 0 or not self._writers:
+                self._writers = {key: self._writer(key) for key in self.tiers}
             blocks = [self._arrays.fitting(block, place) for block, place in zip(blocks, places, strict=True)]
             self._commit(episodes, blocks, images)
 
@@ -415,8 +420,9 @@ class EpisodeStore:
     def _span(self, index: int) -> tuple[int, int]:
         return int(self.ends[index - 1]) if index else 0, int(self.ends[index])
 
-    def _committed(self) -> Array:
-        ends = np.asarray(_array(self._group, "meta/episode_ends")[:], np.int64)
+    def _committed(self, most: int) -> Array:
+        """The table of ends, up to so many episodes."""
+        ends = np.asarray(_array(self._group, "meta/episode_ends")[:most], np.int64)
         uncommitted = np.flatnonzero(ends == UNCOMMITTED)
         return ends[: uncommitted[0]] if len(uncommitted) else ends
 

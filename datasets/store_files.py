@@ -14,7 +14,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from robot_rl.errors import InputError
+from robot_rl.types import Array
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FLUSHED_AT_ONCE = 8
@@ -118,12 +121,48 @@ def clear_disk_errors(path: Path) -> Iterator[None]:
         raise InputError(f"{path} could not be written: {error.strerror or error}") from error
 
 
-def read_log(path: Path, committed: int) -> tuple[list[dict[str, Any]], int]:
-    """The lines of the committed episodes, and the bytes they take."""
-    lines = path.read_bytes().splitlines(keepends=True)[:committed] if committed else []
-    if len(lines) < committed:
-        raise InputError(f"{path} has {len(lines)} lines, but {committed} episodes are committed: the store is damaged")
-    return [json.loads(line) for line in lines], sum(len(line) for line in lines)
+@contextlib.contextmanager
+def clear_store_errors(store: Path) -> Iterator[None]:
+    """Say that a store is damaged, where reading it fails.
+
+    Raises:
+        InputError: in place of what zarr, its codecs and the parsing of metadata raise.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, MemoryError) as error:
+        raise InputError(
+            f"{store} cannot be read ({type(error).__name__}: {error}): the store is damaged. Restore it from a copy, "
+            "or ingest the source again with overwrite=true"
+        ) from error
+
+
+def log_lines(path: Path) -> list[bytes]:
+    """The lines of a log of episodes, with those that are not committed."""
+    return path.read_bytes().splitlines(keepends=True)
+
+
+def read_records(store: Path, lines: list[bytes], ends: Array) -> list[dict[str, Any]]:
+    """The lines of the committed episodes.
+
+    Raises:
+        InputError: they do not say what the table of ends says.
+    """
+    records = [json.loads(line) for line in lines[: len(ends)]]
+    steps = np.diff(ends, prepend=0) - 1
+    wrong = [index for index, record in enumerate(records) if record["steps"] != steps[index] or steps[index] < 1]
+    if wrong or len(records) < len(ends):
+        where = f"differ about episode {wrong[0]}" if wrong else f"have {len(records)} and {len(ends)} episodes or more"
+        raise InputError(
+            f"{store}: the log and the table of episodes {where}: the store is damaged. Restore it from a copy, or "
+            "ingest the source again with overwrite=true"
+        )
+    for record in records:
+        if not (isinstance(record["sha256"], str) and isinstance(record["metadata"], dict)):
+            raise TypeError("a line of the log has fields of other types")
+    return records
 
 
 def write_log(path: Path, lines: list[dict[str, Any]], start: int) -> int:

@@ -5,6 +5,7 @@ import os
 import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -187,3 +188,57 @@ def test_blocks_of_episodes_are_read_within_bounds_in_any_order(
             while getattr(base, "base", None) is not None:
                 base = base.base  # type: ignore[union-attr]  # an array
             assert base is None or len(base) <= 31
+
+
+def damage_log(path: Path) -> None:
+    file = path / "episodes.jsonl"
+    file.write_bytes(file.read_bytes()[:-20])
+
+
+def damage_ends(path: Path) -> None:
+    file = path / "meta/episode_ends/c/0"
+    ends = np.fromfile(file, np.int64)
+    ends[1] = 10**15
+    ends.tofile(file)
+
+
+def damage_attributes(path: Path) -> None:
+    del (group := zarr.open_group(path, mode="r+")).attrs["provenance"]
+    assert "provenance" not in dict(group.attrs)
+
+
+def damage_shape(path: Path) -> None:
+    file = path / "meta/episode_ends/zarr.json"
+    file.write_text(file.read_text().replace('"shape"', '"shaped"'))
+
+
+def damage_numbers(path: Path) -> None:
+    (path / "steps/action/c/0/0").write_bytes(b"no zstd")
+
+
+@pytest.mark.parametrize("damage", [damage_log, damage_ends, damage_attributes, damage_shape, damage_numbers])
+def test_damage_of_the_tables_and_numbers_is_named(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    path = make_store(tmp_path / "s.zarr", 4, 5).path
+    damage(path)
+    with pytest.raises(InputError, match=r"s\.zarr.*the store is damaged"):
+        EpisodeStore.open(path).verify()
+
+
+def test_a_crash_amid_the_first_commit_leaves_an_empty_store_that_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_store(tmp_path / "s.zarr").path
+    monkeypatch.setattr(zarr.Array, "resize", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        EpisodeStore.append_to(path).append(make_episode(0, 3))
+    monkeypatch.undo()
+    (path / "steps/observation/state/zarr.json").unlink()  # as if it had come earlier
+    assert len(EpisodeStore.open(path)) == 0
+    EpisodeStore.append_to(path).append(make_episode(1, 4))
+    store = EpisodeStore.open(path)
+    store.verify()
+    assert store.lengths.tolist() == [4]
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
