@@ -38,6 +38,7 @@ CODEBASE_VERSION = "v3.0"
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+SAMPLED_FRAMES, FEWEST_FRAMES = 1024, 16  # of a camera, for its statistics: of all episodes, and of each
 EPISODES_AT_ONCE = 256  # rows of meta/episodes in one group
 
 
@@ -156,7 +157,7 @@ class _Writer:
         statistics = self._statistics(columns)
         places: dict[str, Place] = {}
         for key, name in plan.videos.items():
-            histogram = Histogram()
+            histogram = Histogram(max(FEWEST_FRAMES, SAMPLED_FRAMES // self.survey.episodes))
             places[name] = self.cameras[key].append(self._frames(episode, key, count), count, histogram)
             statistics[name] = of_images(histogram.counts, histogram.frames)
             self.total.add_images(name, histogram)

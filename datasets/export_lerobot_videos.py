@@ -117,16 +117,17 @@ class Camera:
 class Histogram:
     """How often each value of each channel occurs in evenly spaced frames of an episode: every statistic is in it."""
 
-    FRAMES = 64  # of an episode
     PIXELS = 96  # of a side
 
-    def __init__(self) -> None:
+    def __init__(self, most_frames: int = 0) -> None:
+        """`most_frames` of the episode are looked at."""
+        self.most_frames = most_frames
         self.counts = np.zeros((3, 256), np.int64)
         self.frames = 0
 
     def wanted(self, length: int) -> set[int]:
         """Which frames are looked at."""
-        return set(np.linspace(0, length - 1, min(length, self.FRAMES)).round().astype(int).tolist())
+        return set(np.linspace(0, length - 1, min(length, self.most_frames)).round().astype(int).tolist())
 
     def add(self, images: Array) -> None:
         """Shapes: (K, H, W, 3)."""

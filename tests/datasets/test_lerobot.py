@@ -2,8 +2,10 @@
 
 import contextlib
 import json
+import os
 import shutil
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,10 @@ import pytest
 
 from robot_rl.datasets.frames import lazy
 from robot_rl.datasets.ingest.base import ReadOptions, Recording
+from robot_rl.datasets.ingest.lerobot_videos import first_frames
 from robot_rl.datasets.ingest.registry import find_reader
-from robot_rl.datasets.video import VideoFrames
+from robot_rl.datasets.ingest.thrift import ThriftReader, write_struct
+from robot_rl.datasets.video import VideoFrames, VideoIndex
 from robot_rl.errors import InputError
 from robot_rl.types import Array, Episode
 
@@ -409,6 +413,55 @@ def test_a_video_that_is_too_short_refuses_its_episodes_only(tmp_path: Path, sha
     with pytest.raises(InputError, match="the video is too short"):
         recording.read(4)
     assert "it has 1782 frames, its episodes 1399 together" in texts(recording, "warning")
+
+
+def index_of(times_s: list[float]) -> VideoIndex:
+    pts = np.round(np.asarray(times_s) * 1000).astype(np.int64)
+    return VideoIndex(
+        path=Path("x.mp4"),
+        pts=pts,
+        time_base=Fraction(1, 1000),
+        width=8,
+        height=8,
+        rotation_degrees=0,
+        keyframe=np.ones(len(pts), bool),
+    )
+
+
+def test_the_first_frame_of_an_episode_is_looked_up_once() -> None:
+    index = index_of([0.0, 0.1, 0.2, 0.3, 0.4, 0.5])
+    lengths = np.asarray([2, 3, 1])
+    first, text = first_frames(index, np.asarray([0.0, 0.2, 0.5]), lengths)
+    assert (first.tolist(), text) == ([0, 2, 5], "")
+    first, text = first_frames(index, np.asarray([0.0, 0.26, 0.6]), lengths)  # times have drifted, the sum is right
+    assert first.tolist() == [0, 2, 5]
+    assert "1 of 3 episodes begin where there is no frame" in text
+    assert "from_timestamp of 1 episodes is not where the lengths before it end" in text
+    first, text = first_frames(index, np.asarray([0.1, 0.4]), np.asarray([2, 2]))  # frames of a deleted episode
+    assert (first.tolist(), text) == ([1, 4], "it has 6 frames, its episodes 4 together")
+
+
+def test_a_footer_is_read_and_written_byte_for_byte(shared_data: Path) -> None:
+    for path in sorted((shared_data / "lerobot" / "so101_pick_and_place_v30").rglob("*.parquet")):
+        data = path.read_bytes()
+        footer = data[-8 - int.from_bytes(data[-8:-4], "little") : -8]
+        assert write_struct(ThriftReader(memoryview(footer)).struct()) == footer
+
+
+def test_missing_videos_refuse_their_episodes_and_a_wrong_size_is_told(tmp_path: Path, shared_data: Path) -> None:
+    root = tmp_path / "d"
+    shutil.copytree(shared_data / "lerobot" / "g1_inspire_bottle_v21", root, copy_function=os.symlink)
+    (root / "videos/chunk-000/observation.images.cam_high/episode_000002.mp4").unlink()
+    info = json.loads((root / "meta" / "info.json").read_text())
+    info["features"]["observation.images.cam_high"]["shape"] = [240, 320, 3]
+    (root / "meta" / "info.json").unlink()
+    (root / "meta" / "info.json").write_text(json.dumps(info))
+    recording = opened(root, maximum_episodes=4)
+    assert "1 of 24 videos of observation.images.cam_high are missing, of episodes 2" in texts(recording, "error")
+    assert "with the shape [240, 320, 3], but episode_000000.mp4 has 480 x 640 pixels" in texts(recording, "warning")
+    with pytest.raises(InputError, match=r"episode_000002\.mp4"):
+        recording.read(2)
+    assert len(recording.read(3)) > 0
 
 
 @pytest.mark.parametrize("name", ["g1_inspire_bottle_v21_lowdim_original", "reachy2_apple_storage_v30_lowdim"])
