@@ -6,8 +6,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from robot_rl.algorithms import bc, fql, iql, rorl, sac, td3
+from robot_rl.algorithms import awac, bc, fql, iql, rorl, sac, td3
 from robot_rl.algorithms.agent import Agent, replaced
+from robot_rl.algorithms.awac import AWACConfig
 from robot_rl.algorithms.bc import BCConfig
 from robot_rl.algorithms.fql import FQLConfig
 from robot_rl.algorithms.iql import IQLConfig
@@ -19,6 +20,7 @@ from robot_rl.seeding import Seeds
 from robot_rl.spec import Spec
 
 ALGORITHM_CONFIGS: dict[str, type] = {
+    "awac": AWACConfig,
     "bc": BCConfig,
     "fql": FQLConfig,
     "iql": IQLConfig,
@@ -27,8 +29,8 @@ ALGORITHM_CONFIGS: dict[str, type] = {
     "td3": TD3Config,
 }
 
-AlgorithmConfig = BCConfig | FQLConfig | IQLConfig | RORLConfig | SACConfig | TD3Config
-Config = TypeVar("Config", BCConfig, FQLConfig, IQLConfig, RORLConfig, SACConfig, TD3Config)
+AlgorithmConfig = AWACConfig | BCConfig | FQLConfig | IQLConfig | RORLConfig | SACConfig | TD3Config
+Config = TypeVar("Config", AWACConfig, BCConfig, FQLConfig, IQLConfig, RORLConfig, SACConfig, TD3Config)
 
 
 def create(
@@ -59,6 +61,8 @@ def create(
             return td3.create(config, spec, seeds, device, statistics)
         case RORLConfig():
             return rorl.create(config, spec, seeds, device, statistics)
+        case AWACConfig():
+            return awac.create(config, spec, seeds, device, statistics)
         case FQLConfig():
             return fql.create(config, spec, seeds, device, statistics)
         case BCConfig():

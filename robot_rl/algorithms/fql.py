@@ -6,8 +6,9 @@ A flow-matching policy clones the recorded actions, with as many modes as they h
 from noise in one step: it is pulled towards the flow's action for the same noise and pushed up the critics, so that no
 gradient goes through the flow's steps. The one-step policy acts.
 
-Differences from the authors' code (github seohongpark/fql): ReLU in place of GELU, as in every network of this project;
-orthogonal or uniform weights in place of variance scaling; the time is one input more, as theirs.
+Differences from the authors' code (github seohongpark/fql 719d044): ReLU in place of GELU, as in every network of this
+project, and other initial weights; each network takes its step before the next loss is computed, where theirs takes one
+joint step; evaluation acts without noise, where theirs draws some.
 
 Letters: B batch, E critics, A action, F features.
 """
@@ -124,10 +125,7 @@ class FQL:
         return metrics
 
     def act(self, observation: dict[str, Tensor], *, explore: bool) -> Tensor:
-        """The one-step policy's action: for noise where it explores, else for none. Shapes: each (B, *) -> (B, A).
-
-        The authors act with noise in evaluation too; an action without is the same every time.
-        """
+        """The one-step policy's action: for noise where it explores, else for none. Shapes: each (B, *) -> (B, A)."""
         with torch.no_grad():
             features = self.encoder(observation)
             noise = self._noise(features) if explore else features.new_zeros(len(features), self.action_size)

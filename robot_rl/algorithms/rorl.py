@@ -10,7 +10,8 @@ All of them are this agent under different settings (`configs/algorithm/`). RO2O
 terms and do not add them: online it is SAC with ten critics, which is what its recipe does.
 
 Differences from the public code, beside those that are settings below: states are perturbed after normalisation, where
-a radius means the same in every channel; the order of updates is critics, actor, temperature, as everywhere here.
+a radius means the same in every channel; the order of updates is critics, actor, temperature, as everywhere here (EDAC
+takes the reverse order).
 
 Letters: B batch, E critics, N perturbed states, A action, F features.
 """

@@ -12,7 +12,8 @@ All of them are this agent under different settings (`configs/algorithm/`). The 
 `replay.reward_scale`, the normalised states of TD3+BC are `normalize_observations`.
 
 Differences from the public code, beside those that are settings below: critics are drawn and initialised here as for
-every other agent of this project (biases start at 0; ReBRAC's hidden ones at 0.1); a transition whose next action is
+every other agent of this project (biases start at 0; ReBRAC's hidden ones at 0.1, its outputs within 0.003); LayerNorm
+comes before the ReLU (ReBRAC's in CORL eeeeef2 behind it); a transition whose next action is
 not recorded, the last before a time limit, has no critic penalty, where ReBRAC's code takes one of the next episode.
 
 Letters: B batch, E critics, K critics drawn at random, A action, F features.

@@ -5,7 +5,16 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from robot_rl.algorithms import AlgorithmConfig, BCConfig, FQLConfig, IQLConfig, RORLConfig, SACConfig, TD3Config
+from robot_rl.algorithms import (
+    AlgorithmConfig,
+    AWACConfig,
+    BCConfig,
+    FQLConfig,
+    IQLConfig,
+    RORLConfig,
+    SACConfig,
+    TD3Config,
+)
 from robot_rl.spec import ArraySpec, Spec
 from robot_rl.types import Batch
 
@@ -79,6 +88,10 @@ CONFIGS: dict[str, Callable[[], AlgorithmConfig]] = {
         actor_reduction="min",
         actor_normalize_value=True,
         target_updates="critic",
+    ),
+    "awac": lambda: AWACConfig(**WIDTHS),
+    "awac_softmax": lambda: AWACConfig(
+        **WIDTHS, weight_normalization="softmax", critic_layer_norm=True, gradient_clip=1.0, log_std="state_dependent"
     ),
     "fql": lambda: FQLConfig(**WIDTHS),
     "fql_normalized": lambda: FQLConfig(

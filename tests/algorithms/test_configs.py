@@ -14,12 +14,14 @@ from omegaconf import OmegaConf
 
 from robot_rl.algorithms import (
     ALGORITHM_CONFIGS,
+    AWACConfig,
     BCConfig,
     FQLConfig,
     IQLConfig,
     RORLConfig,
     SACConfig,
     TD3Config,
+    awac,
     bc,
     fql,
     iql,
@@ -244,7 +246,15 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 }
 
 
-MODULES = {bc: BCConfig, fql: FQLConfig, iql: IQLConfig, rorl: RORLConfig, sac: SACConfig, td3: TD3Config}
+MODULES = {
+    awac: AWACConfig,
+    bc: BCConfig,
+    fql: FQLConfig,
+    iql: IQLConfig,
+    rorl: RORLConfig,
+    sac: SACConfig,
+    td3: TD3Config,
+}
 
 
 @pytest.mark.parametrize(("module", "kind"), list(MODULES.items()))

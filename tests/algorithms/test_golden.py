@@ -53,6 +53,7 @@ CONFIGS: dict[str, AlgorithmConfig] = {
     "droq": SACConfig(**WIDTHS, critic_dropout=0.1, critic_layer_norm=True),
     "enoto": SACConfig(**WIDTHS, critic_count=4, target_reduction="weighted_min_pair", disagreement_temperature=20.0),
     "fql": FQLConfig(**WIDTHS),
+    "awac": AWACConfig(**WIDTHS, weight_normalization="softmax"),
     "edac": RORLConfig(**WIDTHS, critic_count=4, diversity_weight=1.0),
     "ro2o": RORLConfig(
         **WIDTHS, critic_count=4, smoothness_weight=0.1, uncertainty_weight=0.1, actor_smoothness_weight=1.0

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from robot_rl.algorithms import (
     AlgorithmConfig,
+    AWACConfig,
     BCConfig,
     FQLConfig,
     IQLConfig,
@@ -71,9 +72,10 @@ def loss_of(agent: Agent) -> float:
         (TD3Config(**SMALL, **FAST, **ENSEMBLE, actor_cloning_weight=0.02, actor_reduction="min"), None, 0.1),
         (TD3Config(**SMALL, **FAST, critic_layer_norm=True, infeasible_weight=1e-3, infeasible_value=-1.0), None, 0.1),
         (RORLConfig(**SMALL, **FAST, critic_count=3, temperature_learning_rate=1e-2), None, 0.1),
+        (AWACConfig(**SMALL, **FAST, temperature=0.1), None, 0.25),
         (FQLConfig(**SMALL, **FAST, distillation_weight=0.01), None, 0.25),
     ],
-    ids=["bc", "bc_squared_error", "iql", "sac", "calql", "rlpd", "td3", "rebrac", "pars", "sac_n", "fql"],
+    ids=["bc", "bc_squared_error", "iql", "sac", "calql", "rlpd", "td3", "rebrac", "pars", "sac_n", "awac", "fql"],
 )
 def test_learns_from_recorded_actions(config: AlgorithmConfig, noise: float | None, share: float) -> None:
     """From uniform actions, or, to clone, from good ones with noise."""

@@ -1,0 +1,229 @@
+"""Advantage-weighted actor-critic (AWAC).
+
+Nair, Gupta, Dalal, Levine. "AWAC: Accelerating Online Reinforcement Learning with Offline Datasets". arXiv:2006.09359.
+
+The critics judge what the policy does, as in SAC without entropy; the policy clones recorded actions with weight
+exp(advantage / temperature). The same update serves the offline and the online phase.
+
+Where the two public versions disagree (github rail-berkeley/rlkit ac45a9d, corl-team/CORL eeeeef2) there are settings:
+`weight_normalization` and `weight_maximum`. The value of a state is the critics' minimum for one sample of the policy,
+as in both. Differences from both: the actor clones against the critics just updated, as in CORL; the Gaussian's mean is
+bounded by tanh and its samples are cut to the bounds.
+
+Letters: B batch, E critics, A action.
+"""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from robot_rl.algorithms.agent import chunks, require_numbers
+from robot_rl.checks import require_choice, require_range
+from robot_rl.functional import gaussian
+from robot_rl.functional.bellman import squared_td_error, td_target
+from robot_rl.functional.polyak import polyak_update
+from robot_rl.networks.actor import LOG_STD_KINDS, GaussianActor
+from robot_rl.networks.encoder import FlatEncoder
+from robot_rl.networks.ensemble import Ensemble
+from robot_rl.networks.initialize import INITIALIZATIONS, Initialization
+from robot_rl.networks.optimize import adam, descend
+from robot_rl.seeding import Seeds
+from robot_rl.spec import Spec
+from robot_rl.types import Batch, Metrics
+
+
+@dataclass(kw_only=True)
+class AWACConfig:
+    """CORL's numbers; rlkit's for Adroit: two layers of 256, `weight_normalization: softmax`."""
+
+    actor_hidden: list[int] = field(default_factory=lambda: [256, 256, 256])
+    critic_hidden: list[int] = field(default_factory=lambda: [256, 256, 256])
+    actor_layer_norm: bool = False
+    critic_layer_norm: bool = False
+    critic_count: int = 2
+    log_std: str = "state_independent"  # state_independent | state_dependent | affine
+    log_std_minimum: float = -20.0
+    log_std_maximum: float = 2.0
+    initialization: str = "uniform"  # uniform | orthogonal | xavier_uniform
+    hidden_gain: float = 1.0
+    last_hidden_gain: float | None = None  # None is `hidden_gain`
+    output_gain: float = 1.0
+
+    temperature: float = 1.0  # lambda: the advantage is divided by it
+    weight_normalization: str = "none"
+    """`none`: exp(A / lambda), at most `weight_maximum` (CORL); `softmax`: over the batch, times its size (rlkit)."""
+    weight_maximum: float = 100.0
+    target_rate: float = 0.005
+    actor_learning_rate: float = 3e-4
+    critic_learning_rate: float = 3e-4
+    gradient_clip: float | None = None  # global norm, for each network
+
+    SWITCHABLE: ClassVar[frozenset[str]] = frozenset(
+        {"temperature", "weight_normalization", "weight_maximum", "target_rate", "actor_learning_rate"}
+        | {"critic_learning_rate", "gradient_clip"}
+    )
+
+    def __post_init__(self) -> None:
+        require_choice(self.log_std, LOG_STD_KINDS, "awac log_std")
+        require_choice(self.initialization, INITIALIZATIONS, "awac initialization")
+        require_choice(self.weight_normalization, ("none", "softmax"), "awac weight_normalization")
+        require_range(self.temperature, 1e-8, 1e8, "awac temperature")
+        require_range(self.weight_maximum, 1e-8, float("inf"), "awac weight_maximum")
+        require_range(self.target_rate, 0, 1, "awac target_rate")
+        require_range(self.critic_count, 1, 10_000, "awac critic_count")
+        require_numbers(self, "awac")
+
+
+# Losses ---------------------------------------------------------------------------------------------------------------
+def advantage_weight(advantage: Tensor, temperature: float, *, normalization: str, maximum: float) -> Tensor:
+    """exp(A / temperature), cut at `maximum`, or its softmax over the batch times the batch's size. Shapes: (B,)."""
+    scaled = advantage / temperature
+    if normalization == "softmax":
+        return scaled.softmax(dim=0) * len(advantage)
+    return scaled.exp().clamp(max=maximum)
+
+
+def actor_loss(log_prob: Tensor, weight: Tensor) -> Tensor:
+    """-mean of weight * log pi(a|s): equation 13. `weight` takes no gradient. Shapes: (B,), (B,) -> ()."""
+    if log_prob.ndim != 1 or log_prob.shape != weight.shape:
+        raise ValueError(f"expected (B,) twice, found {tuple(log_prob.shape)} and {tuple(weight.shape)}")
+    return -(weight.detach() * log_prob).mean()
+
+
+# Agent ----------------------------------------------------------------------------------------------------------------
+@dataclass(kw_only=True, eq=False)
+class AWAC:
+    """Everything that a checkpoint holds."""
+
+    config: AWACConfig
+    encoder: FlatEncoder
+    actor: GaussianActor  # its mean is bounded by tanh
+    critic: Ensemble
+    target_critic: Ensemble
+    optimizers: dict[str, Optimizer]  # actor, critic
+    generator: torch.Generator
+    updates: int = 0
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Nothing."""
+        return frozenset()
+
+    def update(self, batch: Batch, *, critic_updates: int = 1) -> Metrics:
+        """One gradient step each on the critics and the policy, per chunk of rows."""
+        parts = list(chunks(batch, critic_updates))
+        with torch.no_grad():
+            features, next_features = self.encoder(batch.observation), self.encoder(batch.next_observation)
+        metrics: Metrics = {}
+        for rows in parts:
+            metrics = self._update_critic(batch, features[rows], next_features[rows], rows)
+            metrics |= self._update_actor(features[rows], batch.action[rows])
+            self.updates += 1
+        return metrics
+
+    def act(self, observation: dict[str, Tensor], *, explore: bool) -> Tensor:
+        """The mean of the policy, or a sample, cut to [-1, 1]. Shapes: each (B, *) -> (B, A)."""
+        with torch.no_grad():
+            features = self.encoder(observation)
+            return self._sample(features) if explore else self.actor(features)[0].clamp(-1, 1)
+
+    def value(self, observation: dict[str, Tensor], action: Tensor) -> Tensor:
+        """Mean of the online critics. Shapes: each (B, *), (B, A) -> (B,)."""
+        with torch.no_grad():
+            q: Tensor = self.critic(self.encoder(observation), action)  # (E, B)
+            return q.mean(dim=0)
+
+    def _update_critic(self, batch: Batch, features: Tensor, next_features: Tensor, rows: slice) -> Metrics:
+        config = self.config
+        with torch.no_grad():
+            next_v = self.target_critic(next_features, self._sample(next_features)).amin(dim=0)  # (B,)
+            target = td_target(batch.reward[rows], batch.discount[rows], next_v)
+        q = self.critic(features, batch.action[rows])  # (E, B)
+        loss = squared_td_error(q, target).sum()
+        self._descend("critic", loss, config.critic_learning_rate)
+        polyak_update(self.target_critic, self.critic, config.target_rate)
+        return {"critic/td_loss": loss.detach(), "critic/q": q.detach().mean(), "critic/target": target.mean()}
+
+    def _update_actor(self, features: Tensor, recorded: Tensor) -> Metrics:
+        config = self.config
+        with torch.no_grad():
+            v = self.critic(features, self._sample(features)).amin(dim=0)
+            advantage = self.critic(features, recorded).amin(dim=0) - v  # (B,)
+            weight = advantage_weight(
+                advantage,
+                config.temperature,
+                normalization=config.weight_normalization,
+                maximum=config.weight_maximum,
+            )
+        mean, log_std = self.actor(features)
+        log_prob = gaussian.log_prob(mean, log_std, recorded)
+        loss = actor_loss(log_prob, weight)
+        self._descend("actor", loss, config.actor_learning_rate)
+        return {
+            "actor/loss": loss.detach(),
+            "actor/advantage": advantage.mean(),
+            "actor/weight": weight.mean(),
+            "actor/log_prob": log_prob.detach().mean(),
+        }
+
+    def _sample(self, features: Tensor) -> Tensor:
+        mean, log_std = self.actor(features)
+        return gaussian.sample(mean, log_std, self.generator).clamp(-1, 1)
+
+    def _descend(self, name: str, loss: Tensor, rate: float) -> None:
+        descend(self.optimizers[name], loss, learning_rate=rate, gradient_clip=self.config.gradient_clip)
+
+
+def create(
+    config: AWACConfig,
+    spec: Spec,
+    seeds: Seeds,
+    device: torch.device,
+    statistics: Mapping[str, tuple[Tensor, Tensor]] | None,
+) -> AWAC:
+    """Networks from the spec's shapes; the target starts as a copy and takes no gradient."""
+    encoder = FlatEncoder(spec, statistics)
+    (action_size,) = spec.action.shape
+    initialization = Initialization(
+        kind=config.initialization,
+        hidden_gain=config.hidden_gain,
+        last_hidden_gain=config.last_hidden_gain,
+        output_gain=config.output_gain,
+    )
+    actor = GaussianActor(
+        encoder.features,
+        action_size,
+        config.actor_hidden,
+        layer_norm=config.actor_layer_norm,
+        log_std_kind=config.log_std,
+        log_std_range=(config.log_std_minimum, config.log_std_maximum),
+        bounded_mean=True,
+        initialization=initialization,
+        generator=seeds.torch("actor"),
+    ).to(device)
+    critic = Ensemble(
+        encoder.features,
+        action_size,
+        config.critic_hidden,
+        count=config.critic_count,
+        layer_norm=config.critic_layer_norm,
+        initialization=initialization,
+        generator=seeds.torch("critic"),
+    ).to(device)
+    return AWAC(
+        config=config,
+        encoder=encoder.to(device),
+        actor=actor,
+        critic=critic,
+        target_critic=deepcopy(critic).requires_grad_(False),
+        optimizers={
+            "actor": adam(actor, config.actor_learning_rate),
+            "critic": adam(critic, config.critic_learning_rate),
+        },
+        generator=seeds.torch("agent", device=device),
+    )
