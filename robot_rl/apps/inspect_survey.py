@@ -102,11 +102,6 @@ class Survey:
         """Observations that are numbers, few enough to be looked at one by one."""
         return [key for key, spec in self.spec.observation.items() if not is_large(spec)]
 
-    @property
-    def image_keys(self) -> list[str]:
-        """Observations that are uint8 images."""
-        return [key for key, spec in self.spec.observation.items() if is_image(spec)]
-
     def tier(self, key: str) -> str:
         """How the images of an observation are stored; a dash where they are none."""
         return str(self.store.tiers.get(key, "–"))

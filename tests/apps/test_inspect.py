@@ -76,7 +76,6 @@ def test_the_survey_does_not_decode_images(
     for kind in (Frames, *Frames.__subclasses__()):
         monkeypatch.setattr(kind, "decode", refuse)
     read = survey(store)
-    assert read.image_keys == ["front"]
     assert read.channel_keys == ["state"]
     assert all("front" not in episode.observation for episode in read.sample.values())
 
