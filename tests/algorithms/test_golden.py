@@ -15,6 +15,7 @@ from torch import nn
 
 from robot_rl.algorithms import (
     AlgorithmConfig,
+    AWACConfig,
     BCConfig,
     FQLConfig,
     IQLConfig,
