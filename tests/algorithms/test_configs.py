@@ -255,14 +255,6 @@ MODULES = {
     sac: SACConfig,
     td3: TD3Config,
 }
-    awac: AWACConfig,
-    bc: BCConfig,
-    fql: FQLConfig,
-    iql: IQLConfig,
-    rorl: RORLConfig,
-    sac: SACConfig,
-    td3: TD3Config,
-}
 
 
 @pytest.mark.parametrize(("module", "kind"), list(MODULES.items()))
