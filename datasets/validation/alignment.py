@@ -24,7 +24,8 @@ AGREE = 2  # steps by which the offsets of every other block and of the others m
 LEAST_BLOCKS = 4
 LEAST_PAIRS = 200  # frames
 FOLLOW_REACH = 10  # steps that a state may follow a command
-FOLLOWS = 0.05  # of the variance of the action: what the state leaves unexplained where it follows it
+FOLLOWS = 0.1  # of the variance of a channel of the action: what the state leaves unexplained where it follows it
+FOLLOWING = 0.6  # of the channels that move: a gripper that holds something does not follow
 SAMPLED = 32  # episodes that are compared with their actions
 
 
@@ -92,8 +93,8 @@ def image_lag(facts: CameraFacts, period_s: float | None) -> list[Finding]:
 class _Sums:
     """Squared differences of action and later state, by offset, and the squares that they are measured against."""
 
-    error: Array = field(default_factory=lambda: np.zeros(2 * FOLLOW_REACH + 1))
-    spread: float = 0.0
+    error: Array  # (2 FOLLOW_REACH + 1, A)
+    spread: Array  # (A,)
     rows: int = 0
     exact: Array = field(default_factory=lambda: np.ones(2 * FOLLOW_REACH + 1, bool))
 
@@ -105,7 +106,7 @@ class ActionFacts:
         width = int(np.prod(spec.action.shape))
         self.keys = [key for key in vectors(spec) if width and int(np.prod(spec.observation[key].shape)) == width]
         self.chosen = set(np.unique(np.linspace(0, max(count - 1, 0), min(count, SAMPLED)).astype(int)).tolist())
-        self.sums = {key: _Sums() for key in self.keys}
+        self.sums = {key: _Sums(np.zeros((2 * FOLLOW_REACH + 1, width)), np.zeros(width)) for key in self.keys}
 
     def add(self, index: int, episode: Episode) -> None:
         """One episode of the store."""
@@ -118,9 +119,9 @@ class ActionFacts:
             for place in range(2 * FOLLOW_REACH + 1):
                 shift = place - FOLLOW_REACH
                 difference = action[inner] - state[inner.start + shift : inner.stop + shift]
-                sums.error[place] += float(np.square(difference).sum())
+                sums.error[place] += np.square(difference).sum(axis=0)
                 sums.exact[place] &= bool(np.abs(difference).max() < 1e-6)
-            sums.spread += float(np.square(action[inner] - action[inner].mean(axis=0)).sum())
+            sums.spread += np.square(action[inner] - action[inner].mean(axis=0)).sum(axis=0)
             sums.rows += inner.stop - inner.start
 
     def findings(self) -> list[Finding]:
@@ -130,25 +131,29 @@ class ActionFacts:
 
 def action_offset(key: str, sums: _Sums) -> list[Finding]:
     """Actions that are positions: which later state they are."""
-    if sums.rows < LEAST_PAIRS or sums.spread == 0:
+    moving = sums.spread > 1e-9 * sums.rows
+    if sums.rows < LEAST_PAIRS or not moving.any():
         return []
-    best = int(sums.error.argmin())
-    shift, left = best - FOLLOW_REACH, float(sums.error[best]) / sums.spread
     place = "action"
     if sums.exact[FOLLOW_REACH]:
         text = f"the action of a step is the observation '{key}' of the same step: cloning learns to copy it"
         remedy = f"take the next one: ingest again with action_from={key}"
         return [warning(place, text, remedy)]
-    if left > FOLLOWS:
-        return []
-    if sums.exact[best] and shift > 0:
+    if sums.exact[FOLLOW_REACH:].any():
+        shift = int(np.flatnonzero(sums.exact[FOLLOW_REACH:])[0])
         text = f"the action of a step is the observation '{key}' {shift} steps later"
         return [information(place, text, "it was made from the observations: a policy commands positions")]
+    left = sums.error[:, moving] / sums.spread[moving]
+    follows = left.min(axis=0) <= FOLLOWS
+    if follows.mean() < FOLLOWING:
+        return []
+    shift = int(np.median(left[:, follows].argmin(axis=0))) - FOLLOW_REACH
+    channels = f"{int(follows.sum())} of the {len(follows)} channels that move"
     if shift < 0:
-        text = f"the action of a step agrees best with the observation '{key}' {-shift} steps before ({1 - left:.1%})"
+        text = f"the action of a step agrees best with the observation '{key}' {-shift} steps before, in {channels}"
         remedy = "actions seem to be recorded late: check the clock of the command, or shift them when ingesting"
         return [warning(place, text, remedy)]
-    text = f"actions are positions: '{key}' follows them within {shift} steps ({1 - left:.1%} of their variance)"
+    text = f"actions are positions: '{key}' follows them within {shift} steps, in {channels}"
     return [information(place, text, "a policy on this robot must command positions in the same order")]
 
 

@@ -1,14 +1,18 @@
 """Time stamps, pictures, and offsets between what was seen, measured and commanded."""
 
 from dataclasses import replace
+from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
+from robot_rl.datasets.frames import EncodedFrames, as_array, encode_jpeg
 from robot_rl.datasets.schema import Finding
 from robot_rl.datasets.validation.alignment import ActionFacts, image_lag, image_offset
 from robot_rl.datasets.validation.pictures import CameraFacts, PictureFacts, longest_run
 from robot_rl.datasets.validation.timing import TimeFacts
+from robot_rl.datasets.video import VideoFrames, video_index
 from robot_rl.spec import ArraySpec, Spec
 from robot_rl.types import Array, Episode
 
@@ -174,7 +178,8 @@ def test_a_lag_between_picture_and_state_is_found(lag: int) -> None:
     assert offset.steps == lag
     found = text(image_lag(facts, PERIOD_S))
     assert (
-        f"the picture is about {abs(lag)} steps ({abs(lag) * PERIOD_S:.3g} s) {'behind' if lag > 0 else 'ahead of'}" in found
+        f"the picture is about {abs(lag)} steps ({abs(lag) * PERIOD_S:.3g} s) {'behind' if lag > 0 else 'ahead of'}"
+        in found
     )
 
 
@@ -209,6 +214,60 @@ def test_actions_that_are_positions_are_told_with_their_offset() -> None:
         -3, 0.05
     )
     assert commanded(2, 50.0) == ""
+
+
+def commanded_arm(lag: int, *, held: int = 0) -> str:
+    """An arm of six joints that follows its command `lag` steps later; some of them are held by an object."""
+    spec = replace(
+        SPEC,
+        observation={"joints": ArraySpec(shape=(6,), dtype="float64")},
+        action=ArraySpec(shape=(6,), dtype="float64"),
+    )
+    facts = ActionFacts(spec, 3)
+    for seed in range(3):
+        path = np.concatenate([moving(300, 10 * seed + joint) for joint in range(3)], axis=1)
+        joints = path[20 - lag : 221 - lag] + 0.02 * np.random.default_rng(seed).normal(size=(201, 6))
+        joints[:, :held] = 1.0
+        facts.add(seed, replace(episode(200, seed), observation={"joints": joints}, action=path[20:220]))
+    return text(facts.findings())
+
+
+def test_a_gripper_that_holds_something_does_not_hide_that_actions_are_positions() -> None:
+    assert "'joints' follows them within 3 steps, in 6 of the 6 channels that move" in commanded_arm(3)
+    assert "'joints' follows them within 3 steps, in 4 of the 6 channels that move" in commanded_arm(3, held=2)
+    assert commanded_arm(3, held=4) == ""
+
+
+def test_frames_that_cannot_be_decoded_are_told() -> None:
+    good = [episode(seed=seed) for seed in range(3)]
+    encoded = [encode_jpeg(frame) for frame in good[1].observation["camera"]]
+    encoded[7] = encoded[7][:200]
+    broken = as_array(EncodedFrames(encoded, (SIDE, SIDE, 3), "camera of episode 1"))
+    found = seen([good[0], replace(good[1], observation={**good[1].observation, "camera": broken}), good[2]])
+    assert "error observation 'camera': frames of episodes 1 cannot be decoded; of episode 1: camera of" in found
+
+
+def test_frames_of_a_video_that_belong_to_no_row_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "arm.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=20)
+        stream.width = stream.height = SIDE
+        stream.pix_fmt = "yuv420p"
+        for picture in pictures_of(moving(59, 0), 0):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    index = video_index(path)
+    assert len(index) == 60
+
+    def part(first: int, last: int) -> Episode:
+        item = episode(last - first)
+        frames = as_array(VideoFrames(index, np.arange(first, last + 1)))
+        return replace(item, observation={**item.observation, "camera": frames})
+
+    assert "belong to no row" not in seen([part(0, 30), part(31, 59)])
+    assert "information observation 'camera': 9 frames of 1 videos belong to no row, most in arm.mp4 (9)" in seen(
+        [part(0, 30), part(40, 59)]
+    )
 
 
 def test_the_longest_run() -> None:
