@@ -247,13 +247,16 @@ def _create(work: _Work, target: str | Path) -> tuple[Journal, _Made]:
 
 def _begin(work: _Work, folder: Path) -> tuple[EpisodeStore, Journal]:
     path = folder / STORE
-    if not is_store(path):
-        for entry in folder.iterdir():  # of a run that was ended before its first commit
-            discard(entry)
-        job, provenance = work.job, work.provenance(Journal())
-        EpisodeStore.create(path, job.spec, provenance=provenance, tiers=job.tiers, quality=job.quality)
-    store = EpisodeStore.append_to(path)
-    return store, Journal.read(folder / JOURNAL, len(store))
+    if is_store(path):
+        store = EpisodeStore.append_to(path)
+        journal = Journal.read(folder / JOURNAL, len(store))
+        if journal.stored == len(store):
+            return store, journal
+    for entry in folder.iterdir():  # of a run that was ended before its first commit, or damaged since
+        discard(entry)
+    job, provenance = work.job, work.provenance(Journal())
+    store = EpisodeStore.create(path, job.spec, provenance=provenance, tiers=job.tiers, quality=job.quality)
+    return store, Journal(path=folder / JOURNAL)
 
 
 def _check(work: _Work, path: Path, name: str) -> _Made:

@@ -59,10 +59,18 @@ class Journal:
     entries: list[Entry] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)  # bytes up to the end of each
 
+    @property
+    def stored(self) -> int:
+        """How many of the entries are of episodes in the store."""
+        return sum(entry.stored for entry in self.entries)
+
     @staticmethod
     def read(path: Path, committed: int) -> "Journal":
-        """The entries up to those that a store with so many episodes has; the rest, and a torn line, is cut off."""
-        entries: list[Entry] = []
+        """The entries up to those that a store with so many episodes has; the rest, and a torn line, is not taken.
+
+        The file is left as it is: the next `write` cuts it off where it goes on.
+        """
+        journal = Journal(path=path)
         stored = 0
         for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
             if not line.endswith(b"\n"):
@@ -74,9 +82,8 @@ class Journal:
             if entry.stored and stored == committed:
                 break
             stored += entry.stored
-            entries.append(entry)
-        journal = Journal(path=path)
-        journal.write(0, entries)
+            journal.entries.append(entry)
+            journal.ends.append(len(line) + (journal.ends[-1] if journal.ends else 0))
         return journal
 
     def write(self, start: int, entries: Sequence[Entry]) -> None:

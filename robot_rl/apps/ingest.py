@@ -75,6 +75,8 @@ class ProgressDisplay:
         return self
 
     def __exit__(self, *error: object) -> None:
+        if self._task is not None and self.state.stage == "checking":
+            self._progress.update(self._task, description="Ingested")
         self._progress.stop()
 
     def show(self, state: State) -> None:
@@ -83,8 +85,8 @@ class ProgressDisplay:
         self.state = state
         if state.stage == "opening":
             self._progress.console.print(Text(f"Reading it as {state.format} ...", "dim"))
-        elif state.stage == "checking":
-            self._progress.console.print(Text("Checking what was written ...", "dim"))
+        elif state.stage == "checking" and self._task is not None:
+            self._progress.update(self._task, description="Checking")
         elif entered:
             self._began = time.monotonic()
             if state.resumed:

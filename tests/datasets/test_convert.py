@@ -1,9 +1,11 @@
 """A conversion: the same store whoever does it and however often it is stopped; what is damaged is left out."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -314,11 +316,57 @@ def test_images_that_are_no_videos_cannot_be_kept_as_videos(tmp_path: Path) -> N
         convert(write_demos(tmp_path / "d.hdf5", side=16), tmp_path / "out" / "s.zarr", settings)
 
 
+def test_a_store_at_a_url_is_built_here_and_published_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROBOT_RL_CACHE", str(tmp_path / "cache"))
+    url = f"memory://{tmp_path.name}/lab/s.zarr"
+    source = write_long(tmp_path / "long.hdf5", 3)
+    with pytest.raises(KeyboardInterrupt):
+        convert(source, url, QUICK, progress=stop_at(1))
+    with pytest.raises(InputError, match="there is no store at memory://"):
+        EpisodeStore.open(url)
+    report = convert(source, url, QUICK)
+    assert (report.path, report.resumed, report.episodes) == (url, 1, 3)
+    here = convert(source, tmp_path / "s.zarr", QUICK)
+    assert EpisodeStore.open(url).digests == EpisodeStore.open(here.path).digests
+    assert [(f.place, f.text, f.remedy) for f in report.findings] == [
+        (f.place, f.text, f.remedy.replace(here.path, url)) for f in here.findings
+    ]
+    with pytest.raises(InputError, match=r"memory://.*s\.zarr is there already.*overwrite=true"):
+        convert(source, url, QUICK)
+    with pytest.raises(InputError, match="adds to stores of this machine"):
+        convert(source, url, replace(QUICK, append=True))
+    assert convert(source, url, replace(QUICK, overwrite=True)).resumed == 0
+    assert not list((tmp_path / "cache" / "conversions").glob("*/.*"))
+
+
+def test_what_is_there_is_refused_before_the_source_is_read_through(tmp_path: Path) -> None:
+    source = write_demos(tmp_path / "demos.hdf5", 2)
+    convert(source, tmp_path / "s.zarr", QUICK)
+    source.write_bytes(b"no recording any more")
+    with pytest.raises(InputError, match=r"s\.zarr is there already"):
+        convert(source, tmp_path / "s.zarr", QUICK)
+
+
+def orphans(mark: str, patience_s: float = 20.0) -> list[int]:
+    """Workers, of processes that were started with this mark in their environment, that do not end."""
+    until = time.monotonic() + patience_s
+    while True:
+        left = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                is_worker = b"convert_workers import serve" in (entry / "cmdline").read_bytes()
+                left += [int(entry.name)] if is_worker and mark.encode() in (entry / "environ").read_bytes() else []
+        if not left or time.monotonic() > until:
+            return left
+        time.sleep(0.2)
+
+
 def killed(source: Path, store: Path, delays: Iterator[float], workers: int = 0) -> tuple[int, Any]:
     """Convert until a child gets through; how often it was killed, and what the others returned."""
     script = Path(__file__).with_name("killed_ingest.py")
     words = [sys.executable, str(script), str(source), str(store), str(workers)]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    marked = os.environ | {"ROBOT_RL_TEST": str(source)}
+    with subprocess.Popen(words, env=marked, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         for kills, delay in enumerate(delays):
@@ -336,13 +384,13 @@ def killed(source: Path, store: Path, delays: Iterator[float], workers: int = 0)
 
 def delays(rng: np.random.Generator, longest_s: float, count: int) -> Iterator[float]:
     yield from rng.uniform(0.0, longest_s, count)
-    yield 60.0
+    yield 300.0
 
 
 def test_a_killed_conversion_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
-    source = write_long(tmp_path / "long.hdf5", 12)
+    source = write_long(tmp_path / "long.hdf5", 8)
     whole = convert(source, tmp_path / "whole.zarr", QUICK)
-    kills, status = killed(source, tmp_path / "s.zarr", delays(np.random.default_rng(0), 0.25, 8))
+    kills, status = killed(source, tmp_path / "s.zarr", delays(np.random.default_rng(0), 0.25, 6))
     assert (kills > 0, status) == (True, "0")
     assert contents(tmp_path / "s.zarr") == contents(Path(whole.path))
     assert hidden(tmp_path) == []
@@ -362,8 +410,20 @@ def test_a_conversion_killed_many_times_ends_as_if_it_had_not_been(tmp_path: Pat
         kills += count
         assert status == "0"
         assert contents(target) == contents(Path(whole.path))
+        assert orphans(str(source)) == []
     assert kills >= 20
     assert hidden(tmp_path) == []
+
+
+def test_a_journal_that_lost_its_lines_is_not_gone_on_with(tmp_path: Path) -> None:
+    source = write_long(tmp_path / "long.hdf5", 4)
+    for damage in (b"", b'{"place": "x", "stored": tr'):
+        with pytest.raises(KeyboardInterrupt):
+            convert(source, tmp_path / "out" / "s.zarr", QUICK, progress=stop_at(2))
+        (folder,) = hidden(tmp_path / "out")
+        (tmp_path / "out" / folder / "journal.jsonl").write_bytes(damage)
+    report = convert(source, tmp_path / "out" / "s.zarr", QUICK)
+    assert (report.resumed, report.stored) == (0, 4)
 
 
 def test_a_folder_of_a_job_is_named_by_its_hash() -> None:

@@ -12,7 +12,16 @@ import pytest
 import zarr
 
 from robot_rl.apps import ingest, inspect
-from robot_rl.data_config import IngestConfig, InspectConfig, SuccessRule
+from robot_rl.data_config import (
+    BagConfig,
+    ImageConfig,
+    IngestConfig,
+    InspectConfig,
+    RewardRule,
+    SuccessRule,
+    TableConfig,
+)
+from robot_rl.datasets.convert_transforms import ImageOptions, RewardLabel
 from robot_rl.datasets.reader import load_episodes
 from robot_rl.datasets.store import EpisodeStore
 from robot_rl.errors import InputError
@@ -165,6 +174,59 @@ def test_after_a_full_disk_or_an_interrupt_the_same_command_goes_on(
 
 def _interrupt(_: EpisodeStore) -> None:
     raise KeyboardInterrupt
+
+
+def test_a_damaged_demonstration_is_left_out_named_and_told_by_the_status(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    with h5py.File(tmp_path / "demos.hdf5", "w") as file:
+        for number in range(3):
+            demo = file.create_group(f"data/demo_{number}")
+            demo["obs/state"], demo["actions"] = np.random.default_rng(number).normal(size=(5, 2)), np.zeros((5, 1))
+            demo["rewards"], demo["dones"] = np.zeros(4 if number == 1 else 5), np.zeros(5)
+    config = IngestConfig(source=str(tmp_path / "demos.hdf5"), store=str(tmp_path / "s.zarr"))
+    assert ingest.run(config) == 1
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Stored 2 episodes of robomimic_hdf5" in printed
+    assert "the episode was left out" in printed
+    assert "lengths disagree" in printed
+    assert "1 episodes could not be used" in printed
+    assert len(EpisodeStore.open(tmp_path / "s.zarr")) == 2
+    config.on_error, config.store = "stop", str(tmp_path / "t.zarr")
+    with pytest.raises(InputError, match="lengths disagree"):
+        ingest.run(config)
+    assert not (tmp_path / "t.zarr").exists()
+
+
+def test_every_setting_reaches_the_conversion(tmp_path: Path) -> None:
+    config = IngestConfig(
+        source="a",
+        store="b",
+        keys=["state"],
+        stride=2,
+        image=ImageConfig(size=[64, 96], fit="pad", tier="jpeg", quality=80),
+        reward=RewardRule(last_steps=3, values=[-1.0, 0.0]),
+        bag=BagConfig(action="/cmd", idle_s=3.0),
+        table=TableConfig(action=["J*"], missing="hold"),
+        success=SuccessRule(observation="state", minimum=1.0),
+        action_low=[-2.0],
+        action_high=[2.0],
+        side_file="c.csv",
+        workers=3,
+        engine="ray",
+        on_error="stop",
+    )
+    made = ingest.settings(config)
+    assert (made.workers, made.engine, made.on_error) == (3, "ray", "stop")
+    assert made.transforms.image == ImageOptions(size=(64, 96), fit="pad", tier="jpeg", quality=80)
+    assert made.transforms.reward == RewardLabel(last_steps=3, values=(-1.0, 0.0))
+    assert (made.transforms.keys, made.transforms.stride) == (["state"], 2)
+    assert (made.read.bag.action, made.read.bag.idle_s, made.read.table.missing) == ("/cmd", 3.0, "hold")
+    assert made.read.success == made.transforms.success
+    assert made.read.action_low == made.transforms.action_low == [-2.0]
+    assert made.read.side_file == "c.csv"
+    assert made.read.resimulate is not None
 
 
 def test_out_of_range_actions_are_stored_as_recorded_and_reported(
