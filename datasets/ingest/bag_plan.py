@@ -10,6 +10,7 @@ from robot_rl.datasets.ingest.bag_segments import (
     Clock,
     Segment,
     Silence,
+    Stream,
     clock,
     covered,
     marked,
@@ -37,7 +38,10 @@ def make_plan(path: Path, bags: list[Bag], options: ReadOptions) -> Plan:
     plan = Plan(place=path.name, bags=bags, findings=[finding for bag in bags for finding in bag.findings])
     choose_topics(plan, path, options.bag)
     _choose_clocks(plan, options.bag.clock)
-    distances_s = _choose_period(plan, options)
+    distances_s = _fill_streams(plan)
+    if not options.bag.observations:
+        _leave_out_strangers(plan, [topic for topic in plan.topics() if distances_s[topic] <= SLOW_S])
+    _choose_period(plan, options, distances_s)
     _choose_gaps(plan, options.bag, distances_s)
     _say_clocks(plan, options.bag.clock)
     _find_segments(plan, path, options.bag)
@@ -75,8 +79,8 @@ def _choose_clocks(plan: Plan, setting: str) -> None:
             )
 
 
-def _choose_period(plan: Plan, options: ReadOptions) -> dict[str, float]:
-    """Fill the streams, and find the period. Returns the usual distance of the messages of each topic in seconds."""
+def _fill_streams(plan: Plan) -> dict[str, float]:
+    """Sort the messages by the clock of each topic. Returns the usual distance of its messages in seconds."""
     for bag in plan.bags:
         plan.streams.append(
             {
@@ -90,9 +94,14 @@ def _choose_period(plan: Plan, options: ReadOptions) -> dict[str, float]:
         times = [streams[topic].times_ns for streams in plan.streams if topic in streams]
         found = usual_period(np.concatenate(times)) if times else None
         distances[topic] = float("inf") if found is None else found / SECOND
+    return distances
+
+
+def _choose_period(plan: Plan, options: ReadOptions, distances: dict[str, float]) -> None:
+    """The control period: as it was set, else that of the command, else of the slowest topic."""
     if options.control_period_s is not None:
         plan.period_s = options.control_period_s
-        return distances
+        return
     numbers = [feature.topic for feature in plan.features]
     candidates = numbers or [image.topic for image in plan.images]
     quick = [topic for topic in candidates if distances[topic] <= SLOW_S]
@@ -112,7 +121,6 @@ def _choose_period(plan: Plan, options: ReadOptions) -> dict[str, float]:
         f"the control period is {plan.period_s:g} s, the median of {source}, {text}",
         "set control_period_s for another one",
     )
-    return distances
 
 
 def _say_clocks(plan: Plan, setting: str) -> None:
@@ -156,16 +164,49 @@ def _choose_gaps(plan: Plan, options: BagOptions, distances: dict[str, float]) -
             text = f"topic {topic}: its messages are {distances[topic]:g} s apart, so the last one is held"
             plan.say("information", text)
             continue
-        plan.features = [feature for feature in plan.features if feature.topic != topic]
-        plan.images = [image for image in plan.images if image.topic != topic]
         text = f"topic {topic} is left out: its messages are {distances[topic]:g} s apart"
         plan.say("information", text, "name it in bag.observations to hold its last message")
+        plan.leave_out(topic)
     plan.maximum_gap_s = {topic: limit for topic in plan.topics() if topic not in sparse}
     if options.segment == "idle" and command in plan.maximum_gap_s:
         plan.maximum_gap_s[command] = max(limit, options.idle_s)
     for number, streams in enumerate(plan.streams):
         kept = set(plan.topics())
         plan.streams[number] = {topic: stream for topic, stream in streams.items() if topic in kept}
+
+
+def _leave_out_strangers(plan: Plan, topics: list[str]) -> None:
+    """Leave out topics that never speak while the others do: the command stays, then joints, other numbers, images."""
+    command = None if plan.action is None else plan.action.topic
+    numbers = [feature.topic for feature in plan.features]
+
+    def importance(topic: str) -> tuple[bool, bool, bool, int]:
+        joints = plan.schemas[topic].type.endswith("/JointState")
+        count = sum(len(streams[topic].times_ns) for streams in plan.streams if topic in streams)
+        return topic != command, not joints, topic not in numbers, -count
+
+    common: dict[int, tuple[int, int]] = {}
+    strangers = []
+    for topic in sorted(topics, key=importance):
+        spans = {number: _span(streams[topic]) for number, streams in enumerate(plan.streams) if topic in streams}
+        if common:
+            shared = [number for number in common if number in spans]
+            spans = {n: (max(spans[n][0], common[n][0]), min(spans[n][1], common[n][1])) for n in shared}
+        together = {number: span for number, span in spans.items() if span[0] < span[1]}
+        if together:
+            common = together
+        else:
+            strangers.append(topic)
+    if strangers:
+        listed = ", ".join(strangers)
+        text = f"{listed}: left out, without messages while there are of the others ({_spans(plan)})"
+        plan.say("warning", text, "name the topics that are needed together in bag.observations")
+    for topic in strangers:
+        plan.leave_out(topic)
+
+
+def _span(stream: Stream) -> tuple[int, int]:
+    return int(stream.times_ns[0]), int(stream.times_ns[-1])
 
 
 def _find_segments(plan: Plan, path: Path, options: BagOptions) -> None:

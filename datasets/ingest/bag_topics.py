@@ -60,6 +60,11 @@ class Plan:
         names = [feature.topic for feature in self.features] + [image.topic for image in self.images]
         return list(dict.fromkeys(names + ([] if self.action is None else [self.action.topic])))
 
+    def leave_out(self, topic: str) -> None:
+        """Not use a topic as an observation."""
+        self.features = [feature for feature in self.features if feature.topic != topic]
+        self.images = [image for image in self.images if image.topic != topic]
+
     def about(self) -> dict[str, Any]:
         """For the provenance."""
         return {

@@ -238,7 +238,8 @@ def test_real_bags_have_the_topics_and_counts_that_are_known(shared_data: Path) 
 
 
 def test_a_real_recording_of_joints_is_read(shared_data: Path) -> None:
-    with BagReader().open(shared_data / "rosbag/ros2_mcap_sensor_msgs", options(observations=["joint_state"])) as found:
+    with BagReader().open(shared_data / "rosbag/ros2_mcap_sensor_msgs", options()) as found:
+        assert "warning: /battery_state, /fluid_pressure, /illuminance, /range: left out" in texts(found)
         assert found.count == 1
         episode = found.read(0)
         assert episode.observation["joint_state/position"].shape == (14, 4)
@@ -249,7 +250,10 @@ def test_a_real_camera_is_read_and_streams_that_never_overlap_are_refused(shared
     path = shared_data / "rosbag/ros1_realsense"
     colour, depth = "/device_0/sensor_1/Color_0/image/data", "/device_0/sensor_0/Depth_0/image/data"
     with pytest.raises(InputError, match=r"no time at which all topics have messages .*Color_0"):
-        BagReader().open(path, options())
+        BagReader().open(path, options(observations=[colour, depth]))
+    with BagReader().open(path, options()) as recording:
+        assert list(recording.spec.observation) == [depth.strip("/")]  # it has one image more
+        assert f"warning: {colour}: left out, without messages while there are of" in texts(recording)
     episode = episodes(path, options(observations=[colour]))[0]
     frames = episode.observation[colour.strip("/")]
     assert len(frames) == 5
