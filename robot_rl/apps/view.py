@@ -32,6 +32,7 @@ from robot_rl.types import Array, Episode
 
 SUMMARY = "Open episodes of a store in the rerun viewer, or write them to an .rrd file for it."
 
+LEGEND_CHANNELS = 12  # above which the names would cover the curves
 VIEW_QUALITY = 90  # of JPEG, for images that are not JPEG in the store
 END_OF_FILE = bytes(16)  # of an .rrd: the header of a message of kind `end` and length 0
 STEP, TIME = "step", "time"  # the names of the time lines
@@ -138,7 +139,7 @@ def _log_episode(recording: _Recording, branch: str, spec: Spec, episode: Episod
     if episode.action.shape[1]:
         _log_channels(recording, f"{branch}/action", spec.action, episode.action, time)
     facts: dict[str, Array | None] = {
-        "reward": episode.reward,
+        "reward": None if "reward" in spec.metadata.get("absent", ()) else episode.reward,
         "terminated": episode.terminated,
         "truncated": episode.truncated,
         "success": episode.success,
@@ -148,7 +149,7 @@ def _log_episode(recording: _Recording, branch: str, spec: Spec, episode: Episod
         if values is not None:
             columns = rerun.Scalars.columns(scalars=np.asarray(values, np.float64))
             recording.columns(f"{branch}/{name}", columns, 0, steps, time)
-    recording.static(f"{branch}/about", rerun.TextDocument(_about(branch, episode), media_type="text/markdown"))
+    recording.static(f"{branch}/about", rerun.TextDocument(_about(branch, spec, episode), media_type="text/markdown"))
 
 
 def _log_channels(recording: _Recording, place: str, spec: ArraySpec, values: Array, time: Array | None) -> None:
@@ -197,10 +198,11 @@ def _log_depth(recording: _Recording, place: str, planes: Array, time: Array | N
     stream.reset_time()
 
 
-def _about(branch: str, episode: Episode) -> str:
+def _about(branch: str, spec: Spec, episode: Episode) -> str:
+    absent = spec.metadata.get("absent", ())
     facts: dict[str, Any] = {
         "steps": len(episode),
-        "return": f"{episode.reward.sum(dtype=np.float64):.6g}",
+        "return": "not recorded" if "reward" in absent else f"{episode.reward.sum(dtype=np.float64):.6g}",
         "success": "not recorded" if episode.success is None else ("yes" if episode.success.any() else "no"),
         "end": "terminated" if episode.terminated[-1] else ("truncated" if episode.truncated[-1] else "not recorded"),
     }
@@ -220,14 +222,19 @@ def _blueprint(spec: Spec, episodes: list[int]) -> Any:
 
     images = [key for key, array_spec in spec.observation.items() if is_picture(array_spec)]
     channels = [key for key, array_spec in spec.observation.items() if not is_large(array_spec)]
+
+    def series(place: str, name: str, array_spec: ArraySpec) -> Any:
+        legend = blueprint.PlotLegend(visible=int(np.prod(array_spec.shape)) <= LEGEND_CHANNELS)
+        return blueprint.TimeSeriesView(origin=place, name=name, plot_legend=legend)
+
     tabs = []
     for number in episodes:
         branch = f"/episode_{number}"
         pictures = [blueprint.Spatial2DView(origin=f"{branch}/observation/{_path(key)}", name=key) for key in images]
         about = blueprint.TextDocumentView(origin=f"{branch}/about", name="about")
-        plots = [blueprint.TimeSeriesView(origin=f"{branch}/observation/{_path(key)}", name=key) for key in channels]
+        plots = [series(f"{branch}/observation/{_path(key)}", key, spec.observation[key]) for key in channels]
         if spec.action.shape[0]:
-            plots.insert(0, blueprint.TimeSeriesView(origin=f"{branch}/action", name="action"))
+            plots.insert(0, series(f"{branch}/action", "action", spec.action))
         outcome = [f"{branch}/{name}" for name in ("reward", "success", "terminated", "truncated", "intervened")]
         plots.append(blueprint.TimeSeriesView(origin=branch, contents=outcome, name="reward and ends"))
         rows = [blueprint.Horizontal(*pictures, about, name="images"), blueprint.Grid(*plots, name="channels")]

@@ -92,7 +92,7 @@ def test_a_store_without_actions_has_no_action(make_store: MakeStore, tmp_path: 
     store = make_store(tmp_path / "s.zarr", actions=0, depth=True, reward=False, success=False)
     write_rrd(tmp_path / "s.rrd", store, [0], maximum_side=480)
     names = table(tmp_path / "s.rrd", "/**").column_names
-    assert not any("action" in name for name in names)
+    assert not any("action" in name or "reward" in name for name in names)
     assert table(tmp_path / "s.rrd", "/episode_0/observation/depth").num_rows == len(store.episode(0)) + 1
 
 
