@@ -213,7 +213,8 @@ class VideoFrames(Frames):
             if self._decoder is None:
                 self._decoder = _Decoder(self.index, self.size, self.fit, self.threads)
             try:
-                images = self._decoder.frames(self.numbers[indices])
+                numbers = self.numbers[indices]
+                images = self._decoder.frames(numbers, self._decoder.room(numbers))
             except InputError:
                 self._close()
                 raise
@@ -236,12 +237,12 @@ class VideoFrames(Frames):
         size = block_size(self.shape[1:]) if size is None else size
         parts = [self.numbers[start : start + size] for start in range(0, len(self), size)]
         with _Decoder(self.index, self.size, self.fit, self.threads) as decoder, ThreadPoolExecutor(1) as pool:
-            following = pool.submit(decoder.frames, parts[0]) if parts else None
+            following = pool.submit(decoder.frames, parts[0], decoder.room(parts[0])) if parts else None
             for later in [*parts[1:], None]:
                 if following is None:
                     return
                 images = following.result()
-                following = None if later is None else pool.submit(decoder.frames, later)
+                following = None if later is None else pool.submit(decoder.frames, later, decoder.room(later))
                 yield images
 
     def close(self) -> None:
@@ -282,9 +283,12 @@ class _Decoder:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def frames(self, numbers: Array) -> Array:
-        """Shapes: (K,) -> (K, H, W, 3)."""
-        images = np.zeros((len(numbers), self.height, self.width, 3), np.uint8)
+    def room(self, numbers: Array) -> Array:
+        """Memory for frames. The thread that gets it should be the main one, whose memory is used again."""
+        return np.empty((len(numbers), self.height, self.width, 3), np.uint8)
+
+    def frames(self, numbers: Array, images: Array) -> Array:
+        """Decode into `images`. Shapes: (K,), (K, H, W, 3) -> (K, H, W, 3)."""
         wanted, first, inverse = np.unique(numbers, return_index=True, return_inverse=True)
         for number, row in zip(wanted.tolist(), first.tolist(), strict=True):
             with clear_video_errors(f"{self.index.path}: frame {number} of {len(self.index)}"):
@@ -371,6 +375,8 @@ class _Decoder:
         rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[:height, : 3 * width]
         shown_picture = _shown(rows.reshape(height, width, 3), self.index.orientation)
         source, target = self.window
+        if out[target].shape != out.shape:
+            out[:] = 0
         out[target] = shown_picture[source]
 
 
