@@ -5,8 +5,8 @@
 The decoder alone: PyAV decodes every frame and converts it to an RGB array, with as many threads as ours. Ours: frames
 in order from `VideoFrames`; and the whole way from opening the file to the committed episode of a store, as pixels or
 as JPEG. Numbers are the fastest of the repeats, which take turns; use the ratios. Those by the clock say something on a
-machine that does nothing else; those in processor time, of all threads, on any. The videos are those of `../shared/data`
-where they are there, else one made up of moving noise.
+machine that does nothing else; those in processor time, of all threads, on any. The videos are those of
+`../shared/data` where they are there, else one made up of moving noise.
 """
 
 import argparse
