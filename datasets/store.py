@@ -67,6 +67,7 @@ class EpisodeStore:
         self._group = group
         self._lock = lock
         self._writers: dict[str, ImageWriter] = {}
+        self._columns: dict[str, ImageColumn] = {}
         with clear_store_errors(path):
             attributes: dict[str, Any] = dict(group.attrs)
             self.spec = Spec.from_json(attributes["spec"])
@@ -271,6 +272,7 @@ class EpisodeStore:
         self.ends = np.concatenate([self.ends, ends])
         self._has_final = np.concatenate([self._has_final, has_final])
         self.records, self._log_bytes = [*self.records, *log], log_bytes
+        self._columns = {}
 
     def _writer(self, key: str) -> ImageWriter:
         return image_writer(
@@ -341,7 +343,7 @@ class EpisodeStore:
         for key in wanted:
             if key not in self.spec.observation:
                 raise InputError(f"{self.path} has no observation '{key}': {nearest(key, self.spec.observation)}")
-        columns = {key: self.column(key) for key in wanted if key in self.tiers}
+        columns = {key: self._column(key) for key in wanted if key in self.tiers}
         left_out = {f"observation/{key}" for key in self.spec.observation if key not in wanted}
         whole = self._arrays.whole
         spans = [self._span(index) for index in chosen]
@@ -381,6 +383,12 @@ class EpisodeStore:
             fetch=fetcher(self.path),
         )
 
+    def _column(self, key: str) -> ImageColumn:
+        """The same one for all episodes: it keeps maps and indices of videos."""
+        if key not in self._columns:
+            self._columns[key] = self.column(key)
+        return self._columns[key]
+
     def verify(self) -> None:
         """Compare every episode with the checksum it was written with. A bounded amount is in memory at once.
 
@@ -389,7 +397,7 @@ class EpisodeStore:
         """
         if len(self) == 0:
             return
-        columns = {key: self.column(key) for key in self.tiers}
+        columns = {key: self.column(key) for key in self.tiers}  # which have looked at no file yet
         damaged: list[int] = []
         reasons: list[str] = []
         spans = [self._span(index) for index in range(len(self))]

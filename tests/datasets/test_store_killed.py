@@ -87,8 +87,8 @@ def test_more_than_two_hundred_kills_over_all_tiers(tmp_path: Path) -> None:
     for number in range(12):
         folder = tmp_path / str(number)
         folder.mkdir()
-        episodes += kill_writers(folder, images=number % 3 > 0, kills=20, longest_s=0.25, seed=100 + number)
+        episodes += kill_writers(folder, images=number % 3 > 0, kills=20, longest_s=0.5, seed=100 + number)
         kills += 20
     print(f"{kills} kills, {episodes} episodes committed, {time.monotonic() - started:.0f} s")
     assert kills >= 200
-    assert episodes > 100
+    assert episodes > 40
