@@ -243,7 +243,8 @@ class _Walk:
             return
         if base not in NUMBERS:
             raise self._error(f"field {path} has the type {base}, which is not read")
-        dtype = self.order + NUMBERS[base] if NUMBERS[base] != "?" else "?"
+        number = "i1" if self.ros1 and base == "byte" else NUMBERS[base]  # signed in ROS 1, not in ROS 2
+        dtype = self.order + number if number != "?" else "?"
         size = np.dtype(dtype).itemsize
         if count and not self.ros1:
             self.position += -(self.position - self.base) % size
