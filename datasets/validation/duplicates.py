@@ -2,13 +2,14 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 
 from robot_rl.datasets.schema import Finding
 from robot_rl.datasets.validation.facts import episodes_setting, error, flat, information, listed, state_rows, vectors
 from robot_rl.datasets.validation.facts import warning as warn
-from robot_rl.datasets.validation.sketches import Sketch, Sketcher, similar
+from robot_rl.datasets.validation.sketches import Pair, Sketch, Sketcher, similar
 from robot_rl.spec import Spec
 from robot_rl.types import Episode
 
@@ -43,6 +44,11 @@ class DuplicateFacts:
             value = episode.metadata.get(name)
             values.append(None if value is None else str(value))
 
+    @cached_property
+    def near(self) -> list[Pair]:
+        """Episodes that share observations with their actions; asked for once all are added."""
+        return similar(self.both, NEAR)
+
     def findings(self) -> list[Finding]:
         """All checks of this file."""
         return [
@@ -67,7 +73,7 @@ def exact(facts: DuplicateFacts) -> list[Finding]:
 
 def between_splits(facts: DuplicateFacts) -> list[Finding]:
     """The same episode in two splits: what is measured on the one was learned on the other."""
-    pairs = {(pair.first, pair.second) for pair in similar(facts.both, NEAR)}
+    pairs = {(pair.first, pair.second) for pair in facts.near}
     first_with: dict[str, dict[str | None, int]] = defaultdict(dict)
     for index, digest in enumerate(facts.digests):
         first_with[digest].setdefault(facts.split[index], index)
@@ -91,7 +97,7 @@ def between_splits(facts: DuplicateFacts) -> list[Finding]:
 
 def nearly(facts: DuplicateFacts) -> list[Finding]:
     """Episodes that share many rows without being the same: cut, overlapping, or stored again."""
-    pairs = [pair for pair in similar(facts.both, NEAR) if facts.digests[pair.first] != facts.digests[pair.second]]
+    pairs = [pair for pair in facts.near if facts.digests[pair.first] != facts.digests[pair.second]]
     if not pairs:
         return []
     best = max(pairs, key=lambda pair: pair.share)
@@ -105,7 +111,7 @@ def nearly(facts: DuplicateFacts) -> list[Finding]:
 
 def same_actions(facts: DuplicateFacts) -> list[Finding]:
     """The same commands in episodes that look different: replays, or actions that were paired with wrong episodes."""
-    known = {(pair.first, pair.second) for pair in similar(facts.both, NEAR)}
+    known = {(pair.first, pair.second) for pair in facts.near}
     pairs = [pair for pair in similar(facts.action, NEAR) if (pair.first, pair.second) not in known]
     if not pairs or not facts.keys:
         return []
@@ -118,7 +124,7 @@ def same_observations(facts: DuplicateFacts) -> list[Finding]:
     """The same observations with different actions."""
     if not int(np.prod(np.shape(facts.action[0].hashes))):
         return []
-    known = {(pair.first, pair.second) for pair in similar(facts.both, NEAR)}
+    known = {(pair.first, pair.second) for pair in facts.near}
     pairs = [pair for pair in similar(facts.observation, NEAR) if (pair.first, pair.second) not in known]
     if not pairs:
         return []

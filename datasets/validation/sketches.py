@@ -6,8 +6,8 @@ resemblance and containment of documents": bottom-k sketches), so copies that we
 precision are found too.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -17,7 +17,7 @@ from robot_rl.types import Array
 
 SIZE = 64  # hashes of a sketch
 ROUNDING = 1e-3  # of a channel's deviation
-SMALLEST = 16  # distinct rows; fewer say nothing about an episode
+SMALLEST = 8  # distinct rows; fewer say nothing about an episode
 COMMON = 32  # episodes that share a hash, from which it is a pose they all visit
 
 
@@ -73,28 +73,39 @@ def similar(sketches: Sequence[Sketch], minimum: float) -> list[Pair]:
         sketches: of all episodes.
         minimum: share of rows.
     """
-    holders: dict[int, list[int]] = defaultdict(list)
     first_with: dict[bytes, int] = {}
-    pairs = []
+    pairs, distinct = [], []
     for index, sketch in enumerate(sketches):
         if sketch.distinct < SMALLEST:
             continue
         same = first_with.setdefault(sketch.hashes.tobytes(), index)
-        if same != index:
+        if same == index:
+            distinct.append(index)
+        else:
             pairs.append(Pair(same, index, 1.0))
-            continue
-        for value in sketch.hashes.tolist():
-            holders[value].append(index)
     shared: Counter[tuple[int, int]] = Counter()
-    for members in holders.values():
-        if 1 < len(members) <= COMMON:
-            shared.update(combinations(members, 2))
+    for members in _sharing(sketches, distinct):
+        shared.update(combinations(members, 2))
     for (first, second), count in sorted(shared.items()):
         if count >= minimum * SIZE / 2:
             share = resemblance(sketches[first], sketches[second])
             if share >= minimum:
                 pairs.append(Pair(first, second, share))
     return sorted(pairs, key=lambda pair: (pair.first, pair.second))
+
+
+def _sharing(sketches: Sequence[Sketch], chosen: Sequence[int]) -> Iterator[list[int]]:
+    """For each hash that more than one of the chosen episodes has, and at most `COMMON`: those that have it."""
+    if not chosen:
+        return
+    hashes = np.concatenate([sketches[index].hashes for index in chosen])
+    holders = np.repeat(np.asarray(chosen), [len(sketches[index].hashes) for index in chosen])
+    order = np.argsort(hashes, kind="stable")
+    hashes, holders = hashes[order], holders[order]
+    starts = np.flatnonzero(np.concatenate([[True], hashes[1:] != hashes[:-1]]))
+    counts = np.diff(starts, append=len(hashes))
+    for place in np.flatnonzero((counts > 1) & (counts <= COMMON)):
+        yield holders[starts[place] : starts[place] + counts[place]].tolist()
 
 
 def hash_rows(numbers: Array) -> Array:
