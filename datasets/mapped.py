@@ -79,6 +79,9 @@ class RawColumn:
         fits = rows * blocks.row_bytes < SHARE_OF_MEMORY * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         self.seen = np.zeros(rows, bool) if fits else None  # rows that are in memory since we read them
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RawColumn, (self.blocks, self.shape[0])
+
     def gather(self, rows: Array, out: Array | None = None) -> Array:
         """See `ImageColumn.gather`."""
         rows, out = prepared(rows, out, self.shape)

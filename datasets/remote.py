@@ -21,7 +21,14 @@ from typing import Any
 import fsspec
 
 from robot_rl.datasets.schema import EPISODE_LOG, array_names
-from robot_rl.datasets.store_files import LOCK, building, clear_disk_errors, is_store, refuse_existing
+from robot_rl.datasets.store_files import (
+    LOCK,
+    building,
+    clear_disk_errors,
+    clear_store_errors,
+    is_store,
+    refuse_existing,
+)
 from robot_rl.errors import InputError
 
 ROOT = "zarr.json"
@@ -195,11 +202,11 @@ class Fetcher:
 
 def fetcher(store: Path) -> Fetcher | None:
     """What brings the images of a store that `localize` cached; None for any other store."""
-    try:
-        data = json.loads((store / REMOTE).read_text())
-    except FileNotFoundError:
+    if not (store / REMOTE).exists():
         return None
-    return Fetcher(store, data["url"], data["sizes"])
+    with clear_store_errors(store):
+        data = json.loads((store / REMOTE).read_text())
+        return Fetcher(store, data["url"], dict(data["sizes"]))
 
 
 def cache_folder() -> Path:
