@@ -38,7 +38,7 @@ def run(config: InspectConfig) -> int:
         _fix(console, path)
     store = EpisodeStore.open(path)
     with console.status("Reading and checking ..."):
-        findings = validate(store)
+        findings = validate(store, str(path) if url is None else url)
     if config.check or config.fix:
         print_findings(console, findings)
         return int(any(finding.severity in ("error", "warning") for finding in findings))
