@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from robot_rl.datasets.ingest.robomimic_hdf5 import EXTRAS, METADATA_ATTRIBUTE, SPEC_ATTRIBUTE
-from robot_rl.datasets.schema import rows_of_episode
+from robot_rl.datasets.schema import array_names, rows_of_episode
 from robot_rl.datasets.store_files import clear_disk_errors
 from robot_rl.errors import InputError
 from robot_rl.spec import Spec
@@ -67,10 +67,11 @@ def _write(file: h5py.File, spec: Spec, episodes: Iterable[Episode], env_args: M
         demo.attrs["num_samples"] = steps
         demo.attrs[METADATA_ATTRIBUTE] = json.dumps(episode.metadata)
         observations = demo.create_group("obs", track_order=True)
+        names = array_names(spec.observation)
         for key in spec.observation:
-            observations[key] = rows[f"observation/{key}"][:steps]
+            observations[names[key]] = rows[f"observation/{key}"][:steps]
             if episode.has_final_observation:
-                demo[f"next_obs/{key}"] = rows[f"observation/{key}"][1:]
+                demo[f"next_obs/{names[key]}"] = rows[f"observation/{key}"][1:]
         demo["actions"], demo["rewards"] = rows["action"][:steps], rows["reward"][:steps]
         demo["terminated"], demo["truncated"] = rows["terminated"][:steps], rows["truncated"][:steps]
         demo["dones"] = np.asarray(episode.terminated | episode.truncated, np.int64)
@@ -78,8 +79,8 @@ def _write(file: h5py.File, spec: Spec, episodes: Iterable[Episode], env_args: M
             demo["success"] = np.asarray(episode.success, bool)
         if episode.intervened is not None:
             demo["intervened"] = np.asarray(episode.intervened, bool)
-        for key, array in episode.extras.items():
-            demo[f"{EXTRAS}/{key}"] = array
+        for key, name in array_names(episode.extras).items():
+            demo[f"{EXTRAS}/{name}"] = episode.extras[key]
         total += steps
     if total == 0:
         raise InputError(f"{file.filename}: there is no episode to write")

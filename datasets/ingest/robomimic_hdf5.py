@@ -175,7 +175,12 @@ def _observation_keys(demo: h5py.Group, path: Path) -> dict[str, str]:
             "recording with resimulate=true"
         )
     names = leaves(demo["obs"])
-    return {FLAT_KEY if names == ["flat"] else name: name for name in names}
+    return {FLAT_KEY if names == ["flat"] else key_of(name): name for name in names}
+
+
+def key_of(name: str) -> str:
+    """Undo `array_names`: a group beside an array of its name is written with an @."""
+    return name.replace("@/", "/")
 
 
 def _demo(demo: h5py.Group, keys: dict[str, str], options: ReadOptions, path: Path) -> Episode:
@@ -212,7 +217,7 @@ def _demo(demo: h5py.Group, keys: dict[str, str], options: ReadOptions, path: Pa
         terminated, truncated = _ends(flags, rewards, options.done_semantics)
         extras = {"simulator_state": dataset(demo, "states", path)} if "states" in demo else {}
         if EXTRAS in demo:
-            extras |= {name: dataset(demo[EXTRAS], name, path) for name in leaves(demo[EXTRAS])}
+            extras |= {key_of(name): dataset(demo[EXTRAS], name, path) for name in leaves(demo[EXTRAS])}
         return Episode(
             observation=observation,
             action=actions,

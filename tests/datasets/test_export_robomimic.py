@@ -21,6 +21,7 @@ SPEC = Spec(
     observation={  # not in the order of the alphabet
         "state": ArraySpec(shape=(3,), dtype="float64", names=("x", "y", "z"), unit="m"),
         "gripper/width": ArraySpec(shape=(1,), dtype="float32", unit="m"),
+        "state/filtered": ArraySpec(shape=(1,), dtype="float32"),  # beside `state`, as topics of bags may be
     },
     action=ArraySpec(shape=(2,), low=np.full(2, -2.0), high=np.full(2, 2.0)),
     control_period_s=0.05,
@@ -33,6 +34,7 @@ def make_episode(seed: int, steps: int) -> Episode:
     terminated, truncated = np.zeros(steps, bool), np.zeros(steps, bool)
     terminated[-1], truncated[-1] = seed % 3 != 0, seed % 3 != 1
     observation = {"state": rng.normal(size=(steps + 1, 3)), "gripper/width": rng.random((steps + 1, 1), np.float32)}
+    observation["state/filtered"] = rng.random((steps + 1, 1), np.float32)
     if seed % 5 == 0:  # without a final observation
         observation = {key: np.concatenate([array[:-1], array[-2:-1]]) for key, array in observation.items()}
     return Episode(
@@ -44,7 +46,11 @@ def make_episode(seed: int, steps: int) -> Episode:
         success=rng.random(steps) < 0.5,
         intervened=rng.random(steps) < 0.5 if seed % 2 else None,
         has_final_observation=seed % 5 != 0,
-        extras={"time_s": np.arange(steps + 1.0), "wrench/force": rng.normal(size=(steps, 3))},
+        extras={
+            "timestamp_s": np.arange(steps + 1.0),
+            "timestamp_s/state": np.arange(steps + 1.0),
+            "wrench/force": rng.normal(size=(steps, 3)),
+        },
         metadata={"seed": seed, "language": "lift"},
     )
 
