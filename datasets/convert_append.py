@@ -9,7 +9,7 @@ import numpy as np
 from robot_rl.datasets.convert_transforms import ACTION_BOUNDS
 from robot_rl.datasets.convert_workers import Job, Outcome, sendable
 from robot_rl.datasets.frames import blocks
-from robot_rl.datasets.schema import digest, is_image, rows_of_episode
+from robot_rl.datasets.schema import digest, rows_of_episode
 from robot_rl.datasets.store import EpisodeStore
 from robot_rl.errors import InputError
 from robot_rl.spec import Spec
@@ -106,7 +106,7 @@ def _sources(store: EpisodeStore) -> list[str]:
 
 
 def _numbers(spec: Spec) -> list[str]:
-    return [key for key, array in spec.observation.items() if not is_image(array)]
+    return [key for key, array in spec.observation.items() if not array.is_image]
 
 
 def _digest(spec: Spec, episode: Episode) -> str:

@@ -13,7 +13,6 @@ import numpy as np
 
 from robot_rl.datasets.frames import as_array, lazy, resize_frames
 from robot_rl.datasets.ingest.base import SuccessLabel
-from robot_rl.datasets.schema import is_image
 from robot_rl.errors import InputError, nearest
 from robot_rl.spec import ArraySpec, Spec
 from robot_rl.types import Array, Episode
@@ -156,7 +155,7 @@ def choose_tiers(spec: Spec, tier: str) -> dict[str, str]:
         spec: of the store.
         tier: `auto` takes raw up to 128 x 128 pixels and jpeg above.
     """
-    images = {key: array for key, array in spec.observation.items() if is_image(array)}
+    images = {key: array for key, array in spec.observation.items() if array.is_image}
     if tier != "auto":
         return dict.fromkeys(images, tier)
     return {key: "raw" if max(array.shape[:2]) <= RAW_SIDE else "jpeg" for key, array in images.items()}
@@ -305,7 +304,7 @@ def spec_with_action_from(
     if key not in spec.observation:
         raise InputError(f"action_from={key}: {nearest(key, spec.observation)}")
     source = spec.observation[key]
-    if is_image(source):
+    if source.is_image:
         raise InputError(f"action_from={key} is an image: name an observation of numbers")
     if (low is None) != (high is None):
         raise InputError("action_low and action_high go together: set both or none")
@@ -355,7 +354,7 @@ def resized(episode: Episode, size: tuple[int, int] | None, fit: str) -> Episode
 
 def resized_spec(spec: ArraySpec, size: tuple[int, int] | None) -> ArraySpec:
     """The spec of an observation whose images have another size."""
-    return replace(spec, shape=(*size, spec.shape[2])) if size is not None and is_image(spec) else spec
+    return replace(spec, shape=(*size, spec.shape[2])) if size is not None and spec.is_image else spec
 
 
 def bounds_of_data(minimum: Sequence[float], maximum: Sequence[float]) -> tuple[Array, Array]:

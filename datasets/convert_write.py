@@ -11,7 +11,6 @@ from robot_rl.datasets.convert_append import Known
 from robot_rl.datasets.convert_partial import Entry, Journal
 from robot_rl.datasets.convert_transforms import ACTION_BOUNDS, bounds_of_data
 from robot_rl.datasets.convert_workers import Outcome, Resumable
-from robot_rl.datasets.schema import is_image
 from robot_rl.datasets.store import EpisodeStore
 from robot_rl.datasets.store_files import clear_disk_errors, flush
 from robot_rl.errors import InputError
@@ -56,7 +55,7 @@ class Writer:
 
     def _is_full(self) -> bool:
         stored = [outcome.episode for outcome in self._block if outcome.episode is not None]
-        images = [key for key, spec in self.store.spec.observation.items() if is_image(spec)]
+        images = [key for key, spec in self.store.spec.observation.items() if spec.is_image]
         size = sum(episode.observation[key].shape[0] * _pixels(self.store, key) for episode in stored for key in images)
         return len(self._block) >= BLOCK_STEPS or sum(map(len, stored)) >= BLOCK_STEPS or size >= BLOCK_BYTES
 
@@ -88,7 +87,7 @@ class Writer:
             return str(error)
         self.steps += sum(map(len, episodes))
         for key, spec in self.store.spec.observation.items():
-            if is_image(spec):
+            if spec.is_image:
                 self.frames += sum(len(episode.observation[key]) for episode in episodes)
         return None
 

@@ -28,7 +28,6 @@ from robot_rl.datasets.convert_transforms import (
 from robot_rl.datasets.convert_write import BLOCK_BYTES, BLOCK_STEPS, declare_bounds
 from robot_rl.datasets.ingest.base import SuccessLabel, plain
 from robot_rl.datasets.remote import building_at, is_url
-from robot_rl.datasets.schema import is_image
 from robot_rl.datasets.store import EpisodeStore
 from robot_rl.datasets.store_files import WriterLock, clear_disk_errors, flush, is_store
 from robot_rl.errors import InputError
@@ -149,7 +148,7 @@ def filter_episodes(
     if selection.keep == "successful" and "success" in source.spec.metadata.get(ABSENT, ()):
         raise InputError(f"{source.path} does not say what succeeds: label it first, with `robot-rl edit relabel`")
     keys = choose_keys(list(source.spec.observation), selection.keys, selection.exclude)
-    numbers = [key for key, array in source.spec.observation.items() if not is_image(array)]
+    numbers = [key for key, array in source.spec.observation.items() if not array.is_image]
     wanted = [i for i, episode in enumerate(source.episodes(keys=numbers)) if selection.wants(i, episode)]
     spec = replace(source.spec, observation={key: source.spec.observation[key] for key in keys})
     return _keep(store, source, wanted, spec, {"operation": "filter", **_given(selection)}, output, overwrite)
@@ -325,7 +324,7 @@ def _write(
 
 
 def _image_bytes(spec: Spec, episode: Episode) -> int:
-    return sum(int(np.prod(episode.observation[key].shape)) for key, a in spec.observation.items() if is_image(a))
+    return sum(int(np.prod(episode.observation[key].shape)) for key, a in spec.observation.items() if a.is_image)
 
 
 def _edited(source: EpisodeStore, about: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 
 from robot_rl.datasets.frames import EncodedFrames, blocks, lazy
-from robot_rl.datasets.schema import is_image
 from robot_rl.errors import InputError
 from robot_rl.spec import ArraySpec, Spec
 from robot_rl.types import Array, Episode
@@ -88,7 +87,7 @@ class Plan:
         features: dict[str, dict[str, Any]] = {}
         groups: dict[str, dict[str, str]] = {"number": {}, "image": {}, "video": {}}
         for key, array in spec.observation.items():
-            kind = "number" if not is_image(array) else "video" if video and array.shape[2] == 3 else "image"
+            kind = "number" if not array.is_image else "video" if video and array.shape[2] == 3 else "image"
             prefix = "observation." if kind == "number" else "observation.images."
             name = _unused(prefix + key.replace("/", "."), features)
             groups[kind][key] = name

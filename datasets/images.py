@@ -10,7 +10,6 @@ import numpy as np
 from robot_rl.datasets.blocks import BlockArray, Fetch
 from robot_rl.datasets.frames import JPEG_SIGNATURE, EncodedFrames, blocks, decode_image, encode_jpeg, lazy
 from robot_rl.datasets.mapped import ImageColumn, JpegColumn, RawColumn, Threads, feed_bytes
-from robot_rl.datasets.schema import is_image
 from robot_rl.errors import InputError, nearest
 from robot_rl.spec import ArraySpec, Spec
 from robot_rl.types import Array
@@ -149,7 +148,7 @@ def checked_tiers(spec: Spec, tiers: Mapping[str, str] | None) -> dict[str, str]
     Raises:
         InputError: a key is no image, or there is no such tier.
     """
-    images = [key for key, array in spec.observation.items() if is_image(array)]
+    images = [key for key, array in spec.observation.items() if array.is_image]
     chosen = dict.fromkeys(images, "raw") | dict(tiers or {})
     for key, tier in chosen.items():
         if key not in images:

@@ -137,7 +137,7 @@ def measure(
     passing = _Pass(store, discount)
     for episode in store.episodes(keys=passing.keys):
         passing.add(episode)
-    outcomes, sample, pairs = passing.outcomes, passing.sampler.sample(), passing.pairs.count()
+    outcomes, sample, pairs = passing.outcomes, passing.sampler.sample(), min(passing.pairs.count(), store.steps)
     totals = np.asarray([outcome.total for outcome in outcomes])
     known = [outcome.success for outcome in outcomes if outcome.success is not None]
     after = [outcome.after_success for outcome in outcomes if outcome.after_success]

@@ -35,11 +35,6 @@ class Finding:
     remedy: str = ""
 
 
-def is_image(spec: ArraySpec) -> bool:
-    """Whether rows are images, (H, W, 3) RGB or (H, W, 1), uint8."""
-    return spec.dtype == "uint8" and len(spec.shape) == 3 and spec.shape[2] in (1, 3) and min(spec.shape) > 0
-
-
 def array_names(keys: Iterable[str]) -> dict[str, str]:
     """The path of each key's array. No array lies inside another: beside `time`, `time/front` lies at `time@/front`.
 
@@ -184,7 +179,7 @@ def require_finite(array: Array, place: str) -> None:
 
 
 def _checked(array: Array, spec: ArraySpec, place: str, *, lazy_image: bool = False) -> Array:
-    if not (lazy_image and is_image(spec) and lazy(array) is not None):
+    if not (lazy_image and spec.is_image and lazy(array) is not None):
         array = np.asarray(array)
     if array.shape[1:] != spec.shape:
         raise InputError(f"{place} has shape (steps, *{array.shape[1:]}), the store has (steps, *{spec.shape})")

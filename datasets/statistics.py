@@ -7,11 +7,15 @@ import numpy as np
 
 from robot_rl.types import Array, Episode
 
-BLOCK = 65_536  # rows that are converted to float64 at once
+BLOCK_NUMBERS = 4_194_304  # that are converted to float64 at once
+LARGE = 1_024  # numbers a row from which the statistics are over all of them together: depth planes, point clouds
 
 
 class Moments:
-    """Streaming mean, deviation and range by channel (Chan, Golub and LeVeque, 1979: pairwise update)."""
+    """Streaming mean, deviation and range by channel (Chan, Golub and LeVeque, 1979: pairwise update).
+
+    Rows of more than `LARGE` numbers count as one channel with as many rows.
+    """
 
     def __init__(self) -> None:
         self.count = 0
@@ -22,8 +26,11 @@ class Moments:
 
     def add(self, array: Array) -> None:
         """Shapes: (N, *)."""
-        for start in range(0, len(array), BLOCK):
-            block = np.asarray(array[start : start + BLOCK], np.float64)
+        size = int(np.prod(array.shape[1:]))
+        rows = max(1, BLOCK_NUMBERS // max(size, 1))
+        for start in range(0, len(array), rows):
+            block = np.asarray(array[start : start + rows], np.float64)
+            block = block.reshape(-1, 1) if size > LARGE else block
             count, mean = len(block), block.mean(axis=0)
             squares = np.square(block - mean).sum(axis=0)
             low, high = block.min(axis=0), block.max(axis=0)

@@ -27,7 +27,8 @@ class RewardRule:
     last_steps: int | None = None
     """Every episode is a demonstration that succeeds in its last so many steps: they get the second number of
     `values`, the others the first, and success is set likewise."""
-    observation: str | None = None  # key of an observation whose channel `index`, after the step, is the reward
+    observation: str | None = None
+    """Key of an observation whose channel `index`, after the step, is the reward; summed where `stride` joins steps."""
     index: int = 0
     values: list[float] = field(default_factory=lambda: [0.0, 1.0])
 
@@ -132,9 +133,11 @@ class IngestConfig:
     language: str | None = None  # instruction of every episode, in place of the recorded one
     stride: int = 1
     """Keep every so many-th observation, so the control period grows: rewards are summed, an action is the first of
-    its steps, or their sum where actions are differences (`action_semantics` ends in `delta`)."""
+    its steps, or their sum where actions are differences (`action_semantics` ends in `delta`; grippers are not
+    summed)."""
     action_from: str | None = None
-    """Key of an observation: the action of a step is its next value, for recordings without actions."""
+    """Key of an observation: the action of a step is its next value, for recordings without actions. Its bounds are
+    `action_low` and `action_high`, else the range of the data."""
     action_mode: str = "absolute"  # absolute | delta (the next value minus this one)
     success: SuccessRule | None = None  # labels success where the source does not record it
     reward: RewardRule = field(default_factory=RewardRule)
@@ -255,8 +258,8 @@ class ExportConfig:
     fps: float | None = None  # lerobot: where the store declares no control period
     task: str | None = None  # lerobot: for episodes without language
     video_codec: str = "libsvtav1"
-    """lerobot: libsvtav1 | h264 | none (images in the tables, without loss: PNG, or the JPEG that they are). Videos that
-    were recorded as videos are copied."""
+    """lerobot: libsvtav1 | h264 | none (images in the tables, without loss: PNG, or the JPEG that they are). Videos
+    that were recorded as videos are copied."""
     crf: int = 30  # lerobot: quality of the video, lower is better
 
     def __post_init__(self) -> None:

@@ -22,6 +22,11 @@ class ArraySpec:
     unit: str | None = None  # SI, or "1" for a pure number; None is not declared
     frame: str | None = None
 
+    @property
+    def is_image(self) -> bool:
+        """Rows are images: (H, W, 3) RGB or (H, W, 1), uint8."""
+        return self.dtype == "uint8" and len(self.shape) == 3 and self.shape[2] in (1, 3) and min(self.shape) > 0
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; `from_json` undoes it."""
         return {

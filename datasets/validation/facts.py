@@ -13,15 +13,10 @@ FIELD_NUMBERS = 1024
 LISTED = 8  # indices that a text names before `...`
 
 
-def is_image(spec: ArraySpec) -> bool:
-    """uint8 (H, W, 1) or (H, W, 3)."""
-    return spec.dtype == "uint8" and len(spec.shape) == 3 and spec.shape[2] in (1, 3)
-
-
 def is_vector(spec: ArraySpec) -> bool:
     """Numbers with a meaning by channel: not an image, not a depth map."""
     field = len(spec.shape) >= 2 and int(np.prod(spec.shape)) >= FIELD_NUMBERS
-    return not is_image(spec) and not field and np.dtype(spec.dtype).kind in "fiub"
+    return not spec.is_image and not field and np.dtype(spec.dtype).kind in "fiub"
 
 
 def vectors(spec: Spec) -> list[str]:
@@ -31,7 +26,7 @@ def vectors(spec: Spec) -> list[str]:
 
 def images(spec: Spec) -> list[str]:
     """Keys of the observations that are images, in the order of the spec."""
-    return [key for key, array_spec in spec.observation.items() if is_image(array_spec)]
+    return [key for key, array_spec in spec.observation.items() if array_spec.is_image]
 
 
 def real_rows(episode: Episode, rows: Array) -> Array:

@@ -10,7 +10,6 @@ from robot_rl.datasets.validation.facts import (
     error,
     flat,
     information,
-    is_image,
     is_vector,
     listed,
     real_rows,
@@ -112,7 +111,7 @@ class NumberFacts:
         self.observation = {
             key: ChannelFacts(f"observation '{key}'", array_spec)
             for key, array_spec in spec.observation.items()
-            if not is_image(array_spec)
+            if not array_spec.is_image
         }
         self.action = ChannelFacts("action", spec.action)
         self.reward = ChannelFacts("reward", ArraySpec(shape=()))

@@ -19,7 +19,6 @@ from robot_rl.datasets.store import EpisodeStore
 from robot_rl.environment import Environment
 from robot_rl.errors import InputError, nearest
 from robot_rl.replay.buffer import ReplayBuffer
-from robot_rl.replay.columns import is_image
 from robot_rl.replay.instructions import Instructions
 from robot_rl.replay.weights import advantage_weights, return_weights
 from robot_rl.seeding import Seeds
@@ -149,7 +148,7 @@ def _weights(config: DatasetConfig, spec: Spec, episodes: list[Episode]) -> list
         case "return":
             weights = return_weights(returns, lengths, config.weighting_temperature)
         case "advantage":
-            numbers = [key for key, array in spec.observation.items() if not is_image(array)]
+            numbers = [key for key, array in spec.observation.items() if not array.is_image]
             first = np.stack([np.concatenate([e.observation[key][0].ravel() for key in numbers]) for e in episodes])
             weights = advantage_weights(returns, first, lengths, config.weighting_temperature)
         case _:

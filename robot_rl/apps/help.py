@@ -42,7 +42,7 @@ EXAMPLES = {
     "export": [
         ("robot-rl export data/lift.zarr lift_lerobot", "a LeRobot v3.0 data set"),
         ("robot-rl export data/lift.zarr lift.hdf5", "robomimic, by the ending of the name"),
-        ("robot-rl export data/lift.zarr lift_lerobot video_codec=h264 crf=20 'task=\"lift the cube\"'", "other videos"),
+        ("robot-rl export data/lift.zarr lift_lerobot video_codec=h264 crf=20", "other videos"),
     ],
     "train": [
         ("robot-rl train lift", "run an experiment of configs/experiment"),

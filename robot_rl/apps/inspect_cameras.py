@@ -8,7 +8,7 @@ import numpy as np
 
 from robot_rl.apps.inspect_chart import COLORS
 from robot_rl.apps.inspect_pictures import Clip, Light, Pictures, Strip
-from robot_rl.apps.inspect_survey import Survey, is_image, number_of, shortened
+from robot_rl.apps.inspect_survey import Survey, number_of, shortened
 from robot_rl.apps.report_chart import Panel, Series, chart, number
 from robot_rl.apps.report_page import folded, paragraph, table
 
@@ -91,7 +91,7 @@ def _light(survey: Survey, shown: Pictures) -> str:
     rows, charts = [], []
     for key in shown.cameras:
         lights = [light for light in shown.lights if light.camera == key]
-        if not is_image(survey.spec.observation[key]) or not lights:
+        if not survey.spec.observation[key].is_image or not lights:
             continue
         brightness = np.concatenate([light.brightness for light in lights])
         change = np.concatenate([light.change for light in lights])

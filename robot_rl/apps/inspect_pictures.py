@@ -8,7 +8,7 @@ from fractions import Fraction
 import av
 import numpy as np
 
-from robot_rl.apps.inspect_survey import is_depth, is_image, is_picture, spread
+from robot_rl.apps.inspect_survey import is_depth, is_picture, spread
 from robot_rl.datasets.frames import block_size, encode_jpeg, resize, resize_frames
 from robot_rl.datasets.store import EpisodeStore
 from robot_rl.errors import InputError
@@ -142,7 +142,7 @@ def _film(spec: Spec, number: int, images: dict[str, Array]) -> tuple[Clip, list
     rows = len(next(iter(images.values())))
     steps = np.arange(0, rows, -(-rows // CLIP_FRAMES))
     frames = {key: _small(spec, key, images[key], steps, CLIP_HEIGHT) for key in images}
-    lights = [_light(number, key, frames[key], steps) for key in images if is_image(spec.observation[key])]
+    lights = [_light(number, key, frames[key], steps) for key in images if spec.observation[key].is_image]
     return _clip(spec, number, frames, steps), lights
 
 

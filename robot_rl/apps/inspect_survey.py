@@ -187,11 +187,6 @@ def spread(count: int, limit: int) -> list[int]:
     return sorted({int(place) for place in np.linspace(0, count - 1, limit).round()})
 
 
-def is_image(spec: ArraySpec) -> bool:
-    """uint8 images (H, W, 3) or (H, W, 1)."""
-    return spec.dtype == "uint8" and len(spec.shape) == 3 and spec.shape[2] in (1, 3)
-
-
 def is_depth(spec: ArraySpec) -> bool:
     """A plane (H, W) of numbers, such as distances."""
     return len(spec.shape) == 2 and min(spec.shape) >= SMALLEST_DEPTH_SIDE
@@ -199,7 +194,7 @@ def is_depth(spec: ArraySpec) -> bool:
 
 def is_picture(spec: ArraySpec) -> bool:
     """An image or a plane."""
-    return is_image(spec) or is_depth(spec)
+    return spec.is_image or is_depth(spec)
 
 
 def is_large(spec: ArraySpec) -> bool:

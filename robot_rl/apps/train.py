@@ -39,7 +39,6 @@ from robot_rl.loops.run import Evaluator, Run
 from robot_rl.networks.encoder import DEVIATION_FLOOR
 from robot_rl.recorder import Progress, Recorder
 from robot_rl.replay.buffer import ReplayBuffer
-from robot_rl.replay.columns import is_image
 from robot_rl.replay.instructions import Instructions
 from robot_rl.seeding import Seeds
 from robot_rl.spec import Spec
@@ -134,7 +133,7 @@ def _assemble(
 
     told = any("language" in episode.metadata for data in loaded.values() for episode in data.episodes)
     instructions = Instructions() if told else None
-    images = any(is_image(array) for array in spec.observation.values())
+    images = any(array.is_image for array in spec.observation.values())
     sources: dict[str, ReplayBuffer] = {}
     for name, data in loaded.items():
         rows = sum(len(episode) + 1 for episode in data.episodes)

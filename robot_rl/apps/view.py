@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from robot_rl.apps.inspect_survey import channel_names, is_depth, is_image, is_large, is_picture, times_s
+from robot_rl.apps.inspect_survey import channel_names, is_depth, is_large, is_picture, times_s
 from robot_rl.data_config import ViewConfig
 from robot_rl.datasets.frames import (
     JPEG_SIGNATURE,
@@ -130,7 +130,7 @@ def _log_episode(recording: _Recording, branch: str, spec: Spec, episode: Episod
     for key, array_spec in spec.observation.items():
         place = f"{branch}/observation/{_path(key)}"
         own_time = times_s(spec, episode, key)
-        if is_image(array_spec):
+        if array_spec.is_image:
             _log_images(recording, place, episode.observation[key], own_time, maximum_side)
         elif is_depth(array_spec):
             _log_depth(recording, place, episode.observation[key], own_time)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from robot_rl.errors import InputError
 from robot_rl.functional.bellman import monte_carlo_return
-from robot_rl.replay.columns import Column, MappedColumn, is_image
+from robot_rl.replay.columns import Column, MappedColumn
 from robot_rl.replay.instructions import Instructions
 from robot_rl.spec import Spec
 from robot_rl.transforms.action import ActionScale
@@ -75,7 +75,7 @@ class ReplayBuffer:
 
         self.observation: dict[str, Column] = {
             key: MappedColumn(array, capacity, self.device)
-            if mapped and is_image(array)
+            if mapped and array.is_image
             else rows(*array.shape, dtype=torch.uint8 if array.dtype == "uint8" else torch.float32)
             for key, array in spec.observation.items()
         }

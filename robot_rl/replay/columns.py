@@ -72,8 +72,3 @@ class MappedColumn:
 
 
 Column = Tensor | MappedColumn
-
-
-def is_image(spec: ArraySpec) -> bool:
-    """Whether an observation is an image: bytes, (H, W, C)."""
-    return spec.dtype == "uint8" and len(spec.shape) == 3

@@ -303,3 +303,27 @@ def test_a_store_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
         build_slowly()
     assert EpisodeStore.open(path).provenance == {"writer": "fast"}
     assert [entry.name for entry in tmp_path.iterdir()] == ["s.zarr"]
+
+
+def test_statistics_of_planes_are_over_all_their_numbers(tmp_path: Path) -> None:
+    depth = np.linspace(0, 2, 4 * 40 * 50, dtype=np.float32).reshape(4, 40, 50)
+    store = EpisodeStore.create(
+        tmp_path / "depth.zarr",
+        Spec(observation={"depth": ArraySpec(shape=(40, 50))}, action=ArraySpec(shape=(1,))),
+        provenance={},
+    )
+    store.append(
+        Episode(
+            observation={"depth": depth},
+            action=np.zeros((3, 1), np.float32),
+            reward=np.zeros(3),
+            terminated=np.zeros(3, bool),
+            truncated=np.array([False, False, True]),
+        )
+    )
+    store.finish()
+    numbers = store.statistics["arrays"]["observation/depth"]
+    assert np.shape(numbers["mean"]) == (1,)
+    np.testing.assert_allclose(numbers["mean"], depth.mean(dtype=np.float64), rtol=1e-6)
+    np.testing.assert_allclose(numbers["std"], depth.std(dtype=np.float64), rtol=1e-6)
+    assert (tmp_path / "depth.zarr" / "zarr.json").stat().st_size < 10_000
