@@ -1,6 +1,6 @@
 """Which topics of a recording are used, and what they are: the part of a plan that is about messages, not times."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,10 @@ from robot_rl.datasets.ingest.base import BagOptions
 from robot_rl.datasets.schema import Finding
 from robot_rl.errors import InputError, nearest
 
+SHOWN = 6  # topics that are not used for the same reason, by name
+COMMANDS = ("command", "cmd", "setpoint", "target", "joint_trajectory")
+COMMAND_TYPES = ("JointTrajectory", "Twist", "TwistStamped")
+"""What the name or the type of a command's topic often is."""
 EXAMPLES = 32  # messages of a topic that are looked at for the names of joints
 SEMANTICS = {
     "position": "joint_position_target",
@@ -120,6 +124,8 @@ def choose_topics(plan: Plan, path: Path, options: BagOptions) -> None:
     if command is not None:
         found, _ = _features(plan, command[0], command[1], definitions, asked=True)
         plan.action = action_feature(command[0], found)
+    else:
+        _say_commands(plan, names)
     if marker is not None:
         plan.schemas[marker] = _schema(plan, marker, definitions)
     if not plan.features and not plan.images:
@@ -130,10 +136,33 @@ def choose_topics(plan: Plan, path: Path, options: BagOptions) -> None:
         )
     _require_keys(plan)
     if unused:
-        listed = "; ".join(f"{topic}: {why}" for topic, why in unused.items())
+        text = f"{len(unused)} topics are not used: {by_reason(unused)}"
+        plan.say("information", text, "name those you need in bag.observations")
+
+
+def _say_commands(plan: Plan, names: Sequence[str]) -> None:
+    """Topics that may be the command, where none was named."""
+    found = [
+        name
+        for name in names
+        if any(word in name.lower() for word in COMMANDS) or _type(plan, name).split("/")[-1] in COMMAND_TYPES
+    ]
+    if found:
+        text = f"no topic was named as the command, so there are no actions; it may be {', '.join(found[:SHOWN])}"
         plan.say(
-            "information", f"{len(unused)} topics are not used: {listed}", "name those you need in bag.observations"
+            "information", text, f"set bag.action={found[0]}, or take actions from an observation with action_from"
         )
+
+
+def by_reason(unused: Mapping[str, str]) -> str:
+    """Topics in words, those with the same reason together, and of many only the first."""
+    topics: dict[str, list[str]] = {}
+    for topic, why in unused.items():
+        topics.setdefault(why, []).append(topic)
+    return "; ".join(
+        f"{', '.join(names[:SHOWN])}{f' and {len(names) - SHOWN} more' if len(names) > SHOWN else ''}: {why}"
+        for why, names in topics.items()
+    )
 
 
 def _add_topic(plan: Plan, topic: str, field_name: str | None, definitions: dict[str, Any], *, asked: bool) -> None:

@@ -15,7 +15,7 @@ from robot_rl.datasets.ingest.replay_zarr import ReplayZarrReader
 from robot_rl.datasets.ingest.robomimic_hdf5 import RobomimicHdf5Reader
 from robot_rl.datasets.ingest.robosuite_raw import RobosuiteRawReader
 from robot_rl.datasets.ingest.video_files import VideoFilesReader
-from robot_rl.datasets.store_files import near
+from robot_rl.datasets.store_files import is_store, near
 from robot_rl.errors import InputError, nearest
 
 READERS: tuple[Reader, ...] = (
@@ -51,6 +51,10 @@ def find_reader(path: Path, format: str | None = None) -> Reader:
     for reader in READERS:
         if reader.probe(path) is not None:
             return reader
+    if is_store(path):
+        raise InputError(
+            f"{path} is an episode store already: `robot-rl inspect` looks at it, `robot-rl edit merge` joins stores"
+        )
     known = "; ".join(f"{reader.name}: {reader.description}" for reader in READERS)
     raise InputError(f"{path} is in no format that a reader knows. It is: {_seen(path)}. Known formats: {known}")
 

@@ -13,6 +13,7 @@ from rosbags.typesys import Stores, get_typestore
 from robot_rl.datasets.frames import EncodedFrames
 from robot_rl.datasets.ingest.bag import BagReader, summary
 from robot_rl.datasets.ingest.bag_source import find_bags, open_bag
+from robot_rl.datasets.ingest.bag_topics import by_reason
 from robot_rl.datasets.ingest.base import BagOptions, ReadOptions, Recording
 from robot_rl.errors import InputError
 from robot_rl.types import Episode
@@ -423,3 +424,18 @@ def test_what_our_own_robot_will_record_is_read(record_messages: RecordArm, tmp_
     assert np.allclose(episode.action[:, 0], steps[:-1] / 100 + 0.01)
     assert episode.observation["joy/buttons"].dtype == np.int32
     assert np.asarray(episode.observation["camera/wrist/image_raw"])[7, 0, 0, 0] == 5  # the last one, not the next
+
+
+def test_topics_that_may_be_the_command_are_named_where_none_was(record_arm: RecordArm, tmp_path: Path) -> None:
+    record_arm(tmp_path / "arm", seconds=2.0)
+    with BagReader().open(tmp_path / "arm", options()) as recording:
+        assert "no topic was named as the command, so there are no actions; it may be /joint_command" in texts(
+            recording
+        )
+    with BagReader().open(tmp_path / "arm", options(action="/joint_command")) as recording:
+        assert "may be" not in texts(recording)
+
+
+def test_of_many_topics_that_are_not_used_only_some_are_named() -> None:
+    why = dict.fromkeys([f"/{number}" for number in range(9)], "1 message") | {"/tf": "is not taken"}
+    assert by_reason(why) == "/0, /1, /2, /3, /4, /5 and 3 more: 1 message; /tf: is not taken"
