@@ -202,7 +202,7 @@ class _Take:
             if len(table) != len(first):
                 raise InputError(
                     f"{side} has {len(table)} rows, but {first.path} has {len(first)} frames: a table needs a row for "
-                    "each frame, or a column of times (set table.time)"
+                    f"each frame, or a column of times: set table.time to one of {', '.join(table.names)}"
                 )
             take.table_times_s = first.times_s
         else:
