@@ -311,7 +311,8 @@ def _require_video(recording: Recording, job: Job) -> None:
     if keys:
         episode = recording.read(0)
         for key in keys:
-            if not isinstance(lazy(episode.observation[key]), VideoFrames):
+            frames = lazy(episode.observation[key])
+            if not isinstance(frames, VideoFrames) or frames.size is not None:
                 raise InputError(
                     f"image.tier=video, but '{key}' is not recorded as a video: take image.tier=jpeg or raw"
                 )

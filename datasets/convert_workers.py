@@ -27,6 +27,7 @@ from robot_rl.datasets.frames import JPEG_SIGNATURE, EncodedFrames, as_array, bl
 from robot_rl.datasets.ingest.base import ReadOptions, Recording, without_checksums
 from robot_rl.datasets.ingest.registry import find_reader
 from robot_rl.datasets.schema import Finding, rows_of_episode
+from robot_rl.datasets.video import VideoFrames
 from robot_rl.errors import InputError
 from robot_rl.spec import Spec
 from robot_rl.types import Array, Episode
@@ -95,7 +96,7 @@ def sendable(outcome: Outcome, job: Job) -> Outcome:
         return outcome
     if sum(_bytes(outcome.episode.observation[key], tier) for key, tier in job.tiers.items()) > LARGE_BYTES:
         return replace(outcome, episode=None, large=True)
-    observation = dict(outcome.episode.observation)
+    observation = {key: _by_one_thread(rows) for key, rows in outcome.episode.observation.items()}
     try:
         for key, tier in job.tiers.items():
             if tier == "raw":
@@ -323,6 +324,14 @@ def _bytes(rows: Array, tier: str) -> int:
         return sum(map(len, frames.encoded))
     decoded = int(np.prod(rows.shape))
     return decoded // JPEG_RATIO if tier == "jpeg" else decoded
+
+
+def _by_one_thread(rows: Array) -> Array:
+    """Videos that one thread decodes: the processes share the cores already."""
+    frames = lazy(rows)
+    if not isinstance(frames, VideoFrames):
+        return rows
+    return as_array(VideoFrames(frames.index, frames.numbers, size=frames.size, fit=frames.fit, threads=1))
 
 
 def _as_jpeg(rows: Array, quality: int, place: str) -> EncodedFrames:

@@ -19,6 +19,7 @@ from robot_rl.datasets.convert import ConvertSettings, Report, State, convert
 from robot_rl.datasets.convert_partial import locked, partial_folder
 from robot_rl.datasets.convert_transforms import ImageOptions, RewardLabel, Transforms
 from robot_rl.datasets.convert_write import BLOCK_STEPS
+from robot_rl.datasets.edit import delete, merge
 from robot_rl.datasets.store import EpisodeStore
 from robot_rl.errors import InputError
 
@@ -314,6 +315,20 @@ def test_images_that_are_no_videos_cannot_be_kept_as_videos(tmp_path: Path) -> N
     settings = replace(QUICK, transforms=Transforms(image=ImageOptions(tier="video")))
     with pytest.raises(InputError, match="'camera' is not recorded as a video"):
         convert(write_demos(tmp_path / "d.hdf5", side=16), tmp_path / "out" / "s.zarr", settings)
+
+
+def test_a_video_is_kept_as_it_is_by_whomever_and_through_changes(tmp_path: Path, shared_data: Path) -> None:
+    source = shared_data / "videos" / "umi_handheld_gripper_human_demo_ep0.mp4"
+    transforms = Transforms(image=ImageOptions(tier="video"), stride=50)
+    alone = convert(source, tmp_path / "alone.zarr", ConvertSettings(workers=0, transforms=transforms))
+    shared = convert(source, tmp_path / "shared.zarr", ConvertSettings(workers=1, transforms=transforms))
+    assert contents(Path(alone.path)) == contents(Path(shared.path))
+    assert (alone.steps, alone.frames) == (8, 9)
+    merge([alone.path, shared.path], tmp_path / "both.zarr")
+    delete(tmp_path / "both.zarr", [0])
+    kept = EpisodeStore.open(tmp_path / "both.zarr")
+    assert kept.digests == EpisodeStore.open(alone.path).digests
+    assert [path.read_bytes() for path in kept.path.rglob("*.mp4")] == [source.read_bytes()]
 
 
 def test_a_store_at_a_url_is_built_here_and_published_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
