@@ -6,11 +6,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from robot_rl.algorithms import awac, bc, fql, iql, rorl, sac, td3
+from robot_rl.algorithms import awac, bc, fql, idql, iql, rorl, sac, td3
 from robot_rl.algorithms.agent import Agent, replaced
 from robot_rl.algorithms.awac import AWACConfig
 from robot_rl.algorithms.bc import BCConfig
 from robot_rl.algorithms.fql import FQLConfig
+from robot_rl.algorithms.idql import IDQLConfig
 from robot_rl.algorithms.iql import IQLConfig
 from robot_rl.algorithms.rorl import RORLConfig
 from robot_rl.algorithms.sac import SACConfig
@@ -23,14 +24,15 @@ ALGORITHM_CONFIGS: dict[str, type] = {
     "awac": AWACConfig,
     "bc": BCConfig,
     "fql": FQLConfig,
+    "idql": IDQLConfig,
     "iql": IQLConfig,
     "rorl": RORLConfig,
     "sac": SACConfig,
     "td3": TD3Config,
 }
 
-AlgorithmConfig = AWACConfig | BCConfig | FQLConfig | IQLConfig | RORLConfig | SACConfig | TD3Config
-Config = TypeVar("Config", AWACConfig, BCConfig, FQLConfig, IQLConfig, RORLConfig, SACConfig, TD3Config)
+AlgorithmConfig = AWACConfig | BCConfig | FQLConfig | IDQLConfig | IQLConfig | RORLConfig | SACConfig | TD3Config
+Config = TypeVar("Config", AWACConfig, BCConfig, FQLConfig, IDQLConfig, IQLConfig, RORLConfig, SACConfig, TD3Config)
 
 
 def create(
@@ -65,6 +67,8 @@ def create(
             return awac.create(config, spec, seeds, device, statistics)
         case FQLConfig():
             return fql.create(config, spec, seeds, device, statistics)
+        case IDQLConfig():
+            return idql.create(config, spec, seeds, device, statistics)
         case BCConfig():
             return bc.create(config, spec, seeds, device, statistics)
     raise InputError(

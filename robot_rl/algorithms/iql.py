@@ -1,6 +1,7 @@
-"""Implicit Q-Learning (IQL).
+"""Implicit Q-Learning (IQL), and its robust form for corrupted data (RIQL).
 
 Kostrikov, Nair, Levine. "Offline Reinforcement Learning with Implicit Q-Learning". ICLR 2022, arXiv:2110.06169.
+Yang et al. "Towards Robust Offline Reinforcement Learning under Diverse Data Corruption". ICLR 2024, arXiv:2310.12955.
 
 V regresses to an upper expectile of Q, Q to r + discount * V(s'), and the policy clones recorded actions with weight
 exp(inverse_temperature * (Q - V)). No action outside the data is ever judged, so the same update serves the offline and
@@ -10,10 +11,16 @@ Weights are clipped and the order is V, policy, Q, target, policy and Q seeing t
 (github ikostrikov/implicit_q_learning 09d7002). Differences from it: an ensemble of E critics (theirs: 2); optional
 LayerNorm and gradient clipping.
 
+RIQL (`configs/algorithm/riql.yaml`) normalises observations, which the replay settings do, takes a quantile over
+critics in place of their minimum, and counts large TD errors linearly. Its code (github YangRui2015/RIQL cc07d81) also
+cuts targets, clones by squared error with a policy that has no deviation, and takes V before its step; each is a
+setting. Differences from that code: TD losses are summed over critics, theirs averaged, which Adam undoes; all biases
+start at 0 and all layers alike, theirs start the critics' biases at 0.1 and their last weights within 0.003; an
+observation's deviation below 1e-6 counts as 1, theirs adds 1e-3 to each.
+
 Letters: B batch, E critics, A action.
 """
 
-import math
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -26,8 +33,12 @@ from torch.optim import Optimizer
 from robot_rl.algorithms.agent import chunks, require_numbers
 from robot_rl.checks import require_choice, require_range
 from robot_rl.functional import gaussian
-from robot_rl.functional.bellman import expectile, squared_td_error, td_target
+from robot_rl.functional.bellman import squared_td_error, td_target
+from robot_rl.functional.implicit import value_loss
 from robot_rl.functional.polyak import polyak_update
+from robot_rl.functional.quantile import head_quantile
+from robot_rl.functional.robust import bounded, huber_td_error
+from robot_rl.functional.schedule import cosine_then_hold
 from robot_rl.networks.actor import LOG_STD_KINDS, GaussianActor
 from robot_rl.networks.encoder import FlatEncoder
 from robot_rl.networks.ensemble import Ensemble
@@ -62,6 +73,15 @@ class IQLConfig:
 
     expectile: float = 0.7
     """In (0, 1): 0.5 makes V the mean of Q, towards 1 its maximum over the data."""
+    critic_quantile: float | None = None
+    """The quantile over target critics, alpha in RIQL, that V and the advantage see. None: the minimum, which is 0."""
+    critic_huber: float | None = None
+    """TD errors above it count linearly: RIQL's delta, which is 1 / sigma^2 in its code. None: all are squared."""
+    target_minimum: float | None = None  # the TD target is cut to these
+    target_maximum: float | None = None
+    updated_value: bool = True
+    """Policy and critics see V after its step; False: before it, as in the code of RIQL, and of CORL."""
+    actor_loss: str = "likelihood"  # likelihood | squared_error: of the mean; the deviation is not trained then
     inverse_temperature: float = 3.0  # Kitchen and Adroit 0.5
     weight_maximum: float = 100.0  # the authors' code
     target_rate: float = 0.005
@@ -75,6 +95,7 @@ class IQLConfig:
 
     SWITCHABLE: ClassVar[frozenset[str]] = frozenset(
         {"expectile", "inverse_temperature", "weight_maximum", "target_rate", "actor_learning_rate"}
+        | {"critic_quantile", "critic_huber", "target_minimum", "target_maximum", "updated_value", "actor_loss"}
         | {"critic_learning_rate", "value_learning_rate", "actor_schedule_steps", "gradient_clip"}
     )
 
@@ -87,21 +108,36 @@ class IQLConfig:
         require_range(self.critic_count, 1, 10_000, "iql critic_count")
         require_range(self.inverse_temperature, 0, 1e8, "iql inverse_temperature")
         require_range(self.weight_maximum, 1e-8, float("inf"), "iql weight_maximum")
+        require_choice(self.actor_loss, ("likelihood", "squared_error"), "iql actor_loss")
+        if self.critic_quantile is not None:
+            require_range(self.critic_quantile, 0, 1, "iql critic_quantile")
+        if self.critic_huber is not None:
+            require_range(self.critic_huber, 1e-6, 1e6, "iql critic_huber")
+        if self.target_minimum is not None and self.target_maximum is not None:
+            require_range(self.target_minimum, -float("inf"), self.target_maximum, "iql target_minimum")
         require_numbers(self, "iql")
         if self.actor_schedule_steps is not None:
             require_range(self.actor_schedule_steps, 1, 10**12, "iql actor_schedule_steps")
 
 
 # Losses ---------------------------------------------------------------------------------------------------------------
-def value_loss(q_target: Tensor, v: Tensor, upper_expectile: float) -> Tensor:
-    """L_V: mean of |expectile - 1[u < 0]| u^2 with u = Qbar(s, a) - V(s). Shapes: (B,), (B,) -> ()."""
-    _same(q_target, v)
-    return expectile(q_target.detach() - v, upper_expectile).mean()
+# L_V is functional.implicit.value_loss.
+def critic_loss(
+    q: Tensor,
+    reward: Tensor,
+    discount: Tensor,
+    next_v: Tensor,
+    *,
+    huber: float | None = None,
+    target_minimum: float | None = None,
+    target_maximum: float | None = None,
+) -> Tensor:
+    """L_Q: mean of (y - Q_i)^2, summed over critics; RIQL: of huber(y - Q_i), with y cut to the bounds.
 
-
-def critic_loss(q: Tensor, reward: Tensor, discount: Tensor, next_v: Tensor) -> Tensor:
-    """L_Q: mean of (r + discount * V(s') - Q_i)^2, summed over critics. Shapes: (E, B), (B,)... -> ()."""
-    return squared_td_error(q, td_target(reward, discount, next_v).detach()).sum()
+    y = r + discount * V(s') takes no gradient. Shapes: (E, B), (B,)... -> ().
+    """
+    target = bounded(td_target(reward, discount, next_v), target_minimum, target_maximum).detach()
+    return (squared_td_error(q, target) if huber is None else huber_td_error(q, target, huber)).sum()
 
 
 def actor_loss(log_prob: Tensor, advantage: Tensor, inverse_temperature: float, weight_maximum: float) -> Tensor:
@@ -109,19 +145,10 @@ def actor_loss(log_prob: Tensor, advantage: Tensor, inverse_temperature: float, 
 
     `advantage` takes no gradient. Shapes: (B,), (B,) -> ().
     """
-    _same(log_prob, advantage)
+    if log_prob.ndim != 1 or advantage.shape != log_prob.shape:
+        raise ValueError(f"expected (B,) twice, found {tuple(log_prob.shape)} and {tuple(advantage.shape)}")
     weight = (inverse_temperature * advantage.detach()).exp().clamp(max=weight_maximum)
     return -(weight * log_prob).mean()
-
-
-def cosine_then_hold(updates: int, steps: int) -> float:
-    """0.5 (1 + cos(pi * updates / steps)), and 0 for ever after `steps`; torch's cosine would climb again."""
-    return 0.5 * (1 + math.cos(math.pi * min(updates / steps, 1.0)))
-
-
-def _same(a: Tensor, b: Tensor) -> None:
-    if a.ndim != 1 or a.shape != b.shape:
-        raise ValueError(f"expected (B,) twice, found {tuple(a.shape)} and {tuple(b.shape)}")
 
 
 # Agent ----------------------------------------------------------------------------------------------------------------
@@ -173,23 +200,35 @@ class IQL:
     ) -> Metrics:
         config, clip = self.config, self.config.gradient_clip
         with torch.no_grad():
-            q_target = self.target_critic(features, action).amin(dim=0)  # (B,)
+            q_target = self.target_critic(features, action)  # (E, B)
+            level = config.critic_quantile
+            q_target = q_target.amin(dim=0) if level is None else head_quantile(q_target, level)  # (B,)
+        before = None if config.updated_value else self._values(features, next_features)
 
         v_loss = value_loss(q_target, self.value_network(features)[:, 0], config.expectile)
         rate = config.value_learning_rate
         descend(self.optimizers["value_network"], v_loss, learning_rate=rate, gradient_clip=clip)
-        with torch.no_grad():  # by the V just updated
-            v, next_v = self.value_network(features)[:, 0], self.value_network(next_features)[:, 0]  # (B,)
+        v, next_v = self._values(features, next_features) if before is None else before
 
         mean, log_std = self.actor(features, self.generator)
         log_prob, advantage = gaussian.log_prob(mean, log_std, action), q_target - v
-        pi_loss = actor_loss(log_prob, advantage, config.inverse_temperature, config.weight_maximum)
+        # The squared error is the likelihood of a Gaussian of variance 1/2, up to a constant.
+        fit = log_prob if config.actor_loss == "likelihood" else -(mean - action).square().sum(dim=1)
+        pi_loss = actor_loss(fit, advantage, config.inverse_temperature, config.weight_maximum)
         steps = config.actor_schedule_steps
         rate = config.actor_learning_rate * (1.0 if steps is None else cosine_then_hold(self.updates, steps))
         descend(self.optimizers["actor"], pi_loss, learning_rate=rate, gradient_clip=clip)
 
         q = self.critic(features, action)  # (E, B)
-        q_loss = critic_loss(q, reward, discount, next_v)
+        q_loss = critic_loss(
+            q,
+            reward,
+            discount,
+            next_v,
+            huber=config.critic_huber,
+            target_minimum=config.target_minimum,
+            target_maximum=config.target_maximum,
+        )
         rate = config.critic_learning_rate
         descend(self.optimizers["critic"], q_loss, learning_rate=rate, gradient_clip=clip)
         polyak_update(self.target_critic, self.critic, config.target_rate)
@@ -203,6 +242,11 @@ class IQL:
             "actor/advantage": advantage.mean(),
             "actor/log_prob": log_prob.detach().mean(),
         }
+
+    @torch.no_grad()
+    def _values(self, features: Tensor, next_features: Tensor) -> tuple[Tensor, Tensor]:
+        """V of both. Shapes: (B, F) twice -> (B,) twice."""
+        return self.value_network(features)[:, 0], self.value_network(next_features)[:, 0]
 
 
 def create(

@@ -10,6 +10,7 @@ from robot_rl.algorithms import (
     AWACConfig,
     BCConfig,
     FQLConfig,
+    IDQLConfig,
     IQLConfig,
     RORLConfig,
     SACConfig,
@@ -19,6 +20,7 @@ from robot_rl.spec import ArraySpec, Spec
 from robot_rl.types import Batch
 
 WIDTHS = {"actor_hidden": [16, 16], "critic_hidden": [16, 16]}
+DIFFUSION = {"critic_hidden": [16, 16], "value_hidden": [16], "time_width": 8}
 CALIBRATED = {"conservative_weight": 5.0, "conservative_calibrated": True, "conservative_samples": 4}
 
 CONFIGS: dict[str, Callable[[], AlgorithmConfig]] = {
@@ -27,6 +29,30 @@ CONFIGS: dict[str, Callable[[], AlgorithmConfig]] = {
     "iql": lambda: IQLConfig(**WIDTHS, value_hidden=[16, 16]),
     "iql_dropout": lambda: IQLConfig(
         **WIDTHS, value_hidden=[16], actor_dropout=0.1, critic_layer_norm=True, gradient_clip=1.0, bounded_mean=False
+    ),
+    "riql": lambda: IQLConfig(
+        **WIDTHS,
+        value_hidden=[16, 16],
+        critic_count=5,
+        critic_quantile=0.25,
+        critic_huber=1.0,
+        target_minimum=-100.0,
+        target_maximum=1000.0,
+        updated_value=False,
+        actor_loss="squared_error",
+    ),
+    "idql": lambda: IDQLConfig(**DIFFUSION, actor_width=16, candidates=4),
+    "idql_best": lambda: IDQLConfig(
+        **DIFFUSION,
+        actor_width=8,
+        actor_layer_norm=False,
+        actor_dropout=0.0,
+        actor_average_rate=0.0,
+        activation="swish",
+        critic_layer_norm=True,
+        exploration="best",
+        actor_schedule_steps=100,
+        gradient_clip=1.0,
     ),
     "sac": lambda: SACConfig(**WIDTHS),
     "rlpd": lambda: SACConfig(

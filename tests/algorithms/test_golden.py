@@ -18,6 +18,7 @@ from robot_rl.algorithms import (
     AWACConfig,
     BCConfig,
     FQLConfig,
+    IDQLConfig,
     IQLConfig,
     RORLConfig,
     SACConfig,
@@ -35,6 +36,17 @@ ENSEMBLE: dict[str, Any] = {"critic_count": 4, "critic_subset": 2, "critic_layer
 CONFIGS: dict[str, AlgorithmConfig] = {
     "bc": BCConfig(actor_hidden=[32, 32]),
     "iql": IQLConfig(**WIDTHS, value_hidden=[32, 32], actor_schedule_steps=100),
+    "riql": IQLConfig(
+        **WIDTHS,
+        value_hidden=[32, 32],
+        critic_count=5,
+        critic_quantile=0.25,
+        critic_huber=0.5,
+        target_minimum=-1.0,
+        updated_value=False,
+        actor_loss="squared_error",
+    ),
+    "idql": IDQLConfig(actor_width=32, critic_hidden=[32, 32], value_hidden=[32, 32]),
     "sac": SACConfig(**WIDTHS),
     "rlpd": SACConfig(
         **WIDTHS, **ENSEMBLE, actor_reduction="mean", actor_batch="last", initialization="xavier_uniform"

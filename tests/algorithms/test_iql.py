@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from robot_rl.algorithms import IQLConfig, iql, with_overrides
-from robot_rl.algorithms.iql import IQL, cosine_then_hold
+from robot_rl.algorithms.iql import IQL
+from robot_rl.functional.schedule import cosine_then_hold
 from robot_rl.seeding import Seeds
 from robot_rl.spec import Spec
 from robot_rl.types import Batch
