@@ -121,6 +121,10 @@ def convert(
     tell(State(stage="opening", format=reader.name))
     with reader.open(source, settings.read) as recording:
         opened = list(recording.findings)
+        if not recording.spec.observation:
+            why = "; ".join(finding.text for finding in opened if finding.severity == "error")
+            why = f": {why}" if why else ""
+            raise InputError(f"{source} has no observation that can be read, so nothing was written{why}")
         job = _job(source, reader.name, recording, settings)
         _require_video(recording, job)
         work = _Work(recording=recording, job=job, settings=settings, tell=tell)

@@ -455,3 +455,13 @@ def test_a_report_counts_what_is_there(tmp_path: Path) -> None:
     report: Report = convert(write_demos(tmp_path / "d.hdf5", 3, side=16), tmp_path / "s.zarr", QUICK)
     assert (report.episodes, report.steps, report.frames) == (3, 8 + 9 + 10, 9 + 10 + 11)
     assert report.format == "robomimic_hdf5"
+
+
+def test_a_recording_without_any_observation_is_refused_by_name(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "empty.hdf5", "w") as file:
+        demo = file.create_group("data/demo_0")
+        demo.create_group("obs")
+        demo["actions"], demo["rewards"] = np.zeros((3, 2)), np.zeros(3)
+    with pytest.raises(InputError, match=r"empty\.hdf5"):
+        convert(tmp_path / "empty.hdf5", tmp_path / "store.zarr", ConvertSettings(format="robomimic_hdf5"))
+    assert [path.name for path in tmp_path.iterdir()] == ["empty.hdf5"]
