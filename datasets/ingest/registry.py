@@ -11,6 +11,7 @@ from robot_rl.datasets.ingest.hdf5 import is_hdf5, outline
 from robot_rl.datasets.ingest.lerobot_v1 import LerobotV1Reader
 from robot_rl.datasets.ingest.lerobot_v2 import LerobotV2Reader
 from robot_rl.datasets.ingest.lerobot_v3 import LerobotV3Reader
+from robot_rl.datasets.ingest.minari import MinariReader
 from robot_rl.datasets.ingest.replay_zarr import ReplayZarrReader
 from robot_rl.datasets.ingest.robomimic_hdf5 import RobomimicHdf5Reader
 from robot_rl.datasets.ingest.robosuite_raw import RobosuiteRawReader
@@ -22,6 +23,7 @@ READERS: tuple[Reader, ...] = (
     RobomimicHdf5Reader(),
     RobosuiteRawReader(),
     D4rlHdf5Reader(),
+    MinariReader(),
     DapgPickleReader(),
     LerobotV3Reader(),
     LerobotV2Reader(),
