@@ -367,6 +367,11 @@ class SuccessSource:
             Finding(severity="information", place=place, text=text, remedy="set success.observation for another rule")
         ]
 
+    def lacking(self, names: Sequence[str]) -> list[str]:
+        """Of `names` that a source lacks, those that are not told in another way: success may be."""
+        told = self.rule is not None or self.success_reward is not None
+        return [name for name in names if not (told and name == "success")]
+
     def label(self, episode: Episode, place: str) -> Episode:
         """The episode with success, where there is a way to tell."""
         if episode.success is not None:

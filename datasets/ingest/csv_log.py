@@ -90,7 +90,7 @@ class CsvLogReader:
             },
             action=action,
             control_period_s=period_s,
-            metadata={"absent": absent_of(roles)},
+            metadata={"absent": success.lacking(absent_of(roles))},
         )
 
         def read(index: int) -> Episode:

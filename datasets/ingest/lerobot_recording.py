@@ -78,6 +78,10 @@ def recording_of(source: Source, options: ReadOptions, reader: str, version: int
     )
     source = replace(source, layout=layout)
     observations = number_specs(layout) | images | specs
+    rewards = [rows.scalars["next.reward"] for rows in episodes if "next.reward" in rows.scalars]
+    recorded = "next.success" in layout.facts
+    success, more = SuccessSource.of(options, rewards or [np.zeros(1)], recorded, info.root)
+    findings += more
     if source.exported is not None:
         declared = source.exported.spec
         there = {key: array for key, array in declared.observation.items() if key in observations}
@@ -88,16 +92,13 @@ def recording_of(source: Source, options: ReadOptions, reader: str, version: int
     else:
         action, more = _action(source, episodes, options)
         findings += more
+        absent = success.lacking(layout.absent)
         spec = Spec(
             observation=observations,
             action=action,
             control_period_s=options.control_period_s if info.fps is None else 1 / info.fps,
-            metadata={"absent": layout.absent} if layout.absent else {},
+            metadata={"absent": absent} if absent else {},
         )
-    rewards = [rows.scalars["next.reward"] for rows in episodes if "next.reward" in rows.scalars]
-    recorded = "next.success" in layout.facts
-    success, more = SuccessSource.of(options, rewards or [np.zeros(1)], recorded, info.root)
-    findings += more
 
     def read(number: int) -> Episode:
         rows = episodes[number]

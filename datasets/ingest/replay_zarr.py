@@ -79,10 +79,11 @@ class ReplayZarrReader:
             success = facts.get("success")
             spec = _spec(observed, [arrays[name] for name in actions], options, path)
             absent = [name for name, there in (("action", actions), ("reward", rewards)) if not there]
-            spec = replace(spec, metadata={"absent": [*absent, *(["success"] if success is None else []), "end"]})
+            absent += [*(["success"] if success is None else []), "end"]
             known = [arrays[name].rows(0, int(ends[-1])) for name in rewards] or [np.zeros(0)]
             rule, more = SuccessSource.of(options, known, recorded=success is not None, path=path)
             findings += more
+            spec = replace(spec, metadata={"absent": rule.lacking(absent)})
             if len(actions) > 1:
                 text = f"the action is {', '.join(actions)}, one behind the other"
                 findings.append(Finding(severity="information", place=path.name, text=text))

@@ -82,7 +82,7 @@ class VideoFilesReader:
             observation=first.observation_spec(episode),
             action=action,
             control_period_s=period_s,
-            metadata={"absent": first.absent} | metadata,
+            metadata={"absent": success.lacking(first.absent)} | metadata,
         )
         recording: Recording
 

@@ -273,3 +273,15 @@ def test_the_log_of_the_ur3_is_read_with_its_missing_numbers_held(shared_data: P
     assert recording.spec.control_period_s == pytest.approx(1.005)
     gaps = opened(path, missing="hold", maximum_gap_s=5)
     assert [len(episode) + 1 for episode in gaps.episodes()] == [1094, 72, 1703, 4540]
+
+
+def test_success_that_is_told_by_the_reward_is_not_absent(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("q,u,r\n0.1,1.5,0\n0.2,1.5,0\n0.3,2.5,1\n")
+    table = TableOptions(action=["u"], reward="r")
+    with CsvLogReader().open(path, ReadOptions(table=table)) as recording:
+        assert recording.spec.metadata["absent"] == ["end"]
+        assert recording.read(0).success is not None
+    with CsvLogReader().open(path, ReadOptions(table=TableOptions(action=["u"], reward="q"))) as recording:
+        assert recording.spec.metadata["absent"] == ["success", "end"]
+        assert recording.read(0).success is None
