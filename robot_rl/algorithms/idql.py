@@ -72,7 +72,8 @@ class IDQLConfig:
     last_hidden_gain: float | None = None  # None is `hidden_gain`; the actor has no such layer
     output_gain: float = 1.0
 
-    diffusion_steps: int = 5  # T
+    diffusion_steps: int = 5
+    """T. Even an exact model blurs with few: of two narrow modes at -0.7 and 0.7 a fifth of the samples lie between."""
     candidates: int = 64  # N; evaluated with 16, 64 and 256, and with 128 after fine-tuning
     exploration: str = "weighted"  # weighted: by |expectile - 1[Q < V]| | best: of new candidates
     expectile: float = 0.7
@@ -199,8 +200,7 @@ class IDQL:
         actor = self.average_actor if config.actor_average_rate > 0 else self.actor
         repeated = features.repeat_interleave(config.candidates, dim=0)  # (B * N, F)
         action = denoise(lambda x, step: actor(repeated, x, step), noise.flatten(1, 2))
-        unflattened: Tensor = action.unflatten(0, (rows, config.candidates))
-        return unflattened
+        return action.view(rows, config.candidates, self.action_size)
 
     def _update_critic(self, batch: Batch, features: Tensor, next_features: Tensor, rows: slice) -> Metrics:
         config, action = self.config, batch.action[rows]
