@@ -13,6 +13,7 @@ from robot_rl.datasets.ingest.lerobot_v2 import LerobotV2Reader
 from robot_rl.datasets.ingest.lerobot_v3 import LerobotV3Reader
 from robot_rl.datasets.ingest.minari import MinariReader
 from robot_rl.datasets.ingest.replay_zarr import ReplayZarrReader
+from robot_rl.datasets.ingest.rlds import RldsReader
 from robot_rl.datasets.ingest.robomimic_hdf5 import RobomimicHdf5Reader
 from robot_rl.datasets.ingest.robosuite_raw import RobosuiteRawReader
 from robot_rl.datasets.ingest.video_files import VideoFilesReader
@@ -31,6 +32,7 @@ READERS: tuple[Reader, ...] = (
     ReplayZarrReader(),
     BagReader(),
     VideoFilesReader(),
+    RldsReader(),
     CsvLogReader(),
 )
 """In the order in which they are asked."""
