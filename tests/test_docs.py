@@ -236,6 +236,13 @@ def test_the_python_of_the_page_on_sampling_runs(stores: Path, capsys: pytest.Ca
     assert "['stack the cube', " in printed
 
 
+def test_the_data_commands_of_the_readme_run(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if not Path("door_human.hdf5").exists():
+        pytest.skip("the shared recordings are not there")
+    ran = run_commands(ROOT / "README.md", capsys)
+    assert [command.split()[0] for command in ran] == ["ingest", "inspect", "advise"]
+
+
 def test_the_example_of_a_new_format_is_all_that_is_needed(
     place: Path, example: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
