@@ -13,6 +13,7 @@ from robot_rl.datasets.validation.sketches import Pair, Sketch, Sketcher, simila
 from robot_rl.spec import Spec
 from robot_rl.types import Episode
 
+NAMED = 64  # episodes that a command of a remedy names
 NEAR = 0.5  # share of the rows that two episodes have in common, from which they are nearly the same
 
 
@@ -88,9 +89,10 @@ def between_splits(facts: DuplicateFacts) -> list[Finding]:
     shown = ", ".join(f"{a} = {b}" for a, b in leaking[:5])
     whole = f" ({len(second)} of the {len(facts.split)} episodes of the store)"
     text = f"{len(second)} episodes are in more than one of the splits {', '.join(splits)}{whole}: {shown}"
+    declared = [name for name in splits if name != "None"]
     remedy = (
-        f"a validation on them measures memory: delete one side, `robot-rl edit delete {facts.store} "
-        f"{episodes_setting(second[:20])}`, or split anew: `robot-rl edit split {facts.store} output=FOLDER by=random`"
+        f"a validation on them measures memory: ingest again with split={declared[0]}, delete one side, "
+        f"{_delete(facts.store, second)}, or split anew: `robot-rl edit split {facts.store} output=FOLDER`"
     )
     return [warn("splits", text, remedy)]
 
@@ -105,7 +107,8 @@ def nearly(facts: DuplicateFacts) -> list[Finding]:
         f"{len(pairs)} pairs of episodes share at least {NEAR:.0%} of their steps, such as {best.first} and "
         f"{best.second} ({best.share:.0%})"
     )
-    remedy = f"keep one of each: `robot-rl edit delete {facts.store} {episodes_setting(p.second for p in pairs[:20])}`"
+    twice = sorted({pair.second for pair in pairs})
+    remedy = f"keep one of each: {_delete(facts.store, twice)}"
     return [warn("episodes", text, remedy)]
 
 
@@ -133,6 +136,11 @@ def same_observations(facts: DuplicateFacts) -> list[Finding]:
     return [warn("episodes", text, "one of them is wrong: compare them, and delete it")]
 
 
+def _delete(store: str, episodes: Sequence[int]) -> str:
+    """The command that deletes episodes, unless they are too many for a command line that a person reads."""
+    return f"`robot-rl edit delete {store}{f' {episodes_setting(episodes)}' if len(episodes) <= NAMED else ''}`"
+
+
 def leaks_between(first: DuplicateFacts, second: DuplicateFacts, name: str) -> list[Finding]:
     """Episodes of the second store that the first has too, or nearly."""
     count = len(first.digests)
@@ -147,5 +155,5 @@ def leaks_between(first: DuplicateFacts, second: DuplicateFacts, name: str) -> l
     shown = ", ".join(f"{theirs} = {ours}" for theirs, ours in sorted(found.items())[:5])
     total = len(second.digests)
     text = f"{len(found)} of {total} episodes are in {name} too, {same} of them exactly: {shown} (here = there)"
-    remedy = f"leave them out: `robot-rl edit delete {second.store} {episodes_setting(sorted(found)[:20])}`"
+    remedy = f"leave them out: {_delete(second.store, sorted(found))}"
     return [error("splits", text, remedy)]
