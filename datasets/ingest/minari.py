@@ -4,7 +4,6 @@ Format of the Farama Foundation's Minari, version 0.4 and 0.5: `data/metadata.js
 `main_data.hdf5` or a folder for each episode. T + 1 observations, T of everything else.
 """
 
-import json
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -17,15 +16,15 @@ import numpy as np
 from robot_rl.datasets.frames import EncodedFrames, lazy
 from robot_rl.datasets.ingest.base import ReadOptions, Recording, SuccessSource, action_spec, plain, provenance
 from robot_rl.datasets.ingest.hdf5 import is_hdf5, open_file
+from robot_rl.datasets.ingest.minari_arrow import FORMATS, METADATA_FILE, ArrowEpisodes
 from robot_rl.datasets.ingest.minari_hdf5 import EPISODE, MAIN_FILE, Hdf5Episodes, clear_errors, episode_numbers
-from robot_rl.datasets.ingest.minari_spaces import SMALLEST_IMAGE, Leaf, space_leaves
+from robot_rl.datasets.ingest.minari_spaces import SMALLEST_IMAGE, Leaf, parsed, space_leaves
 from robot_rl.datasets.schema import Finding, array_names
 from robot_rl.errors import InputError
 from robot_rl.spec import ArraySpec, Spec
 from robot_rl.types import Array, Episode
 
 VERSION = 1
-METADATA_FILE = "metadata.json"
 SPACES = ("observation_space", "action_space")
 ROOTS = ("observations", "actions")
 ENDS = ("terminations", "truncations")
@@ -63,6 +62,9 @@ class Episodes(Protocol):
     def infos(self, number: int) -> tuple[dict[str, Array], list[str]]:
         """Numeric arrays below `infos` by name, and the names of what is not numeric."""
 
+    def info_names(self, number: int) -> set[str]:
+        """Of the numeric arrays below `infos`."""
+
     def leaves(self, number: int, root: str) -> list[Leaf]:
         """What an episode has, where no space is declared."""
 
@@ -95,8 +97,8 @@ class MinariReader:
         with ExitStack() as stack:
             source = _Source.of(path, options, stack)
             numbers, place = source.episodes.numbers, source.episodes.place
-            first = source.first()
             rewards, findings = source.summary(whole=options.maximum_episodes is None)
+            first = source.first()
             success, about = SuccessSource.of(options, rewards, recorded=first.success is not None, path=path)
             spec, more = source.spec(first, options)
             attributes = {key: value for key, value in source.metadata.items() if key not in (*SPACES, ENVIRONMENT)}
@@ -122,7 +124,8 @@ class _Source:
     observation: list[Leaf]
     action: list[Leaf]
     files: list[Path]
-    unstored: list[str] = field(default_factory=list)  # infos of the first episode
+    infos: set[str] | None = None  # those that every episode has; None until it is known
+    unstored: list[str] = field(default_factory=list)  # other infos
 
     @staticmethod
     def of(path: Path, options: ReadOptions, stack: ExitStack) -> "_Source":
@@ -135,7 +138,12 @@ class _Source:
             metadata = parsed(file.read_bytes(), str(file))
         kind = metadata.get("data_format", "hdf5")
         if path.is_file() or kind == "hdf5":
-            episodes = Hdf5Episodes(path if path.is_file() else folder / MAIN_FILE)
+            main = path if path.is_file() else folder / MAIN_FILE
+            if not is_hdf5(main):
+                raise InputError(f"{main} is missing or no HDF5, but {METADATA_FILE} asks for it: copy it again")
+            episodes: Episodes = Hdf5Episodes(main)
+        elif kind in FORMATS:
+            episodes = ArrowEpisodes(folder, kind)
         else:
             raise InputError(f"{file}: data_format is '{kind}', which cannot be read. Known: arrow, hdf5, parquet")
         stack.callback(episodes.close)
@@ -176,7 +184,7 @@ class _Source:
             else:
                 kept = {*episode.extras, *(SUCCESS if episode.success is not None else ())}
                 infos, others = self.episodes.infos(number)
-                self.unstored = [*others, *(name for name in infos if name not in kept)]
+                self.unstored = sorted({*others, *infos} - kept)
                 return episode
         assert damage is not None
         raise damage
@@ -188,8 +196,10 @@ class _Source:
             try:
                 rewards.append(self.episodes.flat(number, "rewards"))
                 ends = [self.episodes.flat(number, name) for name in ENDS]
+                names = self.episodes.info_names(number)
             except InputError:  # said when the episode is read
                 continue
+            self.infos = names if self.infos is None else self.infos & names
             unended += not any(rows[-1:].any() for rows in ends)
         findings = []
         if unended:
@@ -292,9 +302,14 @@ class _Source:
         truncated[-1] |= not (terminated[-1] or truncated[-1])
         infos, _ = episodes.infos(number)
         success = _success(infos, steps)
-        extras = {key: rows for key, rows in infos.items() if len(rows) in (steps, steps + 1) and _is_name(key)}
-        for key in SUCCESS if success is not None else ():
-            extras.pop(key, None)
+        extras = {
+            key: rows
+            for key, rows in infos.items()
+            if len(rows) in (steps, steps + 1)
+            and _is_name(key)
+            and (self.infos is None or key in self.infos)
+            and not (success is not None and key in SUCCESS)
+        }
         try:
             return Episode(
                 observation=observation,
@@ -308,21 +323,6 @@ class _Source:
             )
         except InputError as error:
             raise InputError(f"{place}: {error}") from error
-
-
-def parsed(text: Any, place: str) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-        InputError: it is none.
-    """
-    try:
-        value = json.loads(text)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"{place} is not JSON ({error}): copy the file again from its source") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{place} is not a JSON object")
-    return value
 
 
 def _data_folder(path: Path) -> Path | None:

@@ -86,7 +86,7 @@ class Hdf5Episodes:
         name = self._name(number, parts)
         with clear_errors(self.path):
             member = self._dataset(number, parts)
-            if h5py.check_vlen_dtype(member.dtype) is not None or _is_packed(member, leaf):
+            if _is_ragged(member) or _is_packed(member, leaf):
                 return as_array(_jpegs(member, name))
             if leaf.is_image and member.dtype == np.uint8 and member.ndim in (3, 4):
                 _require_size(member, name)
@@ -98,7 +98,7 @@ class Hdf5Episodes:
         parts = (root, *leaf.parts)
         with clear_errors(self.path):
             member = self._dataset(number, parts)
-            if member.dtype.kind not in "OS" or member.ndim != 1:
+            if not _is_text(member) or member.ndim != 1:
                 raise InputError(f"{self._name(number, parts)} holds {member.dtype}, expected text")
             _require_size(member, self._name(number, parts))
             return [str(plain(value)) for value in member[()]]
@@ -117,16 +117,25 @@ class Hdf5Episodes:
                 if member.dtype.kind not in "fiub" or member.ndim == 0 or _holds_jpeg(member):
                     others.append(key)
                 else:
-                    found[key] = _numbers(member, self._name(number, ("infos", *parts)))
+                    _require_size(member, self._name(number, ("infos", *parts)))
+                    found[key] = np.asarray(member[()])
         return found, others
+
+    def info_names(self, number: int) -> set[str]:
+        """Of all data sets below `infos`."""
+        with clear_errors(self.path):
+            group = self._group(number)
+            return (
+                {"/".join(parts) for parts in _leaves(self._group(number, ("infos",)))} if "infos" in group else set()
+            )
 
     def leaves(self, number: int, root: str) -> list[Leaf]:
         """What an episode has, where no space is declared."""
         with clear_errors(self.path):
             member = _member(self._group(number), root, self.path)
             paths = _leaves(member) if isinstance(member, h5py.Group) else [()]
-            kinds = {parts: self._dataset(number, (root, *parts)).dtype.kind for parts in paths}
-        return [Leaf(parts=parts, kind="Text" if kind in "OS" else "Box") for parts, kind in kinds.items()]
+            members = {parts: self._dataset(number, (root, *parts)) for parts in paths}
+        return [Leaf(parts=parts, kind="Text" if _is_text(member) else "Box") for parts, member in members.items()]
 
     def _group(self, number: int, parts: Sequence[str] = ()) -> h5py.Group:
         member: Any = _member(self.file, f"{EPISODE}{number}", self.path)
@@ -167,8 +176,8 @@ class Hdf5Frames(Frames):
         first, last = int(wanted.min()), int(wanted.max()) + 1
         with clear_errors(self.path):
             if last - first <= 2 * len(wanted):
-                return np.asarray(self.member[first:last])[wanted - first].reshape(shape)
-            return np.stack([np.asarray(self.member[int(row)]) for row in wanted]).reshape(shape)
+                return np.asarray(np.asarray(self.member[first:last])[wanted - first].reshape(shape))
+            return np.stack([np.asarray(self.member[int(row)]).reshape(self.shape[1:]) for row in wanted])
 
     def select(self, indices: Array) -> "Hdf5Frames":
         """See `Frames.select`."""
@@ -240,6 +249,15 @@ def _numbers(member: h5py.Dataset, name: str) -> Array:
     return array
 
 
+def _is_text(member: h5py.Dataset) -> bool:
+    return h5py.check_string_dtype(member.dtype) is not None
+
+
+def _is_ragged(member: h5py.Dataset) -> bool:
+    """Rows of several lengths, but no text."""
+    return h5py.check_vlen_dtype(member.dtype) is not None and not _is_text(member)
+
+
 def _is_packed(member: h5py.Dataset, leaf: Leaf) -> bool:
     """JPEG of one length for all rows, where the space declares images or nothing."""
     if leaf.shape is not None and len(leaf.shape) < 2:
@@ -248,7 +266,7 @@ def _is_packed(member: h5py.Dataset, leaf: Leaf) -> bool:
 
 
 def _holds_jpeg(member: h5py.Dataset) -> bool:
-    if h5py.check_vlen_dtype(member.dtype) is not None:
+    if _is_ragged(member):
         return True
     if member.dtype != np.uint8 or member.ndim != 2 or min(member.shape) < 1:
         return False

@@ -48,16 +48,24 @@ class Leaf:
     def spec(self, rows: Array) -> ArraySpec:
         """Of rows (N, *) of this leaf; bounds only where they are declared, and of numbers."""
         shape = tuple(rows.shape[1:])
-        fits = self.low is not None and self.high is not None and rows.dtype.kind != "b" and not self.is_image
-        return ArraySpec(
-            shape=shape,
-            dtype=str(rows.dtype),
-            low=np.broadcast_to(self.low, shape).astype(np.float64) if fits and self._fits(shape) else None,
-            high=np.broadcast_to(self.high, shape).astype(np.float64) if fits and self._fits(shape) else None,
-        )
+        if self.low is None or self.low.shape != shape or self.is_image:
+            return ArraySpec(shape=shape, dtype=str(rows.dtype))
+        return ArraySpec(shape=shape, dtype=str(rows.dtype), low=self.low, high=self.high)
 
-    def _fits(self, shape: tuple[int, ...]) -> bool:
-        return self.low is not None and self.high is not None and self.low.shape == self.high.shape == shape
+
+def parsed(text: Any, place: str) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        value = json.loads(text)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"{place} is not JSON ({error}): copy the file again from its source") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{place} is not a JSON object")
+    return value
 
 
 def space_leaves(text: Any, place: str) -> list[Leaf]:
