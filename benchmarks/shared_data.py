@@ -107,7 +107,11 @@ RECORDINGS = (
         settings=reading(bag=BagOptions(observations=("/device_0/sensor_1/Color_0/image/data",))),
     ),
     Recording(
-        "rlds/bridge_dataset/1.0.0", "rlds", 50, 500, flaws=("is_last", "more than one split", "reward", "image_3")
+        "rlds/bridge_dataset/1.0.0",
+        "rlds",
+        50,
+        500,
+        flaws=("is_last", "more than one of the splits", "reward", "image_3"),
     ),
     Recording("videos/human_hand_video.mp4", "video", 1, 621, flaws=("no action",)),
     Recording("videos/umi_handheld_gripper_human_demo_ep0.mp4", "video", 1, 400),

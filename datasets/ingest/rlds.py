@@ -46,7 +46,6 @@ from robot_rl.datasets.ingest.rlds_shards import (
     FEATURES,
     INFO,
     Shard,
-    declared_records,
     find_shards,
     named_shard,
     require_tfrecords,
@@ -152,9 +151,8 @@ def _open(path: Path, options: ReadOptions) -> _Source:
         shards, about, findings = find_shards(folder)
     require_tfrecords(shards, path)
     indices = [record_index(shard.path) for shard in shards]
-    declared = declared_records(folder)
     for shard, index in zip(shards, indices, strict=True):
-        wanted = declared.get((str(shard.split), shard.number), len(index))
+        wanted = len(index) if shard.declared is None else shard.declared
         if index.damage is not None or wanted != len(index):
             text = f"the file has {len(index)} whole records" + (
                 f", {INFO} says {wanted}" if folder is not None else ""

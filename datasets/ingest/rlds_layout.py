@@ -55,7 +55,9 @@ def make_layout(leaves: list[Leaf], unknown: list[str], path: Path) -> tuple[Lay
     """
     steps = [leaf for leaf in leaves if leaf.per_step]
     if not steps:
-        names = ", ".join(leaf.name for leaf in leaves[:12])
+        names = ", ".join(
+            [leaf.name for leaf in leaves[:12]] + [f"'{name}' of an unknown kind" for name in unknown[:12]]
+        )
         raise InputError(f"{path} has no features below 'steps', so no episodes; it has {names}")
     nested = any(leaf.name == OBSERVATION or leaf.name.startswith(f"{OBSERVATION}/") for leaf in steps)
     flags = {leaf.name: leaf for leaf in steps if leaf.name in USED and leaf.kind == TENSOR and leaf.levels == 1}

@@ -1,6 +1,5 @@
 """The files of an RLDS data set: its version folder, its splits, and their shards."""
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ class Shard:
     path: Path
     split: str | None
     number: int
+    declared: int | None = None  # records, as dataset_info.json says
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,7 @@ def find_shards(folder: Path) -> tuple[list[Shard], dict[str, Any], list[Finding
         kind = about.get("fileFormat", "tfrecord")
         if kind != "tfrecord":
             raise InputError(
-                f"{folder / INFO} declares fileFormat {kind}, this reader reads tfrecord: convert it with tfds "
+                f"{folder / INFO} declares fileFormat {kind!r:.40}, this reader reads tfrecord: convert it with tfds "
                 "(`tfds convert_format`)"
             )
         splits = [_split(item) for item in about.get("splits", [])]
@@ -116,7 +116,9 @@ def find_shards(folder: Path) -> tuple[list[Shard], dict[str, Any], list[Finding
             if match:
                 found[int(match.groupdict().get("number") or 0)] = file
                 del left[file]
-        shards += [Shard(path=file, split=split.name, number=number) for number, file in sorted(found.items())]
+        for number, file in sorted(found.items()):
+            declared = split.records[number] if number < len(split.records) else None
+            shards.append(Shard(path=file, split=split.name, number=number, declared=declared))
         missing = [number for number in range(len(split.records)) if number not in found]
         if missing:
             text = (
@@ -134,15 +136,6 @@ def find_shards(folder: Path) -> tuple[list[Shard], dict[str, Any], list[Finding
         )
     shards += sorted((named_shard(file) for file in left), key=_order)
     return shards, {key: value for key, value in about.items() if key != "splits"}, findings + _counts(splits)
-
-
-def declared_records(folder: Path | None) -> dict[tuple[str, int], int]:
-    """Number of records by split and shard, as dataset_info.json says; call it after `find_shards`."""
-    if folder is None or not (folder / INFO).is_file():
-        return {}
-    about = json.loads((folder / INFO).read_bytes())
-    splits = [_split(item) for item in about.get("splits", [])]
-    return {(split.name, number): count for split in splits for number, count in enumerate(split.records)}
 
 
 def named_shard(file: Path) -> Shard:
