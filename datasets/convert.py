@@ -241,9 +241,11 @@ def _create(work: _Work, target: str | Path) -> tuple[Journal, _Made]:
             _require_episodes(journal, work.job.source)
         except Resumable:
             raise
-        except InputError:
+        except InputError as error:
             discard(folder)  # the source or a setting is wrong: there is nothing to go on with
-            raise
+            if work.job.source.name in str(error):
+                raise
+            raise InputError(f"{work.job.source}: {error}") from error
         finish(store, work.provenance(journal))
         made = _check(work, folder / STORE, str(target)) if is_url(target) else None  # while it is on this machine
     return journal, _check(work, Path(target), str(target)) if made is None else made

@@ -22,6 +22,7 @@ READABLE_VERSIONS = (1, 2)
 EPISODE_LOG = "episodes.jsonl"
 UNCOMMITTED = -1  # fill value of `meta/episode_ends`
 SUCCESS_UNKNOWN = -1  # in `steps/success`, beside 0 and 1
+LONGEST_NAME = 200  # bytes of a part of a key, which is a folder: file systems take 255
 SEVERITIES = ("error", "warning", "information")
 
 
@@ -45,13 +46,20 @@ def array_names(keys: Iterable[str]) -> dict[str, str]:
     names = {}
     for key in known:
         parts = key.split("/")
-        if any(part in ("", ".", "..") or part.startswith("__") or part.endswith("@") for part in parts):
-            raise InputError(f"'{key}' cannot be the name of an array: give it letters and digits, parted by single /")
+        if not key.isprintable() or not all(map(_is_name, parts)):
+            raise InputError(
+                f"{key[:100]!r} cannot be the name of an array: give it letters and digits, parted by single /"
+            )
         for length in range(1, len(parts)):
             if "/".join(key.split("/")[:length]) in known:
                 parts[length - 1] += "@"
         names[key] = "/".join(parts)
     return names
+
+
+def _is_name(part: str) -> bool:
+    reserved = part in ("", ".", "..") or part.startswith("__") or part.endswith("@")
+    return not reserved and len(part.encode(errors="surrogatepass")) <= LONGEST_NAME
 
 
 def key_of_name(name: str) -> str:

@@ -189,8 +189,15 @@ def inside(root: Path, name: str) -> Path:
     Raises:
         InputError: the name leads out of the folder.
     """
-    if "\0" in name or len(name) > 4096 or Path(name).is_absolute() or ".." in Path(name).parts:
-        raise InputError(f"{root}: '{name[:200]}' leads out of the folder of the data set")
+    longest = max(map(len, name.encode(errors="surrogatepass").split(b"/")))
+    if (
+        not name.isprintable()
+        or longest > 255
+        or len(name) > 4000
+        or Path(name).is_absolute()
+        or ".." in Path(name).parts
+    ):
+        raise InputError(f"{root}: '{name[:200]}' is no name of a file in the folder of the data set")
     return root / name
 
 

@@ -327,3 +327,11 @@ def test_statistics_of_planes_are_over_all_their_numbers(tmp_path: Path) -> None
     np.testing.assert_allclose(numbers["mean"], depth.mean(dtype=np.float64), rtol=1e-6)
     np.testing.assert_allclose(numbers["std"], depth.std(dtype=np.float64), rtol=1e-6)
     assert (tmp_path / "depth.zarr" / "zarr.json").stat().st_size < 10_000
+
+
+@pytest.mark.parametrize("key", ["a\0b", "x" * 300, "a/../b", "a//b", "__x", "\ud800"])
+def test_keys_that_cannot_be_a_folder_are_refused(tmp_path: Path, key: str) -> None:
+    spec = Spec(observation={key: ArraySpec(shape=(1,))}, action=ArraySpec(shape=(1,)))
+    with pytest.raises(InputError, match="cannot be the name of an array"):
+        EpisodeStore.create(tmp_path / "store.zarr", spec, provenance={})
+    assert not list(tmp_path.iterdir())
