@@ -14,16 +14,23 @@ import numpy as np
 
 from robot_rl.datasets.frames import JPEG_SIGNATURE, EncodedFrames, Frames, as_array
 from robot_rl.datasets.ingest.base import plain
-from robot_rl.datasets.ingest.hdf5 import attributes, clear_hdf5_errors, open_file
-from robot_rl.datasets.ingest.minari_spaces import LARGEST_NESTING, Leaf
-from robot_rl.datasets.schema import require_finite
+from robot_rl.datasets.ingest.hdf5 import (
+    Hdf5Frames,
+    attributes,
+    clear_hdf5_errors,
+    dataset,
+    is_image,
+    leaves,
+    numbers,
+    open_file,
+    require_inside,
+)
+from robot_rl.datasets.ingest.minari_spaces import Leaf
 from robot_rl.errors import InputError, nearest
 from robot_rl.types import Array
 
 MAIN_FILE = "main_data.hdf5"
 EPISODE = "episode_"
-LARGEST_RATIO = 1100  # deflate packs at most 1032 bytes into one
-FREE_BYTES = 1 << 24  # an array up to this size is read whatever it occupies in the file
 
 
 class Hdf5Episodes:
@@ -77,30 +84,29 @@ class Hdf5Episodes:
     def flat(self, number: int, name: str) -> Array:
         """Rewards, terminations or truncations. Shapes: (T,)."""
         with clear_errors(self.path):
-            member = self._dataset(number, (name,))
-            return _numbers(member, self._name(number, (name,))).reshape(-1)
+            return dataset(self._group(number), name, self.path).reshape(-1)
 
     def rows(self, number: int, root: str, leaf: Leaf) -> Array:
         """The rows of a numeric leaf; images are Frames. Shapes: (N, *)."""
-        parts = (root, *leaf.parts)
-        name = self._name(number, parts)
+        *groups, name = (root, *leaf.parts)
         with clear_errors(self.path):
-            member = self._dataset(number, parts)
-            if _is_ragged(member) or _is_packed(member, leaf):
-                return as_array(_jpegs(member, name))
-            if leaf.is_image and member.dtype == np.uint8 and member.ndim in (3, 4):
-                _require_size(member, name)
-                return as_array(Hdf5Frames(member, np.arange(len(member)), self.path))
-            return _numbers(member, name)
+            group = self._group(number, groups)
+            member = self._dataset(group, name)
+            if _is_ragged(member) or (_holds_jpeg(member) and (leaf.shape is None or len(leaf.shape) > 1)):
+                return as_array(_jpegs(member, f"{self.path}: {member.name.strip('/')}"))
+            if is_image(member):
+                return as_array(Hdf5Frames(numbers(group, name, self.path), np.arange(len(member)), self.path))
+            if leaf.is_image and member.dtype == np.uint8 and member.ndim == 3:
+                return as_array(GreyFrames(numbers(group, name, self.path), np.arange(len(member)), self.path))
+            return dataset(group, name, self.path)
 
     def texts(self, number: int, root: str, leaf: Leaf) -> list[str]:
         """The rows of a text."""
-        parts = (root, *leaf.parts)
+        *groups, name = (root, *leaf.parts)
         with clear_errors(self.path):
-            member = self._dataset(number, parts)
+            member = self._dataset(self._group(number, groups), name)
             if not _is_text(member) or member.ndim != 1:
-                raise InputError(f"{self._name(number, parts)} holds {member.dtype}, expected text")
-            _require_size(member, self._name(number, parts))
+                raise InputError(f"{self.path}: {member.name.strip('/')} holds {member.dtype}, expected text")
             return [str(plain(value)) for value in member[()]]
 
     def infos(self, number: int) -> tuple[dict[str, Array], list[str]]:
@@ -108,80 +114,70 @@ class Hdf5Episodes:
         found: dict[str, Array] = {}
         others: list[str] = []
         with clear_errors(self.path):
-            group = self._group(number)
-            if "infos" not in group:
-                return found, others
-            for parts in _leaves(self._group(number, ("infos",))):
-                member = self._dataset(number, ("infos", *parts))
-                key = "/".join(parts)
-                if member.dtype.kind not in "fiub" or member.ndim == 0 or _holds_jpeg(member):
+            for key in sorted(self.info_names(number)):
+                group = self._group(number, ("infos",))
+                member = self._dataset(group, key)
+                if member.dtype.kind not in "fiub" or not member.shape or _holds_jpeg(member):
                     others.append(key)
                 else:
-                    _require_size(member, self._name(number, ("infos", *parts)))
-                    found[key] = np.asarray(member[()])
+                    found[key] = np.asarray(numbers(group, key, self.path)[()])
         return found, others
 
     def info_names(self, number: int) -> set[str]:
         """Of all data sets below `infos`."""
         with clear_errors(self.path):
-            group = self._group(number)
-            return (
-                {"/".join(parts) for parts in _leaves(self._group(number, ("infos",)))} if "infos" in group else set()
-            )
+            return set(leaves(self._group(number, ("infos",)))) if "infos" in self._group(number) else set()
 
     def leaves(self, number: int, root: str) -> list[Leaf]:
         """What an episode has, where no space is declared."""
         with clear_errors(self.path):
-            member = _member(self._group(number), root, self.path)
-            paths = _leaves(member) if isinstance(member, h5py.Group) else [()]
-            members = {parts: self._dataset(number, (root, *parts)) for parts in paths}
-        return [Leaf(parts=parts, kind="Text" if _is_text(member) else "Box") for parts, member in members.items()]
+            group = self._group(number)
+            nested = isinstance(group.get(root), h5py.Group)
+            names = [f"{root}/{name}" for name in leaves(group[root])] if nested else [root]
+            members = {name: self._dataset(group, name) for name in names}
+        return [
+            Leaf(parts=tuple(name.split("/")[1:]), kind="Text" if _is_text(member) else "Box")
+            for name, member in members.items()
+        ]
 
-    def _group(self, number: int, parts: Sequence[str] = ()) -> h5py.Group:
-        member: Any = _member(self.file, f"{EPISODE}{number}", self.path)
-        for part in parts:
-            member = _member(member, part, self.path)
+    def _group(self, number: int, groups: Sequence[str] = ()) -> h5py.Group:
+        name = "/".join((f"{EPISODE}{number}", *groups))
+        member = self.file.get(name)
         if not isinstance(member, h5py.Group):
-            raise InputError(f"{self._name(number, parts)} is no group")
+            raise InputError(f"{self.path}: there is no group {name}")
         return member
 
-    def _dataset(self, number: int, parts: Sequence[str]) -> h5py.Dataset:
-        member = _member(self._group(number, parts[:-1]), parts[-1], self.path)
+    def _dataset(self, group: h5py.Group, name: str) -> h5py.Dataset:
+        member = group.get(name)
         if not isinstance(member, h5py.Dataset):
-            raise InputError(f"{self._name(number, parts)} is no data set")
-        if member.is_virtual or member.external:
-            raise InputError(f"{self._name(number, parts)} lies in another file: copy it into this one with h5repack")
+            place = group.name.strip("/")
+            raise InputError(f"{self.path}: there is no data set '{name}' in {place}; {nearest(name, map(str, group))}")
+        require_inside(member, self.path)
         return member
 
-    def _name(self, number: int, parts: Sequence[str]) -> str:
-        return f"{self.place(number)}/{'/'.join(parts)}"
 
+class GreyFrames(Frames):
+    """Images without an axis of channels, (N, H, W) in a data set, read as they are looked at."""
 
-class Hdf5Frames(Frames):
-    """Uncompressed images of an episode, read as they are looked at."""
-
-    def __init__(self, member: h5py.Dataset, indices: Array, path: Path) -> None:
-        height, width = member.shape[1:3]
-        super().__init__((len(indices), height, width, member.shape[3] if member.ndim == 4 else 1))
+    def __init__(self, member: h5py.Dataset, rows: Array, path: Path) -> None:
+        super().__init__((len(rows), *member.shape[1:], 1))
         self.member = member
-        self.indices = indices
+        self.rows = rows
         self.path = path
 
     def decode(self, indices: Array) -> Array:
         """See `Frames.decode`."""
-        wanted = self.indices[indices]
-        shape = (len(wanted), *self.shape[1:])
-        if len(wanted) == 0:
-            return np.empty(shape, np.uint8)
-        first, last = int(wanted.min()), int(wanted.max()) + 1
+        wanted, found = np.unique(self.rows[indices], return_inverse=True)
         with clear_errors(self.path):
-            if last - first <= 2 * len(wanted):
-                return np.asarray(np.asarray(self.member[first:last])[wanted - first].reshape(shape))
-            return np.stack([np.asarray(self.member[int(row)]).reshape(self.shape[1:]) for row in wanted])
+            return (
+                np.asarray(self.member[wanted])[found][..., None]
+                if len(wanted)
+                else np.empty((0, *self.shape[1:]), np.uint8)
+            )
 
-    def select(self, indices: Array) -> "Hdf5Frames":
+    def select(self, indices: Array) -> "GreyFrames":
         """See `Frames.select`."""
-        return Hdf5Frames(self.member, self.indices[indices], self.path)
+        return GreyFrames(self.member, self.rows[indices], self.path)
 
 
 @contextlib.contextmanager
@@ -207,48 +203,6 @@ def episode_numbers(file: h5py.File) -> list[int]:
     return sorted(int(name) for name in names if name.isdecimal() and str(int(name)) == name)
 
 
-def _member(group: h5py.Group, key: str, path: Path) -> Any:
-    """A member of a group, but none that links into another file."""
-    place = group.name.strip("/")
-    if key not in group:
-        where = f" in {place}" if place else ""
-        raise InputError(f"{path}: there is no '{key}'{where}; {nearest(key, map(str, group))}")
-    if isinstance(group.get(key, getlink=True), h5py.ExternalLink):
-        raise InputError(f"{path}: {place}/{key} links into another file: copy it into this one with h5repack")
-    return group[key]
-
-
-def _leaves(group: h5py.Group, above: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    """Paths of the data sets below a group, without following links into other files."""
-    if len(above) > LARGEST_NESTING:
-        raise InputError(f"{group.file.filename}: {group.name} is nested too deep: the file is damaged")
-    found: list[tuple[str, ...]] = []
-    for name in map(str, group):
-        member = _member(group, name, Path(group.file.filename))
-        parts = (*above, name)
-        found += _leaves(member, parts) if isinstance(member, h5py.Group) else [parts]
-    return found
-
-
-def _require_size(member: h5py.Dataset, name: str) -> None:
-    """Refuse a length that the bytes in the file cannot hold."""
-    claimed, stored = member.nbytes, member.id.get_storage_size()
-    stored = min(stored, Path(member.file.filename).stat().st_size)
-    if claimed > max(FREE_BYTES, LARGEST_RATIO * stored):
-        raise InputError(f"{name} claims {claimed} bytes, but has {stored} in the file: it is damaged, copy it again")
-
-
-def _numbers(member: h5py.Dataset, name: str) -> Array:
-    if member.dtype.kind not in "fiub":
-        raise InputError(f"{name} holds {member.dtype}, expected numbers")
-    if member.ndim == 0:
-        raise InputError(f"{name} is a single number, expected one row per step")
-    _require_size(member, name)
-    array = np.asarray(member[()])
-    require_finite(array, name)
-    return array
-
-
 def _is_text(member: h5py.Dataset) -> bool:
     return h5py.check_string_dtype(member.dtype) is not None
 
@@ -258,14 +212,8 @@ def _is_ragged(member: h5py.Dataset) -> bool:
     return h5py.check_vlen_dtype(member.dtype) is not None and not _is_text(member)
 
 
-def _is_packed(member: h5py.Dataset, leaf: Leaf) -> bool:
-    """JPEG of one length for all rows, where the space declares images or nothing."""
-    if leaf.shape is not None and len(leaf.shape) < 2:
-        return False
-    return _holds_jpeg(member) and member.ndim == 2
-
-
 def _holds_jpeg(member: h5py.Dataset) -> bool:
+    """Also where all rows are equally long, so that they look like numbers."""
     if _is_ragged(member):
         return True
     if member.dtype != np.uint8 or member.ndim != 2 or min(member.shape) < 1:
@@ -277,5 +225,4 @@ def _jpegs(member: h5py.Dataset, name: str) -> Frames:
     base = h5py.check_vlen_dtype(member.dtype)
     if base not in (None, np.uint8) or (base is not None and member.ndim != 1):
         raise InputError(f"{name} holds rows of {base} of several lengths, expected the bytes of images")
-    _require_size(member, name)
     return EncodedFrames.of([np.asarray(row, np.uint8).tobytes() for row in member[()]], name)
