@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from robot_rl import checkpoint
 from robot_rl.algorithms import IDQLConfig, idql
 from robot_rl.functional.diffusion import denoise, log_signal, noised
 from robot_rl.functional.implicit import value_loss
@@ -336,6 +337,27 @@ def test_a_chunked_update_is_that_many_updates() -> None:
     for name in ("actor", "average_actor", "critic", "target_critic", "value_network"):
         for a, b in zip(getattr(together, name).parameters(), getattr(apart, name).parameters(), strict=True):
             torch.testing.assert_close(a, b)
+
+
+def test_an_agent_from_a_checkpoint_goes_on_as_if_nothing_had_happened() -> None:
+    agent, restored = make(actor_weight_decay=0.1), make(actor_weight_decay=0.1)
+    agent.update(make_batch())
+    checkpoint.unpack_agent(restored, *checkpoint.pack_agent(agent))
+    for each in (agent, restored):
+        each.update(make_batch(seed=1))
+    expected, found = (checkpoint.pack_agent(each)[0] for each in (agent, restored))
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(value, found[key]) for key, value in expected.items())
+
+
+def test_the_actors_weights_decay() -> None:
+    # AdamW: w - rate * (Adam's step + decay * w); two first steps differ by rate * decay * w
+    agents = [make(actor_weight_decay=decay, actor_learning_rate=1e-2) for decay in (0.0, 0.5)]
+    before = agents[0].actor.last.weight.detach().clone()
+    for agent in agents:
+        agent.update(make_batch())
+    plain, decayed = (agent.actor.last.weight.detach() for agent in agents)
+    torch.testing.assert_close(plain - decayed, 1e-2 * 0.5 * before, rtol=1e-4, atol=1e-6)
 
 
 def test_rewards_a_thousand_times_as_large_are_survived() -> None:

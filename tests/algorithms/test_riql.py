@@ -218,5 +218,5 @@ def test_it_keeps_more_than_iql_where_rewards_are_corrupted() -> None:
             )
         state = torch.linspace(-1, 1, 101)[:, None]
         losses[name] = float((agent.act({"state": state}, explore=False) - state / 2).square().mean())
-    assert losses["riql"] < 0.05
+    assert losses["riql"] < 0.01
     assert losses["riql"] < 0.5 * losses["iql"]
