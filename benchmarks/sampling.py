@@ -28,7 +28,7 @@ from robot_rl.replay.prefetch import Prefetcher
 from robot_rl.spec import ArraySpec, Spec
 from robot_rl.transforms.action import ActionScale
 from robot_rl.transforms.reward import RewardTransform
-from robot_rl.types import Episode
+from robot_rl.types import Array, Episode
 
 BATCH = 256
 STATE, ACTION, SIDE = 32, 7, 128
@@ -175,8 +175,7 @@ def _spec(*, cameras: bool) -> Spec:
 
 
 def _episode(generator: np.random.Generator, *, cameras: bool) -> Episode:
-    shape = (STEPS + 1, SIDE, SIDE, 3)
-    pixels = {camera: generator.integers(0, 256, shape, dtype=np.uint8) for camera in CAMERAS} if cameras else {}
+    pixels = {camera: _pictures(generator) for camera in CAMERAS} if cameras else {}
     return Episode(
         observation={"state": generator.standard_normal((STEPS + 1, STATE), np.float32), **pixels},
         action=generator.uniform(-1, 1, (STEPS, ACTION)).astype(np.float32),
@@ -184,6 +183,13 @@ def _episode(generator: np.random.Generator, *, cameras: bool) -> Episode:
         terminated=np.zeros(STEPS, bool),
         truncated=np.arange(STEPS) == STEPS - 1,
     )
+
+
+def _pictures(generator: np.random.Generator) -> Array:
+    """Blurred patches with a little noise, which JPEG packs about as well as pictures. Shapes: (T + 1, H, W, 3)."""
+    patches = generator.integers(0, 240, (STEPS + 1, SIDE // 16, SIDE // 16, 3), dtype=np.uint8)
+    large = patches.repeat(16, axis=1).repeat(16, axis=2)
+    return large + generator.integers(0, 16, large.shape, dtype=np.uint8)
 
 
 def _buffer(spec: Spec, capacity: int, *, mapped: bool = False) -> ReplayBuffer:

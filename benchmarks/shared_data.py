@@ -183,6 +183,9 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--only", default="", help="recordings whose path contains this")
     arguments = parser.parse_args()
+    if not arguments.data.is_dir():
+        print(f"the recordings are not at {arguments.data}: give --data FOLDER; nothing was measured")
+        return 0
     print("| recording | format | episodes | steps | frames | features | findings | frames/s | store MB |")
     print("|---|---|---|---|---|---|---|---|---|")
     wrong: dict[str, Sequence[str]] = {}
