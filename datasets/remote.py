@@ -95,7 +95,8 @@ def refuse_existing_at(path: str | Path, *, overwrite: bool = False) -> None:
 
 
 def publish(local: Path, url: str, *, overwrite: bool = False) -> None:
-    """Upload a store. Killed at any moment, it leaves the store that was there, or none, never a part of one.
+    """Upload a store. Killed at any moment, it leaves the store that was there, or none, never a part of one. What
+    replaces a store lies whole beside it until it is in its place, and stays there where that fails.
 
     Raises:
         InputError: it is no store, another is there and `overwrite` is off, or it cannot be written.
@@ -122,14 +123,22 @@ def publish(local: Path, url: str, *, overwrite: bool = False) -> None:
         staging = place.beside(f".{place.name}.partial-{uuid.uuid4().hex[:8]}")
         try:
             staging.upload(local, files)
-            place.write(MARK, b"")
-            place.remove(ROOT)
-            place.clear(but=MARK)
-            for name in files:
-                place.system.mv(staging.path(name), place.path(name))
-            place.remove(MARK)
-        finally:
+            place.make_folders(files)  # what can fail for want of a right fails before anything is removed
+        except BaseException:
             staging.clear()
+            raise
+        try:
+            with clear_remote_errors(url):
+                place.write(MARK, b"")
+                place.remove(ROOT)
+                place.clear(but=MARK)
+                place.make_folders(files)
+                for name in files:
+                    place.system.cp_file(staging.path(name), place.path(name))
+                place.remove(MARK)
+        except InputError as error:
+            raise InputError(f"{error}. The new store lies whole at {staging.url}: move it to {url}") from error
+        staging.clear()
 
 
 def localize(url: str) -> Path:
@@ -299,10 +308,14 @@ class _Place:
             if name != but:
                 self.remove(name)
 
-    def upload(self, local: Path, names: list[str]) -> None:
-        """Copy files here in their order; those of one batch come in any order, the last two come last."""
+    def make_folders(self, names: list[str]) -> None:
+        """The folders of these files, where the file system has folders."""
         for folder in sorted({self.path(name).rpartition("/")[0] for name in names}):
             self.system.makedirs(folder, exist_ok=True)
+
+    def upload(self, local: Path, names: list[str]) -> None:
+        """Copy files here in their order; those of one batch come in any order, the last two come last."""
+        self.make_folders(names)
         bulk, last = names[:-2], names[-2:]
         for batch in [
             *(bulk[start : start + TOGETHER] for start in range(0, len(bulk), TOGETHER)),

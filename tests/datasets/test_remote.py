@@ -1,5 +1,6 @@
 """Stores on object storage: read through a cache, published whole or not at all."""
 
+import re
 import runpy
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 from robot_rl.datasets.remote import REMOTE, building_at, is_url, localize, publish, url_of
 from robot_rl.datasets.store import EpisodeStore
 from robot_rl.errors import InputError
+from robot_rl.spec import ArraySpec, Spec
+from robot_rl.types import Episode
 
 IMAGES = runpy.run_path(str(Path(__file__).with_name("test_store_images.py")))
 make_store, make_episode, TIERS = IMAGES["make_store"], IMAGES["make_episode"], IMAGES["TIERS"]
@@ -65,6 +68,51 @@ def test_a_store_that_was_changed_is_copied_anew(tmp_path: Path) -> None:
     publish(make_store(tmp_path / "y.zarr", 4, 5).path, url, overwrite=True)
     assert (len(before), len(EpisodeStore.open(url))) == (1, 2)
     assert {path.split("/")[2] for path in fsspec.filesystem("memory").store} == {"x.zarr"}
+
+
+def labelled(path: Path, success: bool) -> EpisodeStore:
+    """An episode of numbers, which says whether it succeeded or not: an array of which is on the disk, or is not."""
+    spec = Spec(observation={"state": ArraySpec(shape=(2,))}, action=ArraySpec(shape=(1,)))
+    store = EpisodeStore.create(path, spec, provenance={})
+    store.append(
+        Episode(
+            observation={"state": np.ones((4, 2), np.float32)},
+            action=np.ones((3, 1), np.float32),
+            reward=np.ones(3),
+            terminated=np.zeros(3, bool),
+            truncated=np.asarray([False, False, True]),
+            success=np.ones(3, bool) if success else None,
+        )
+    )
+    store.finish()
+    return store
+
+
+@pytest.mark.parametrize("kind", [0, 1], ids=["memory", "file"])
+def test_what_replaces_a_store_may_have_folders_that_it_had_not(tmp_path: Path, kind: int) -> None:
+    url = urls(tmp_path)[kind]
+    publish(labelled(tmp_path / "x.zarr", success=False).path, url)
+    new = labelled(tmp_path / "y.zarr", success=True)
+    publish(new.path, url, overwrite=True)
+    assert EpisodeStore.open(url).digests == new.digests
+
+
+def test_a_replacement_that_fails_is_told_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "memory://bucket/x.zarr"
+    publish(labelled(tmp_path / "x.zarr", success=False).path, url)
+    new = labelled(tmp_path / "y.zarr", success=True)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError("no space")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(MemoryFileSystem, "cp_file", full)
+        with pytest.raises(InputError, match=r"no space.*lies whole at") as error:
+            publish(new.path, url, overwrite=True)
+    place = re.search(r"memory://\S+\.partial-\w+", str(error.value))
+    assert place is not None
+    assert EpisodeStore.open(place[0]).digests == new.digests
+    publish(new.path, url)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
