@@ -2,10 +2,10 @@
 
     python benchmarks/tfrecord.py [--repeats 5] [--other /tmp/tfr]
 
-The other is https://github.com/vahidk/tfrecord, which a project that reads RLDS without TensorFlow would take; it parses
-with protobuf and verifies no checksums, ours are verified. Install it beside the project, not into it:
-`pip install --no-deps --target /tmp/tfr tfrecord crc32c`. Parse: every feature of every record as an array or as a list of
-bytes. With images: every JPEG decoded too, with the same decoder for both. One thread; a frame is a step of an
+The other is https://github.com/vahidk/tfrecord, which who reads RLDS without TensorFlow would take; it parses with
+protobuf and verifies no checksums, ours are verified. Install it beside the project, not into it:
+`pip install --no-deps --target /tmp/tfr tfrecord crc32c`. Parse: every feature of every record as an array or as a list
+of bytes. With images: every JPEG decoded too, with the same decoder for both. One thread; a frame is a step of an
 episode, with its four cameras. Numbers are the fastest of the repeats, which take turns; use the ratios.
 """
 
@@ -15,7 +15,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -42,7 +44,7 @@ def main() -> int:
         console.print(f"there is no data set at {arguments.data}: name one with --data", markup=False)
         return 1
     files = sorted(path for path in arguments.data.iterdir() if ".tfrecord" in path.name)
-    frames = sum(len(np.ravel(example["steps/is_last"])) for file in files for example in ours(file))
+    frames = sum(len(example["steps/is_last"]) for file in files for example in ours(file))
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
         files = [Path(shutil.copy(file, folder)) for file in files]  # the disk is not what is measured
         for name in ("features.json", "dataset_info.json"):
@@ -81,7 +83,7 @@ def report(console: Console, files: list[Path], folder: Path, frames: int, repea
     console.print(table)
 
 
-Features = Mapping[str, object]
+Features = Mapping[str, Any]
 Reader = Callable[[Path], Iterator[Features]]
 
 
@@ -95,11 +97,11 @@ def other_reader(console: Console, folder: str) -> Reader | None:
     """The package `tfrecord`, if it is there."""
     sys.path.insert(0, folder)  # before this file, which has the same name
     try:
-        from tfrecord import tfrecord_loader
+        load = import_module("tfrecord").tfrecord_loader
     except ImportError as error:
         console.print(f"no comparison, the package `tfrecord` is not there ({error}): see --help", markup=False)
         return None
-    return lambda file: tfrecord_loader(str(file), None)
+    return lambda file: load(str(file), None)
 
 
 def parse(files: list[Path], reader: Reader) -> None:

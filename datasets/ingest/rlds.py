@@ -206,7 +206,11 @@ def _inferred(indices: Sequence[RecordIndex], path: Path) -> list[Leaf]:
 
 
 def _look(source: _Source) -> list[Array]:
-    """The rewards of all episodes, from their records without the rest; notes ends and ragged features."""
+    """The rewards of all episodes, from their records without the rest; notes ends and ragged features.
+
+    Raises:
+        InputError: no observation is left.
+    """
     rewards: list[Array] = []
     cut, paid, total = 0, 0, 0
     widths = Widths(source.layout)
@@ -242,6 +246,8 @@ def _look(source: _Source) -> list[Array]:
         source.findings.append(Finding(severity="warning", place=place, text=text, remedy=remedy))
     source.layout, source.padded, wide = without_wide(source.layout, widths.padded())
     source.findings += ragged_findings(source.padded, wide, place)
+    if not source.layout.observation:
+        raise InputError(f"{source.path} has no observations but those whose rows differ too much: {', '.join(wide)}")
     return rewards if rewards else [np.zeros(1)]
 
 

@@ -124,10 +124,17 @@ class Widths:
         self.longest: dict[str, int] = {}
 
     def add(self, example: Example) -> None:
-        """One episode."""
+        """One episode.
+
+        Raises:
+            InputError: its lengths are damaged.
+        """
         for leaf in self.leaves:
             lengths = row_lengths(leaf, example, 0)
             if lengths is not None and len(lengths):
+                values = len(example.get(f"{leaf.name}/ragged_flat_values", ()))
+                if sum(lengths.tolist()) > values:
+                    raise InputError(f"{example.place}: feature '{leaf.name}' has {values} values, fewer than its rows")
                 least, most = int(lengths.min()), int(lengths.max())
                 self.shortest[leaf.name] = min(least, self.shortest.get(leaf.name, least))
                 self.longest[leaf.name] = max(most, self.longest.get(leaf.name, most))

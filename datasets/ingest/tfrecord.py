@@ -81,6 +81,9 @@ def record_index(path: Path) -> RecordIndex:
             position = 0
             while position < size:
                 place = f"record {len(offsets)} at byte {position}"
+                if size - position < FRAME_BYTES:
+                    damage = f"{place} is truncated: the file ends within its header"
+                    break
                 file.seek(position)
                 length = _length(file.read(HEADER_BYTES))
                 if length is None:
