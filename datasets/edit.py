@@ -128,7 +128,7 @@ def merge(stores: Sequence[str | Path], output: str | Path | None = None, *, ove
             raise InputError(f"{other.path} cannot be merged with {first.path}: {'; '.join(found)}")
     origins = [{"store": store.path.name, "episodes": len(store), "provenance": store.provenance} for store in opened]
     provenance = {"source": f"{len(opened)} stores", "format": "merged", "merged": origins}
-    with _output(stores[0], output, overwrite) as (temporary, final):
+    with _output(first, stores[0], output, overwrite) as (temporary, final):
         episodes = (episode for store in opened for episode in store.episodes())
         made = _write(temporary, first, first.spec, episodes, provenance)
         declare_bounds(made)
@@ -183,7 +183,7 @@ def relabel(store: str | Path, labels: Labels, output: str | Path | None = None,
         raise InputError("relabel needs what to set: language=..., success.observation=... or reward.last_steps=...")
     source = EpisodeStore.open(store)
     provenance = _edited(source, {"operation": "relabel", **_given(labels)})
-    with _output(store, output, overwrite) as (temporary, final):
+    with _output(source, store, output, overwrite) as (temporary, final):
         episodes = (labels.episode(episode, f"episode {i}") for i, episode in enumerate(source.episodes()))
         made = _write(temporary, source, labels.spec(source.spec), episodes, provenance)
     return Made(path=final, episodes=len(made), steps=made.steps)
@@ -221,7 +221,7 @@ def split(
         shares = shares if shares else {"train": 0.9, "validation": 0.1}
         parts = parts_by_share(source.digests, shares, seed, shuffled=by == "random")
     made = []
-    with _folder(folder, overwrite) as temporary:
+    with _folder(folder, source.path, overwrite) as temporary:
         for name, indices in parts.items():
             about = {"operation": "split", "part": name, "by": by, "episodes": indices} | (
                 {"seed": seed} if by == "random" else {}
@@ -301,7 +301,7 @@ def _keep(
         raise InputError(f"that would leave none of {len(source)} episodes of {source.path}: nothing was changed")
     keys = list(spec.observation)
     removed = len(source) - len(wanted)
-    with _output(path, output, overwrite) as (temporary, final):
+    with _output(source, path, output, overwrite) as (temporary, final):
         episodes = (with_keys(episode, keys) for episode in source.episodes(wanted))
         made = _write(temporary, source, spec, episodes, _edited(source, about | {"removed": removed}))
     return Made(path=final, episodes=len(made), steps=made.steps, removed=removed)
@@ -335,26 +335,53 @@ def _edited(source: EpisodeStore, about: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _output(source: str | Path, output: str | Path | None, overwrite: bool) -> Iterator[tuple[Path, str]]:
-    """Where to write, and what it becomes: another store, or the source itself, which nobody may write meanwhile."""
-    if output is None or str(output) == str(source):
-        lock = None if is_url(source) else WriterLock(Path(source))
-        with building_at(source, overwrite=True) as temporary:
-            yield temporary, str(source)
+def _output(
+    source: EpisodeStore, path: str | Path, output: str | Path | None, overwrite: bool
+) -> Iterator[tuple[Path, str]]:
+    """Where to write, and what it becomes: another store, or the source itself, which nobody may write meanwhile.
+
+    Args:
+        source: as it was opened, and as the change was chosen by.
+        path: of the source, or its URL.
+        output: of the new store; None is in place.
+        overwrite: replace a store that is there.
+
+    Raises:
+        InputError: the source was written to since it was opened, or is written to now.
+    """
+    if output is None or _same_place(path, output):
+        lock = None if is_url(path) else WriterLock(Path(path))
+        if EpisodeStore.open(path).records != source.records:
+            raise InputError(f"{path} was changed by another process meanwhile, so it is left as it is: try again")
+        with building_at(path, overwrite=True) as temporary:
+            yield temporary, str(path)
         del lock
         return
     with building_at(output, overwrite=overwrite) as temporary:
         yield temporary, str(output)
 
 
+def _same_place(one: str | Path, other: str | Path) -> bool:
+    if is_url(one) or is_url(other):
+        return str(one) == str(other)
+    return Path(one).resolve() == Path(other).resolve()
+
+
 @contextlib.contextmanager
-def _folder(folder: Path, overwrite: bool) -> Iterator[Path]:
-    """A folder for stores that appears whole or not at all."""
+def _folder(folder: Path, source: Path, overwrite: bool) -> Iterator[Path]:
+    """A folder for stores that appears whole or not at all. It replaces one whose stores a split has made."""
     if folder.exists():
         if not folder.is_dir() or is_store(folder) or not all(map(is_store, folder.iterdir())):
             raise InputError(f"{folder} is there already and is no folder of stores: choose another name")
         if not overwrite:
             raise InputError(f"{folder} is there already: choose another name, or replace it with overwrite=true")
+        if folder.resolve() in source.resolve().parents:
+            raise InputError(f"{source} lies in {folder}, and would be replaced with it: choose another folder")
+        others = [entry.name for entry in sorted(folder.iterdir()) if not _is_part(EpisodeStore.open(entry))]
+        if others:
+            raise InputError(
+                f"{folder} holds {others[0]}, which no split has made, so it is not replaced: choose another folder"
+            )
     unique = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
     temporary, replaced = (folder.with_name(f".{folder.name}.{kind}-{unique}") for kind in ("partial", "replaced"))
     try:
@@ -371,6 +398,10 @@ def _folder(folder: Path, overwrite: bool) -> Iterator[Path]:
         if replaced.exists() and not folder.exists():
             replaced.rename(folder)
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _is_part(store: EpisodeStore) -> bool:
+    return any(change.get("operation") == "split" for change in store.provenance.get(EDITS, ()))
 
 
 def _require_episodes(store: EpisodeStore, episodes: Sequence[int]) -> None:

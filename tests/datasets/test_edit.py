@@ -253,3 +253,38 @@ sys.stdin.readline()
         edit.delete(store.path, [0], tmp_path / "out.zarr")
         process.stdin.close()
     assert edit.delete(store.path, [0]).episodes == 2
+
+
+def test_what_is_appended_while_a_change_is_prepared_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_store(tmp_path / "s.zarr", range(4)).path
+    choose = edit.choose_keys
+
+    def slow(*arguments: Any) -> list[str]:
+        other = EpisodeStore.append_to(path)  # another process, between opening and locking
+        other.append(make_episode(7))
+        return choose(*arguments)
+
+    monkeypatch.setattr(edit, "choose_keys", slow)
+    with pytest.raises(InputError, match="try again"):
+        edit.filter_episodes(path, Selection(minimum_steps=2))
+    assert sources(path) == ["demo_0", "demo_1", "demo_2", "demo_3", "demo_7"]
+
+
+def test_the_same_store_under_another_spelling_is_changed_in_place(tmp_path: Path) -> None:
+    path = make_store(tmp_path / "s.zarr", range(3)).path
+    edit.delete(path, [1], f"{tmp_path}/./s.zarr")
+    assert sources(path) == ["demo_0", "demo_2"]
+
+
+def test_a_split_never_replaces_its_source_or_a_store_that_no_split_made(tmp_path: Path) -> None:
+    stores = tmp_path / "stores"
+    stores.mkdir()
+    mine = make_store(stores / "mine.zarr", range(4)).path
+    with pytest.raises(InputError, match="lies in"):
+        edit.split(mine, stores, shares={"a": 0.5, "b": 0.5}, overwrite=True)
+    other = make_store(tmp_path / "other.zarr", range(4)).path
+    with pytest.raises(InputError, match=r"holds mine\.zarr, which no split has made"):
+        edit.split(other, stores, shares={"a": 0.5, "b": 0.5}, overwrite=True)
+    assert sources(mine) == ["demo_0", "demo_1", "demo_2", "demo_3"]
