@@ -42,7 +42,7 @@ def array_names(keys: Iterable[str]) -> dict[str, str]:
     Raises:
         InputError: a key cannot be a path.
     """
-    known = set(keys)
+    known = dict.fromkeys(keys)
     names = {}
     for key in known:
         parts = key.split("/")
@@ -196,9 +196,21 @@ def _checked(array: Array, spec: ArraySpec, place: str, *, lazy_image: bool = Fa
         raise InputError(f"{place} has data type {array.dtype}, the store has {dtype}")
     if array.dtype == dtype and lazy(array) is not None:
         return array
-    array = array.astype(dtype, casting="same_kind", copy=False)
+    array = narrowed(array, dtype, place)
     require_finite(array, place)
     return array
+
+
+def narrowed(array: Array, dtype: np.dtype[Any], place: str) -> Array:
+    """An array in a data type of its kind.
+
+    Raises:
+        InputError: it holds whole numbers that do not fit.
+    """
+    cast = array.astype(dtype, casting="same_kind", copy=False)
+    if dtype.kind in "iu" and not np.can_cast(array.dtype, dtype, casting="safe") and not np.array_equal(cast, array):
+        raise InputError(f"{place} holds numbers from {array.min()} to {array.max()}, which do not fit into {dtype}")
+    return cast
 
 
 def _with_filler(array: Array) -> Array:

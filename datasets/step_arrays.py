@@ -9,7 +9,7 @@ import numpy as np
 import zarr
 from zarr.codecs import ZstdCodec
 
-from robot_rl.datasets.schema import SUCCESS_UNKNOWN, array_names, key_of_name
+from robot_rl.datasets.schema import SUCCESS_UNKNOWN, array_names, key_of_name, narrowed
 from robot_rl.datasets.store_files import chunk_files, clear_store_errors
 from robot_rl.errors import InputError
 from robot_rl.types import Array, Episode
@@ -82,8 +82,8 @@ class StepArrays:
             array.attrs["rows"] = "states" if states else "steps"
             self._arrays[key] = array
 
-    def fitting(self, rows: Mapping[str, Array], place: str) -> dict[str, Array]:
-        """Rows of an episode in the data types of the arrays.
+    def fitting(self, episode: Episode, rows: Mapping[str, Array], place: str) -> dict[str, Array]:
+        """The rows of an episode in the data types of the arrays.
 
         Raises:
             InputError: its arrays are others; names the place.
@@ -97,7 +97,16 @@ class StepArrays:
                 raise InputError(f"{place}: {key} has shape {found.shape[1:]} a step, the store has {array.shape[1:]}")
             if not np.can_cast(found.dtype, array.dtype, casting="same_kind"):
                 raise InputError(f"{place}: {key} has data type {found.dtype}, the store has {array.dtype}")
-        return {key: values.astype(self._arrays[key].dtype, copy=False) for key, values in rows.items()}
+        whole = self.whole
+        for key, values in episode.extras.items():
+            steps = len(episode)
+            wanted = steps + 1 if f"extras/{key}" in whole else steps
+            if len(values) != wanted:
+                raise InputError(
+                    f"{place}: extra '{key}' has {len(values)} rows for {steps} steps; in this store it has {wanted} "
+                    "for as many: give it the same in all episodes"
+                )
+        return {key: narrowed(values, self._arrays[key].dtype, f"{place}: {key}") for key, values in rows.items()}
 
     def write(self, blocks: Sequence[Mapping[str, Array]], start: int) -> set[Path]:
         """Put episodes, one behind another, at row `start`; returns the files that were written."""

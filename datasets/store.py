@@ -231,7 +231,7 @@ class EpisodeStore:
                 self._arrays.create(episodes[0], blocks[0])
             if len(self) == 0 or not self._writers:
                 self._writers = {key: self._writer(key) for key in self.tiers}
-            blocks = [self._arrays.fitting(block, place) for block, place in zip(blocks, places, strict=True)]
+            blocks = [self._arrays.fitting(*one) for one in zip(episodes, blocks, places, strict=True)]
             self._commit(episodes, blocks, images)
 
     def _commit(

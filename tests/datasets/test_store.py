@@ -2,6 +2,7 @@
 
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -335,3 +336,23 @@ def test_keys_that_cannot_be_a_folder_are_refused(tmp_path: Path, key: str) -> N
     with pytest.raises(InputError, match="cannot be the name of an array"):
         EpisodeStore.create(tmp_path / "store.zarr", spec, provenance={})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("first", "second"), [(0, 1), (1, 0)])
+def test_an_extra_has_a_row_behind_the_last_step_in_all_episodes_or_in_none(
+    tmp_path: Path, first: int, second: int
+) -> None:
+    store = EpisodeStore.create(tmp_path / "s.zarr", SPEC, provenance={})
+    one, other = (replace(make_episode(1, 3), extras={"force": np.ones(3 + behind)}) for behind in (first, second))
+    store.append(one)
+    with pytest.raises(InputError, match=f"extra 'force' has {3 + second} rows for 3 steps; in this store it has"):
+        store.append(other)
+    assert len(EpisodeStore.open(store.path)) == 1
+
+
+def test_whole_numbers_that_do_not_fit_are_refused_and_not_wrapped(tmp_path: Path) -> None:
+    store = EpisodeStore.create(tmp_path / "s.zarr", SPEC, provenance={})
+    store.append(replace(make_episode(1, 3), extras={"ticks": np.arange(3, dtype=np.int32)}))
+    store.append(replace(make_episode(1, 3), extras={"ticks": np.arange(3, dtype=np.int64)}))
+    with pytest.raises(InputError, match="extras/ticks holds numbers from 0 to 17179869184, which do not fit"):
+        store.append(replace(make_episode(1, 3), extras={"ticks": np.arange(3) << 33}))
