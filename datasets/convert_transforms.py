@@ -101,6 +101,8 @@ class Transforms:
         """
         if self.success is not None and episode.success is None:
             episode = replace(episode, success=self.success(episode.observation, place))
+        # As recorded: coarser steps, or one less, may leave out the step that says it.
+        succeeded = episode.success is not None and bool(episode.success.any())
         if self.reward.observation is not None:
             episode = with_reward_from(episode, self.reward.observation, self.reward.index, place)
         if self.stride > 1:
@@ -111,7 +113,7 @@ class Transforms:
             episode = with_success_at_end(episode, self.reward.last_steps, self.reward.values)
         if len(episode) < self.minimum_steps:
             return episode, f"shorter than {self.minimum_steps} steps"
-        if self.keep == "successful" and (episode.success is None or not episode.success.any()):
+        if self.keep == "successful" and not succeeded and self.reward.last_steps is None:
             return episode, "not successful"
         episode = with_keys(episode, choose_keys(list(episode.observation), self.keys, self.exclude))
         if self.language is not None:

@@ -309,3 +309,13 @@ def test_settings_that_do_not_fit_the_recording_are_refused_before_it_is_read(
     observation = {"state": ArraySpec(shape=(2,)), "camera": ArraySpec(shape=(8, 8, 3), dtype="uint8")}
     with pytest.raises(InputError, match=message):
         transforms.spec(make_spec(observation=observation, metadata={"absent": ["success"]}))
+
+
+def test_whether_an_episode_succeeded_is_told_before_a_step_is_left_out() -> None:
+    last = make_episode(5, success=np.arange(5) == 4, has_final_observation=False)
+    middle = make_episode(5, success=np.arange(5) == 2)
+    assert Transforms(keep="successful", action_from="state").episode(make_spec(), last, "e")[1] is None
+    assert Transforms(keep="successful", stride=2).episode(make_spec(), middle, "e")[1] is None
+    rule = RewardLabel(last_steps=1)
+    unknown = replace(middle, success=None)
+    assert Transforms(keep="successful", reward=rule).episode(make_spec(), unknown, "e")[1] is None
