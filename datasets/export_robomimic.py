@@ -13,12 +13,13 @@ from typing import Any
 import h5py
 import numpy as np
 
+from robot_rl.datasets.frames import blocks, lazy
 from robot_rl.datasets.ingest.robomimic_hdf5 import EXTRAS, METADATA_ATTRIBUTE, SPEC_ATTRIBUTE
 from robot_rl.datasets.schema import array_names, rows_of_episode
 from robot_rl.datasets.store_files import clear_disk_errors
 from robot_rl.errors import InputError
 from robot_rl.spec import Spec
-from robot_rl.types import Episode
+from robot_rl.types import Array, Episode
 
 
 def write_robomimic(
@@ -61,7 +62,7 @@ def _write(file: h5py.File, spec: Spec, episodes: Iterable[Episode], env_args: M
     data.attrs[SPEC_ATTRIBUTE] = json.dumps(spec.to_json())
     total = 0
     for index, episode in enumerate(episodes):
-        rows = rows_of_episode(spec, episode, f"episode {index}")
+        rows = rows_of_episode(spec, episode, f"episode {index}", lazy_images=True)
         steps = len(episode)
         demo = data.create_group(f"demo_{index}")
         demo.attrs["num_samples"] = steps
@@ -69,9 +70,9 @@ def _write(file: h5py.File, spec: Spec, episodes: Iterable[Episode], env_args: M
         observations = demo.create_group("obs", track_order=True)
         names = array_names(spec.observation)
         for key in spec.observation:
-            observations[names[key]] = rows[f"observation/{key}"][:steps]
+            _put(observations, names[key], rows[f"observation/{key}"][:steps])
             if episode.has_final_observation:
-                demo[f"next_obs/{names[key]}"] = rows[f"observation/{key}"][1:]
+                _put(demo, f"next_obs/{names[key]}", rows[f"observation/{key}"][1:])
         demo["actions"], demo["rewards"] = rows["action"][:steps], rows["reward"][:steps]
         demo["terminated"], demo["truncated"] = rows["terminated"][:steps], rows["truncated"][:steps]
         demo["dones"] = np.asarray(episode.terminated | episode.truncated, np.int64)
@@ -85,3 +86,14 @@ def _write(file: h5py.File, spec: Spec, episodes: Iterable[Episode], env_args: M
     if total == 0:
         raise InputError(f"{file.filename}: there is no episode to write")
     data.attrs["total"] = total
+
+
+def _put(group: h5py.Group, name: str, rows: Array) -> None:
+    """Write rows; images that are decoded as they are looked at come a few at a time."""
+    if lazy(rows) is None:
+        group[name] = rows
+        return
+    dataset, start = group.create_dataset(name, rows.shape, rows.dtype), 0
+    for block in blocks(rows):
+        dataset[start : start + len(block)] = block
+        start += len(block)

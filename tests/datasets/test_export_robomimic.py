@@ -1,6 +1,7 @@
 """What is written in robomimic's layout is read back whole."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -10,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robot_rl.datasets.export_robomimic import write_robomimic
+from robot_rl.datasets.frames import BLOCK_FRAMES, Frames, as_array
 from robot_rl.datasets.ingest.base import ReadOptions
 from robot_rl.datasets.ingest.registry import find_reader
 from robot_rl.datasets.schema import digest, rows_of_episode
 from robot_rl.errors import InputError
 from robot_rl.spec import ArraySpec, Spec
-from robot_rl.types import Episode
+from robot_rl.types import Array, Episode
 
 SPEC = Spec(
     observation={  # not in the order of the alphabet
@@ -106,3 +108,52 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     write_robomimic(path, SPEC, [make_episode(1, 4)], {})
     with pytest.raises(InputError, match="overwrite=true"):
         write_robomimic(path, SPEC, [make_episode(1, 4)], {})
+
+
+def test_success_that_is_not_known_is_not_guessed_from_the_reward_of_our_own_file(tmp_path: Path) -> None:
+    episode = replace(make_episode(1, 4), reward=np.array([0.0, 1.0, 0.0, 1.0]), success=None)
+    write_robomimic(tmp_path / "a.hdf5", SPEC, [episode], {"env_name": "x", "type": 2})
+    with find_reader(tmp_path / "a.hdf5", None).open(tmp_path / "a.hdf5", ReadOptions()) as recording:
+        assert recording.read(0).success is None
+
+
+class _Counted(Frames):
+    """Grey images that count how many are decoded at once."""
+
+    most = 0
+
+    def decode(self, indices: Array) -> Array:
+        _Counted.most = max(_Counted.most, len(indices))
+        return np.broadcast_to(indices[:, None, None, None], (len(indices), *self.shape[1:])).astype(np.uint8)
+
+    def select(self, indices: Array) -> Frames:
+        return Resliced(self, indices)
+
+
+class Resliced(_Counted):
+    """Some of them."""
+
+    def __init__(self, source: Frames, indices: Array) -> None:
+        super().__init__((len(indices), *source.shape[1:]))
+        self.indices = indices
+
+    def decode(self, indices: Array) -> Array:
+        return super().decode(self.indices[indices])
+
+
+def test_images_of_a_long_episode_are_written_a_few_at_a_time(tmp_path: Path) -> None:
+    steps = 200
+    spec = Spec(observation={"camera": ArraySpec(shape=(4, 4, 3), dtype="uint8")}, action=ArraySpec(shape=(1,)))
+    end = np.arange(steps) == steps - 1
+    episode = Episode(
+        observation={"camera": as_array(_Counted((steps + 1, 4, 4, 3)))},
+        action=np.zeros((steps, 1), np.float32),
+        reward=np.zeros(steps),
+        terminated=end,
+        truncated=end & False,
+    )
+    write_robomimic(tmp_path / "a.hdf5", spec, [episode], {"env_name": "x", "type": 2})
+    assert 0 < _Counted.most <= BLOCK_FRAMES
+    with h5py.File(tmp_path / "a.hdf5") as file:
+        assert file["data/demo_0/obs/camera"][:, 0, 0, 0].tolist() == list(range(steps))
+        assert file["data/demo_0/next_obs/camera"][:, 0, 0, 0].tolist() == list(range(1, steps + 1))
