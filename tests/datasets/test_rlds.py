@@ -1,5 +1,6 @@
 """RLDS data sets: what declares them, ends, splits, ragged and encoded features, damage, real data."""
 
+import contextlib
 import json
 import struct
 import zlib
@@ -20,6 +21,7 @@ from robot_rl.datasets.ingest.rlds import RldsReader
 from robot_rl.errors import InputError
 from robot_rl.types import Episode
 
+CASES = 400
 CORE = "tensorflow_datasets.core.features"
 JPEG = [simplejpeg.encode_jpeg(np.full((8, 6, 3), 20 * step, np.uint8)) for step in range(5)]
 
@@ -344,6 +346,26 @@ def test_lengths_of_rows_that_lie_allocate_nothing(tmp_path: Path) -> None:
     path = write(tmp_path, {"train": [row]}, features_of(step))
     with pytest.raises(InputError, match="record 0: feature 'steps/observation/points' has"):
         opened(path)
+
+
+def test_records_with_right_checksums_and_wrong_content_are_stored_or_refused(tmp_path: Path) -> None:
+    step = STEP | {"observation": named(points=sequence(tensor()), image=image(8, 6, 3), grid=tensor("uint8", 2))}
+    row = record() | {"steps/observation/grid": np.arange(8)}
+    row["steps/observation/points/ragged_flat_values"] = np.arange(6.0)
+    row["steps/observation/points/ragged_row_lengths_0"] = np.array([2, 0, 3, 1])
+    path = write(tmp_path, {"train": [row]}, features_of(step))
+    whole, generator = example(row), np.random.default_rng(0)
+    read = 0
+    for _ in range(CASES):
+        data = bytearray(whole)
+        for place in generator.integers(0, len(data), generator.integers(1, 4)):
+            data[place] = generator.choice([0, 1, 0x7F, 0x80, 0xFF, generator.integers(0, 256)])
+        (path / "robot-train.tfrecord-00000-of-00001").write_bytes(framed(bytes(data)))
+        with contextlib.suppress(InputError):
+            episode = opened(path).read(0)
+            assert all(len(rows) == len(episode) + 1 for rows in episode.observation.values())
+            read += 1
+    assert 0 < read < CASES
 
 
 @pytest.mark.parametrize(
