@@ -28,9 +28,10 @@ from robot_rl.functional import gaussian
 from robot_rl.functional.bellman import squared_td_error, td_target
 from robot_rl.functional.polyak import polyak_update
 from robot_rl.networks.actor import LOG_STD_KINDS, GaussianActor
+from robot_rl.networks.build import critic_ensemble, gaussian_actor
 from robot_rl.networks.encoder import FlatEncoder
 from robot_rl.networks.ensemble import Ensemble
-from robot_rl.networks.initialize import INITIALIZATIONS, Initialization
+from robot_rl.networks.initialize import INITIALIZATIONS
 from robot_rl.networks.optimize import adam, descend
 from robot_rl.seeding import Seeds
 from robot_rl.spec import Spec
@@ -134,9 +135,7 @@ class AWAC:
 
     def value(self, observation: dict[str, Tensor], action: Tensor) -> Tensor:
         """Mean of the online critics. Shapes: each (B, *), (B, A) -> (B,)."""
-        with torch.no_grad():
-            q: Tensor = self.critic(self.encoder(observation), action)  # (E, B)
-            return q.mean(dim=0)
+        return self.critic.mean(self.encoder(observation), action)
 
     def _update_critic(self, batch: Batch, features: Tensor, next_features: Tensor, rows: slice) -> Metrics:
         config = self.config
@@ -189,32 +188,8 @@ def create(
     """Networks from the spec's shapes; the target starts as a copy and takes no gradient."""
     encoder = FlatEncoder(spec, statistics)
     (action_size,) = spec.action.shape
-    initialization = Initialization(
-        kind=config.initialization,
-        hidden_gain=config.hidden_gain,
-        last_hidden_gain=config.last_hidden_gain,
-        output_gain=config.output_gain,
-    )
-    actor = GaussianActor(
-        encoder.features,
-        action_size,
-        config.actor_hidden,
-        layer_norm=config.actor_layer_norm,
-        log_std_kind=config.log_std,
-        log_std_range=(config.log_std_minimum, config.log_std_maximum),
-        bounded_mean=True,
-        initialization=initialization,
-        generator=seeds.torch("actor"),
-    ).to(device)
-    critic = Ensemble(
-        encoder.features,
-        action_size,
-        config.critic_hidden,
-        count=config.critic_count,
-        layer_norm=config.critic_layer_norm,
-        initialization=initialization,
-        generator=seeds.torch("critic"),
-    ).to(device)
+    actor = gaussian_actor(config, encoder.features, action_size, seeds, device, bounded_mean=True)
+    critic = critic_ensemble(config, encoder.features, action_size, seeds, device)
     return AWAC(
         config=config,
         encoder=encoder.to(device),

@@ -19,8 +19,9 @@ from robot_rl.algorithms.agent import chunks, require_numbers
 from robot_rl.checks import require_choice, require_range
 from robot_rl.functional import tanh_gaussian
 from robot_rl.networks.actor import LOG_STD_KINDS, GaussianActor
+from robot_rl.networks.build import gaussian_actor
 from robot_rl.networks.encoder import FlatEncoder
-from robot_rl.networks.initialize import INITIALIZATIONS, Initialization
+from robot_rl.networks.initialize import INITIALIZATIONS
 from robot_rl.networks.optimize import adam, descend
 from robot_rl.seeding import Seeds
 from robot_rl.spec import Spec
@@ -126,22 +127,7 @@ def create(
     """The policy network from the spec's shapes."""
     encoder = FlatEncoder(spec, statistics)
     (action_size,) = spec.action.shape
-    actor = GaussianActor(
-        encoder.features,
-        action_size,
-        config.actor_hidden,
-        layer_norm=config.actor_layer_norm,
-        dropout=config.actor_dropout,
-        log_std_kind=config.log_std,
-        log_std_range=(config.log_std_minimum, config.log_std_maximum),
-        initialization=Initialization(
-            kind=config.initialization,
-            hidden_gain=config.hidden_gain,
-            last_hidden_gain=config.last_hidden_gain,
-            output_gain=config.output_gain,
-        ),
-        generator=seeds.torch("actor"),
-    ).to(device)
+    actor = gaussian_actor(config, encoder.features, action_size, seeds, device, dropout=config.actor_dropout)
     return BC(
         config=config,
         encoder=encoder.to(device),

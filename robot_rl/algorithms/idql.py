@@ -38,10 +38,11 @@ from robot_rl.functional.diffusion import denoise, noised
 from robot_rl.functional.implicit import value_loss
 from robot_rl.functional.polyak import polyak_update
 from robot_rl.functional.schedule import cosine_then_hold
+from robot_rl.networks.build import critic_ensemble, initialization_of
 from robot_rl.networks.denoiser import ACTIVATIONS, Denoiser
 from robot_rl.networks.encoder import FlatEncoder
 from robot_rl.networks.ensemble import Ensemble
-from robot_rl.networks.initialize import INITIALIZATIONS, Initialization
+from robot_rl.networks.initialize import INITIALIZATIONS
 from robot_rl.networks.mlp import MLP
 from robot_rl.networks.optimize import adam, descend
 from robot_rl.seeding import Seeds
@@ -187,9 +188,7 @@ class IDQL:
 
     def value(self, observation: dict[str, Tensor], action: Tensor) -> Tensor:
         """Mean of the online critics. Shapes: each (B, *), (B, A) -> (B,)."""
-        with torch.no_grad():
-            q: Tensor = self.critic(self.encoder(observation), action)  # (E, B)
-            return q.mean(dim=0)
+        return self.critic.mean(self.encoder(observation), action)
 
     def _candidates(self, features: Tensor, explore: bool) -> Tensor:
         """Actions of the diffusion model. Shapes: (B, F) -> (B, N, A)."""
@@ -250,12 +249,6 @@ def create(
     """Networks from the spec's shapes; the target and the average start as copies and take no gradient."""
     encoder = FlatEncoder(spec, statistics)
     (action_size,) = spec.action.shape
-    initialization = Initialization(
-        kind=config.initialization,
-        hidden_gain=config.hidden_gain,
-        last_hidden_gain=config.last_hidden_gain,
-        output_gain=config.output_gain,
-    )
     actor = Denoiser(
         encoder.features,
         action_size,
@@ -266,24 +259,16 @@ def create(
         activation=config.activation,
         layer_norm=config.actor_layer_norm,
         dropout=config.actor_dropout,
-        initialization=initialization,
+        initialization=initialization_of(config),
         generator=seeds.torch("actor"),
     ).to(device)
-    critic = Ensemble(
-        encoder.features,
-        action_size,
-        config.critic_hidden,
-        count=config.critic_count,
-        layer_norm=config.critic_layer_norm,
-        initialization=initialization,
-        generator=seeds.torch("critic"),
-    ).to(device)
+    critic = critic_ensemble(config, encoder.features, action_size, seeds, device)
     value_network = MLP(
         encoder.features,
         config.value_hidden,
         1,
         layer_norm=config.critic_layer_norm,
-        initialization=initialization,
+        initialization=initialization_of(config),
         generator=seeds.torch("value_network"),
     ).to(device)
     rate, decay = config.actor_learning_rate, config.actor_weight_decay

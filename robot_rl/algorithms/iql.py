@@ -40,9 +40,10 @@ from robot_rl.functional.quantile import head_quantile
 from robot_rl.functional.robust import bounded, huber_td_error
 from robot_rl.functional.schedule import cosine_then_hold
 from robot_rl.networks.actor import LOG_STD_KINDS, GaussianActor
+from robot_rl.networks.build import critic_ensemble, gaussian_actor, initialization_of
 from robot_rl.networks.encoder import FlatEncoder
 from robot_rl.networks.ensemble import Ensemble
-from robot_rl.networks.initialize import INITIALIZATIONS, Initialization
+from robot_rl.networks.initialize import INITIALIZATIONS
 from robot_rl.networks.mlp import MLP
 from robot_rl.networks.optimize import adam, descend
 from robot_rl.seeding import Seeds
@@ -191,9 +192,7 @@ class IQL:
 
     def value(self, observation: dict[str, Tensor], action: Tensor) -> Tensor:
         """Mean of the online critics. Shapes: each (B, *), (B, A) -> (B,)."""
-        with torch.no_grad():
-            q: Tensor = self.critic(self.encoder(observation), action)  # (E, B)
-            return q.mean(dim=0)
+        return self.critic.mean(self.encoder(observation), action)
 
     def _step(
         self, features: Tensor, action: Tensor, reward: Tensor, discount: Tensor, next_features: Tensor
@@ -259,39 +258,22 @@ def create(
     """Networks from the spec's shapes; the target starts as a copy and takes no gradient."""
     encoder = FlatEncoder(spec, statistics)
     (action_size,) = spec.action.shape
-    initialization = Initialization(
-        kind=config.initialization,
-        hidden_gain=config.hidden_gain,
-        last_hidden_gain=config.last_hidden_gain,
-        output_gain=config.output_gain,
-    )
-    actor = GaussianActor(
+    actor = gaussian_actor(
+        config,
         encoder.features,
         action_size,
-        config.actor_hidden,
-        layer_norm=config.actor_layer_norm,
+        seeds,
+        device,
         dropout=config.actor_dropout,
-        log_std_kind=config.log_std,
-        log_std_range=(config.log_std_minimum, config.log_std_maximum),
         bounded_mean=config.bounded_mean,
-        initialization=initialization,
-        generator=seeds.torch("actor"),
-    ).to(device)
-    critic = Ensemble(
-        encoder.features,
-        action_size,
-        config.critic_hidden,
-        count=config.critic_count,
-        layer_norm=config.critic_layer_norm,
-        initialization=initialization,
-        generator=seeds.torch("critic"),
-    ).to(device)
+    )
+    critic = critic_ensemble(config, encoder.features, action_size, seeds, device)
     value_network = MLP(
         encoder.features,
         config.value_hidden,
         1,
         layer_norm=config.critic_layer_norm,
-        initialization=initialization,
+        initialization=initialization_of(config),
         generator=seeds.torch("value_network"),
     ).to(device)
     return IQL(

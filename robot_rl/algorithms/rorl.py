@@ -39,9 +39,10 @@ from robot_rl.functional.smoothing import (
     uncertainty_penalty,
 )
 from robot_rl.networks.actor import LOG_STD_KINDS, GaussianActor
+from robot_rl.networks.build import critic_ensemble, gaussian_actor
 from robot_rl.networks.encoder import FlatEncoder
 from robot_rl.networks.ensemble import Ensemble
-from robot_rl.networks.initialize import INITIALIZATIONS, Initialization
+from robot_rl.networks.initialize import INITIALIZATIONS
 from robot_rl.networks.optimize import adam, descend, held
 from robot_rl.networks.scalar import Scalar
 from robot_rl.seeding import Seeds
@@ -161,9 +162,7 @@ class RORL:
 
     def value(self, observation: dict[str, Tensor], action: Tensor) -> Tensor:
         """Mean of the online critics. Shapes: each (B, *), (B, A) -> (B,)."""
-        with torch.no_grad():
-            q: Tensor = self.critic(self.encoder(observation), action)  # (E, B)
-            return q.mean(dim=0)
+        return self.critic.mean(self.encoder(observation), action)
 
     def _update_critic(self, batch: Batch, features: Tensor, next_features: Tensor, rows: slice) -> Metrics:
         config, action = self.config, batch.action[rows]
@@ -252,31 +251,8 @@ def create(
     """Networks from the spec's shapes; the target starts as a copy and takes no gradient."""
     encoder = FlatEncoder(spec, statistics)
     (action_size,) = spec.action.shape
-    initialization = Initialization(
-        kind=config.initialization,
-        hidden_gain=config.hidden_gain,
-        last_hidden_gain=config.last_hidden_gain,
-        output_gain=config.output_gain,
-    )
-    actor = GaussianActor(
-        encoder.features,
-        action_size,
-        config.actor_hidden,
-        layer_norm=config.actor_layer_norm,
-        log_std_kind=config.log_std,
-        log_std_range=(config.log_std_minimum, config.log_std_maximum),
-        initialization=initialization,
-        generator=seeds.torch("actor"),
-    ).to(device)
-    critic = Ensemble(
-        encoder.features,
-        action_size,
-        config.critic_hidden,
-        count=config.critic_count,
-        layer_norm=config.critic_layer_norm,
-        initialization=initialization,
-        generator=seeds.torch("critic"),
-    ).to(device)
+    actor = gaussian_actor(config, encoder.features, action_size, seeds, device)
+    critic = critic_ensemble(config, encoder.features, action_size, seeds, device)
     temperature = Scalar(config.initial_temperature, "exp").to(device)
     return RORL(
         config=config,

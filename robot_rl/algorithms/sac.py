@@ -45,9 +45,10 @@ from robot_rl.functional.ensemble import REDUCTIONS, disagreement_weight, random
 from robot_rl.functional.entropy import actor_loss, soft_value, temperature_loss
 from robot_rl.functional.polyak import polyak_update
 from robot_rl.networks.actor import LOG_STD_KINDS, GaussianActor
+from robot_rl.networks.build import critic_ensemble, gaussian_actor
 from robot_rl.networks.encoder import FlatEncoder
 from robot_rl.networks.ensemble import Ensemble
-from robot_rl.networks.initialize import INITIALIZATIONS, Initialization
+from robot_rl.networks.initialize import INITIALIZATIONS
 from robot_rl.networks.optimize import adam, descend, held, step_with_zero_gradient
 from robot_rl.networks.scalar import Scalar
 from robot_rl.seeding import Seeds
@@ -246,9 +247,7 @@ class SAC:
 
     def value(self, observation: dict[str, Tensor], action: Tensor) -> Tensor:
         """Mean of the online critics. Shapes: each (B, *), (B, A) -> (B,)."""
-        with torch.no_grad():
-            q: Tensor = self.critic(self.encoder(observation), action)  # (E, B)
-            return q.mean(dim=0)
+        return self.critic.mean(self.encoder(observation), action)
 
     def _update_critic(self, batch: Batch, features: Tensor, next_features: Tensor, rows: slice) -> Metrics:
         config = self.config
@@ -412,33 +411,8 @@ def create(
     """Networks from the spec's shapes; the target starts as a copy and takes no gradient."""
     encoder = FlatEncoder(spec, statistics)
     (action_size,) = spec.action.shape
-    initialization = Initialization(
-        kind=config.initialization,
-        hidden_gain=config.hidden_gain,
-        last_hidden_gain=config.last_hidden_gain,
-        output_gain=config.output_gain,
-    )
-    actor = GaussianActor(
-        encoder.features,
-        action_size,
-        config.actor_hidden,
-        layer_norm=config.actor_layer_norm,
-        dropout=config.actor_dropout,
-        log_std_kind=config.log_std,
-        log_std_range=(config.log_std_minimum, config.log_std_maximum),
-        initialization=initialization,
-        generator=seeds.torch("actor"),
-    ).to(device)
-    critic = Ensemble(
-        encoder.features,
-        action_size,
-        config.critic_hidden,
-        count=config.critic_count,
-        layer_norm=config.critic_layer_norm,
-        dropout=config.critic_dropout,
-        initialization=initialization,
-        generator=seeds.torch("critic"),
-    ).to(device)
+    actor = gaussian_actor(config, encoder.features, action_size, seeds, device, dropout=config.actor_dropout)
+    critic = critic_ensemble(config, encoder.features, action_size, seeds, device, dropout=config.critic_dropout)
     temperature = Scalar(config.initial_temperature, config.temperature_parameterization).to(device)
     lagrange = Scalar(config.conservative_lagrange_initial, config.conservative_lagrange_parameterization).to(device)
     return SAC(

@@ -35,9 +35,10 @@ from robot_rl.functional.bellman import squared_td_error, td_target
 from robot_rl.functional.ensemble import random_heads, reduce_heads
 from robot_rl.functional.polyak import polyak_update
 from robot_rl.networks.actor import DeterministicActor
+from robot_rl.networks.build import critic_ensemble, initialization_of
 from robot_rl.networks.encoder import FlatEncoder
 from robot_rl.networks.ensemble import Ensemble
-from robot_rl.networks.initialize import INITIALIZATIONS, Initialization
+from robot_rl.networks.initialize import INITIALIZATIONS
 from robot_rl.networks.optimize import adam, descend, held
 from robot_rl.seeding import Seeds
 from robot_rl.spec import Spec
@@ -192,9 +193,7 @@ class TD3:
 
     def value(self, observation: dict[str, Tensor], action: Tensor) -> Tensor:
         """Mean of the online critics. Shapes: each (B, *), (B, A) -> (B,)."""
-        with torch.no_grad():
-            q: Tensor = self.critic(self.encoder(observation), action)  # (E, B)
-            return q.mean(dim=0)
+        return self.critic.mean(self.encoder(observation), action)
 
     def _update_critic(self, batch: Batch, features: Tensor, next_features: Tensor, rows: slice) -> Metrics:
         config = self.config
@@ -274,29 +273,15 @@ def create(
     """Networks from the spec's shapes; the targets start as copies and take no gradient."""
     encoder = FlatEncoder(spec, statistics)
     (action_size,) = spec.action.shape
-    initialization = Initialization(
-        kind=config.initialization,
-        hidden_gain=config.hidden_gain,
-        last_hidden_gain=config.last_hidden_gain,
-        output_gain=config.output_gain,
-    )
     actor = DeterministicActor(
         encoder.features,
         action_size,
         config.actor_hidden,
         layer_norm=config.actor_layer_norm,
-        initialization=initialization,
+        initialization=initialization_of(config),
         generator=seeds.torch("actor"),
     ).to(device)
-    critic = Ensemble(
-        encoder.features,
-        action_size,
-        config.critic_hidden,
-        count=config.critic_count,
-        layer_norm=config.critic_layer_norm,
-        initialization=initialization,
-        generator=seeds.torch("critic"),
-    ).to(device)
+    critic = critic_ensemble(config, encoder.features, action_size, seeds, device)
     return TD3(
         config=config,
         encoder=encoder.to(device),

@@ -69,6 +69,12 @@ class Ensemble(nn.Module):
             return torch.stack([self.network(features, action, list(each), dropout_generator) for each in members])
         return self.network(features, action, parameters, dropout_generator)
 
+    @torch.no_grad()
+    def mean(self, features: Tensor, action: Tensor) -> Tensor:
+        """Mean over the critics, without gradients. Shapes: (B, F), (B, A) -> (B,)."""
+        q: Tensor = self(features, action)  # (E, B)
+        return q.mean(dim=0)
+
     def network(
         self,
         features: Tensor,

@@ -34,6 +34,7 @@ from robot_rl.algorithms import (
 )
 from robot_rl.config import register
 from robot_rl.errors import InputError
+from robot_rl.networks import build
 
 ALGORITHM_FILES = sorted((Path(__file__).parents[2] / "configs" / "algorithm").glob("*.yaml"))
 
@@ -316,7 +317,8 @@ MODULES = {
 def test_every_setting_is_read(module: ModuleType, kind: type) -> None:
     read = {
         node.attr
-        for node in ast.walk(ast.parse(inspect.getsource(module)))
+        for source in (module, build)
+        for node in ast.walk(ast.parse(inspect.getsource(source)))
         if isinstance(node, ast.Attribute)
         and (
             (isinstance(node.value, ast.Name) and node.value.id == "config")
