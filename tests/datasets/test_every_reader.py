@@ -45,7 +45,7 @@ def _corpus() -> ModuleType:
 
 corpus = _corpus()
 FORMATS = list(corpus.FORMATS)
-RECORDED_FINAL = {"robomimic", "minari", "rlds"}  # these formats hold the observation behind the last step
+RECORDED_FINAL = {"robomimic", "minari", "minari_arrow", "rlds"}  # these formats hold the observation behind the last step
 FRAMES_ONLY = {"rosbag2_sqlite", "rosbag2_mcap", "rosbag1", "mp4", "csv"}  # no actions: the last frame is the final one
 
 
@@ -175,7 +175,7 @@ def test_the_numbers_are_those_that_were_recorded_at_their_steps(name: str, inge
         known = steps + 1 if name in RECORDED_FINAL else steps
         np.testing.assert_allclose(episode.observation["state"][:known], arrays["state"][:known], rtol=1e-6)
         np.testing.assert_allclose(episode.action, arrays["action"], rtol=1e-6)
-        recorded = name in ("robomimic", "d4rl", "dapg_pickle", "minari")
+        recorded = name in ("robomimic", "d4rl", "dapg_pickle", "minari", "minari_arrow")
         np.testing.assert_allclose(episode.reward, arrays["reward"] if recorded else 0.0 * arrays["reward"])
 
 

@@ -411,6 +411,15 @@ def test_what_hdf5_should_not_hold_is_refused(make: Make, tmp_path: Path) -> Non
         refuse(path, "main_data.hdf5", words)
 
 
+def test_a_damaged_heap_is_refused_before_the_library_walks_it_for_ever(make: Make) -> None:
+    main = make(IMAGE, images) / "data" / "main_data.hdf5"
+    content = main.read_bytes()
+    start = content.index(b"GCOL")
+    for position in (start + 16, start + 24):  # no number and no size; no size
+        main.write_bytes(content[:position] + bytes(200) + content[position + 200 :])
+        refuse(main, "main_data.hdf5", f"heap at byte {start}")
+
+
 @pytest.mark.parametrize("content", [b"", b"\x89HDF\r\n\x1a\n" + bytes(100), None])
 def test_a_main_file_that_is_none_is_refused(make: Make, content: bytes | None) -> None:
     path = make(VECTOR, vectors)

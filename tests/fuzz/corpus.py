@@ -82,30 +82,66 @@ def _dapg(folder: Path) -> None:
     (folder / "demos.pickle").write_bytes(pickle.dumps(demos, protocol=2))
 
 
-def _minari(folder: Path) -> None:
-    data = folder / "set" / "data"
-    data.mkdir(parents=True)
+def _minari_metadata(storage: str) -> str:
     box = {"type": "Box", "dtype": "float32", "shape": [5], "low": [-10.0] * 5, "high": [10.0] * 5}
+    image = {"type": "Box", "dtype": "uint8", "shape": [SIDE, SIDE, 3], "low": 0, "high": 255}
+    text = {"type": "Text", "max_length": 9, "min_length": 1, "charset": "push"}
+    observation = {"type": "Dict", "subspaces": {"state": box, "front": image, "mission": text}}
     action = {"type": "Box", "dtype": "float32", "shape": [3], "low": [-1.0] * 3, "high": [1.0] * 3}
     metadata = {
-        "data_format": "hdf5",
-        "observation_space": json.dumps(box),
+        "data_format": storage,
+        "observation_space": json.dumps(observation),
         "action_space": json.dumps(action),
         "total_episodes": EPISODES,
         "total_steps": EPISODES * STEPS,
         "dataset_id": "set-v0",
         "minari_version": "0.5.3",
     }
-    (data / "metadata.json").write_text(json.dumps(metadata))
+    return json.dumps(metadata)
+
+
+def _minari(folder: Path) -> None:
+    data = folder / "set" / "data"
+    data.mkdir(parents=True)
+    (data / "metadata.json").write_text(_minari_metadata("hdf5"))
     with h5py.File(data / "main_data.hdf5", "w") as file:
         for index in range(EPISODES):
             arrays, group = _arrays(index), file.create_group(f"episode_{index}")
-            group.attrs.update({"id": index, "total_steps": STEPS, "seed": index})
-            group["observations"], group["actions"], group["rewards"] = (
+            group.attrs.update({"id": index, "total_steps": STEPS, "seed": index, "options/goal": 0.5})
+            group["observations/state"], group["actions"], group["rewards"] = (
                 arrays["state"], arrays["action"], arrays["reward"],
             )  # fmt: skip
+            front = group.create_dataset("observations/front", STEPS + 1, h5py.vlen_dtype(np.uint8))
+            for t, image in enumerate(arrays["image"]):
+                front[t] = np.frombuffer(simplejpeg.encode_jpeg(image), np.uint8)
+            group["observations/mission"] = ["push"] * (STEPS + 1)
             group["terminations"] = np.zeros(STEPS, bool)
             group["truncations"] = np.arange(STEPS) == STEPS - 1
+            group["infos/energy"] = arrays["state"][:, 0]
+
+
+def _minari_arrow(folder: Path) -> None:
+    data = folder / "set" / "data"
+    data.mkdir(parents=True)
+    (data / "metadata.json").write_text(_minari_metadata("arrow"))
+    for index in range(EPISODES):
+        arrays, episode, filler = _arrays(index), data / str(index), np.zeros((1, 3), np.float32)
+        episode.mkdir()
+        jpegs = [simplejpeg.encode_jpeg(image) for image in arrays["image"]]
+        parts = [_vectors([arrays["state"]]), pa.array(jpegs, pa.binary()), pa.array(["push"] * (STEPS + 1))]
+        table = pa.table(
+            {
+                "observations": pa.StructArray.from_arrays(parts, ["state", "front", "mission"]),
+                "actions": _vectors([arrays["action"], filler]),
+                "rewards": np.pad(arrays["reward"], (0, 1)),
+                "terminations": np.zeros(STEPS + 1, bool),
+                "truncations": np.arange(STEPS + 1) == STEPS - 1,
+                "infos": pa.StructArray.from_arrays([pa.array(arrays["state"][:, 0])], ["energy"]),
+            }
+        )
+        with pa.OSFile(str(episode / "part-0.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+        (episode / "metadata.json").write_text(json.dumps({"id": index, "total_steps": STEPS, "seed": index}))
 
 
 def _lerobot_info(version: str, **more: Any) -> dict[str, Any]:
@@ -444,6 +480,7 @@ FORMATS: dict[str, Callable[[Path], None]] = {
     "d4rl": _d4rl,
     "dapg_pickle": _dapg,
     "minari": _minari,
+    "minari_arrow": _minari_arrow,
     "lerobot_v1": _lerobot_v1,
     "lerobot_v2": _lerobot_v2,
     "lerobot_v3": _lerobot_v3,
