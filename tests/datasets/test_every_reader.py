@@ -45,7 +45,7 @@ def _corpus() -> ModuleType:
 
 corpus = _corpus()
 FORMATS = list(corpus.FORMATS)
-RECORDED_FINAL = {"robomimic", "minari", "minari_arrow", "rlds"}  # these formats hold the observation behind the last step
+RECORDED_FINAL = {"robomimic", "minari", "minari_arrow", "rlds"}  # hold the observation behind the last step
 FRAMES_ONLY = {"rosbag2_sqlite", "rosbag2_mcap", "rosbag1", "mp4", "csv"}  # no actions: the last frame is the final one
 
 
