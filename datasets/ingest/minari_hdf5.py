@@ -6,6 +6,7 @@ bytes of any length, or, where all happen to be equally long, as a plain array (
 
 import contextlib
 import mmap
+import re
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -213,8 +214,7 @@ def require_heaps(path: Path) -> None:
     if path.stat().st_size == 0:
         return
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        start = data.find(HEAP)
-        while start >= 0:
+        for start in [found.start() for found in re.finditer(re.escape(HEAP), data)]:
             (size,) = struct.unpack("<Q", data[start + 8 : start + 16].ljust(8, b"\0"))
             position, stop = start + 16, min(start + size, len(data))
             while position + 16 <= stop:
@@ -223,7 +223,6 @@ def require_heaps(path: Path) -> None:
                 if not 0 < taken <= stop - position:
                     raise InputError(f"{path} is damaged in its heap at byte {start}: copy it again from its source")
                 position += taken
-            start = data.find(HEAP, start + len(HEAP))
 
 
 def episode_numbers(file: h5py.File) -> list[int]:
