@@ -80,6 +80,10 @@ class BagConfig:
     """Topic of Bool, String or Empty messages: a true one, one with text, or any, starts an episode; a false or empty
     one ends it."""
     idle_s: float = 2.0  # a pause of the command of so many seconds ends an episode, for segment=idle
+    success: str | None = None
+    """Topic of Bool messages that say how an episode ended: one that is true, after the episode begins and before the
+    next does, makes its last step a success; without any message it stays unknown."""
+    language: str | None = None  # topic of String messages: the last text before an episode ends is its instruction
     definitions: list[str] = field(default_factory=list)  # .msg files of message types the bag does not carry
 
     def __post_init__(self) -> None:

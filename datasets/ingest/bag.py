@@ -58,7 +58,7 @@ class BagReader:
             segments = plan.segments[: options.maximum_episodes]
             origin = provenance(path, self.name, VERSION, plan.about(), list(files_of(places)))
             spec = _spec(plan, options, path)
-            success, findings = SuccessSource.of(options, [np.zeros(1)], recorded=False, path=path)
+            success, findings = SuccessSource.of(options, [np.zeros(1)], recorded=plan.success is not None, path=path)
 
             def read(index: int) -> Episode:
                 segment = segments[index]
@@ -79,7 +79,7 @@ def _spec(plan: Plan, options: ReadOptions, path: Path) -> Spec:
     observation = {feature.key: feature.spec for feature in plan.features} | {
         image.key: image.spec for image in plan.images
     }
-    absent = ["reward", "success", "end"]
+    absent = ["reward", "success", "end"] if plan.success is None else ["reward", "end"]
     if plan.action is None:
         absent.insert(0, "action")
         action = ArraySpec(shape=(0,), dtype="float32")
@@ -151,12 +151,19 @@ def _read(plan: Plan, segment: Segment, place: str) -> Episode:
     }
     if segment.label:
         metadata["marker"] = segment.label
+    if segment.language:
+        metadata["language"] = segment.language
+    success = None
+    if segment.success is not None:
+        success = np.zeros(steps, bool)
+        success[-1] = segment.success
     return Episode(
         observation=observation,
         action=action,
         reward=np.zeros(steps),
         terminated=np.zeros(steps, bool),
         truncated=truncated,
+        success=success,
         extras=extras,
         metadata=metadata,
     )

@@ -13,7 +13,10 @@ from robot_rl.datasets.ingest.bag_segments import (
     Stream,
     clock,
     covered,
+    instructed,
+    judged,
     marked,
+    said,
     without_pauses,
 )
 from robot_rl.datasets.ingest.bag_source import Bag
@@ -165,7 +168,10 @@ def _choose_gaps(plan: Plan, options: BagOptions, distances: dict[str, float]) -
             plan.say("information", text)
             continue
         text = f"topic {topic} is left out: its messages are {distances[topic]:g} s apart"
-        plan.say("information", text, "name it in bag.observations to hold its last message")
+        remedy = "name it in bag.observations to hold its last message"
+        if plan.schemas[topic].type.endswith("/Bool"):
+            remedy += f"; where it says how episodes ended, set bag.success={topic}"
+        plan.say("information", text, remedy)
         plan.leave_out(topic)
     plan.maximum_gap_s = {topic: limit for topic in plan.topics() if topic not in sparse}
     if options.segment == "idle" and command in plan.maximum_gap_s:
@@ -220,12 +226,14 @@ def _find_segments(plan: Plan, path: Path, options: BagOptions) -> None:
             text = f"{bag.name} has no messages of {', '.join(missing)}, which others have: it is left out"
             plan.say("warning", text, "name the topics that all bags have in bag.observations")
             continue
-        for segment in _segments(plan, number, options):
-            for part in covered(segment, streams, plan.maximum_gap_s, silence):
-                if (part.end_ns - part.start_ns) / SECOND + 1e-9 < plan.period_s:
-                    short += 1
-                    continue
-                plan.segments.append(part)
+        parts = [
+            part
+            for segment in _segments(plan, number, options)
+            for part in covered(segment, streams, plan.maximum_gap_s, silence)
+        ]
+        usable = [part for part in parts if (part.end_ns - part.start_ns) / SECOND + 1e-9 >= plan.period_s]
+        short += len(parts) - len(usable)
+        plan.segments += _told(plan, number, usable)
     if silence.count:
         plan.say(
             "warning",
@@ -241,6 +249,21 @@ def _find_segments(plan: Plan, path: Path, options: BagOptions) -> None:
             f"{path}: there is no time at which all topics have messages ({_spans(plan)}): name fewer in "
             "bag.observations, or set bag.clock or bag.maximum_gap_s"
         )
+
+
+def _told(plan: Plan, number: int, segments: list[Segment]) -> list[Segment]:
+    """Episodes of one bag with their success and instruction, where topics tell them."""
+    bag = plan.bags[number]
+    for topic, setting, kind in ((plan.success, "bag.success", "Bool"), (plan.language, "bag.language", "String")):
+        if topic is None or len(bag.messages.get(topic, ())) == 0:
+            continue
+        stream = plan.clocks[topic].stream(bag.messages[topic], plan.schemas[topic].ros1)
+        messages = said(bag, stream, plan.schemas[topic], setting, [kind])
+        if kind == "Bool":
+            segments = judged(segments, stream, [true for true, _ in messages])
+        else:
+            segments = instructed(segments, stream, [text for _, text in messages])
+    return segments
 
 
 def _spans(plan: Plan) -> str:

@@ -83,6 +83,8 @@ class Segment:
     from_ns: int  # the part as it was cut, before silences were taken out: no message outside of it is used
     until_ns: int
     label: str = ""  # text of the marker
+    success: bool | None = None  # what the topic of success says of it
+    language: str = ""  # what the topic of instructions said last
 
     @staticmethod
     def of(bag: int, start_ns: int, end_ns: int, label: str = "") -> "Segment":
@@ -115,7 +117,7 @@ def marked(bag: Bag, stream: Stream, schema: Schema, number: int, end_ns: int) -
     Raises:
         InputError: the marker is no Bool, String or Empty, or is damaged.
     """
-    marks = _marks(bag, stream, schema)
+    marks = said(bag, stream, schema, "bag.marker", ("Bool", "String", "Empty"))
     out: list[Segment] = []
     for k, (starts, label) in enumerate(marks):
         if starts:
@@ -182,14 +184,39 @@ def covered(
     return [replace(segment, start_ns=int(low), end_ns=int(high)) for low, high in parts]
 
 
-def _marks(bag: Bag, stream: Stream, schema: Schema) -> list[tuple[bool, str]]:
-    """Whether each marker starts an episode, and its text."""
+def judged(segments: Sequence[Segment], stream: Stream, verdicts: Sequence[bool]) -> list[Segment]:
+    """Segments of one bag in order of time, each with what was said from its start to that of the next."""
+    out = []
+    for number, segment in enumerate(segments):
+        low = int(np.searchsorted(stream.times_ns, segment.start_ns, side="left"))
+        high = len(verdicts)
+        if number + 1 < len(segments):
+            high = int(np.searchsorted(stream.times_ns, segments[number + 1].start_ns, side="left"))
+        out.append(replace(segment, success=any(verdicts[low:high]) if high > low else None))
+    return out
+
+
+def instructed(segments: Sequence[Segment], stream: Stream, words: Sequence[str]) -> list[Segment]:
+    """Segments of one bag, each with the last text before its end."""
+    before = [int(np.searchsorted(stream.times_ns, segment.end_ns, side="right")) for segment in segments]
+    return [
+        replace(segment, language=words[count - 1] if count else "")
+        for segment, count in zip(segments, before, strict=True)
+    ]
+
+
+def said(bag: Bag, stream: Stream, schema: Schema, setting: str, types: Sequence[str]) -> list[tuple[bool, str]]:
+    """Whether each message is true, has a text, or just is, and its text.
+
+    Raises:
+        InputError: the topic that `setting` names is of none of the `types`, or is damaged.
+    """
     name = schema.type.split("/")[-1]
-    place = f"{bag.name}: marker"
+    place = f"{bag.name}: topic of {setting}"
+    if name not in types:
+        raise InputError(f"{setting} is a topic of {schema.type}: it must be of {' or '.join(types)} messages")
     if name == "Empty":
         return [(True, "")] * len(stream.times_ns)
-    if name not in ("Bool", "String"):
-        raise InputError(f"bag.marker is a topic of {schema.type}: it must be of Bool, String or Empty messages")
     payloads = bag.payloads(stream.messages)
     out: list[tuple[bool, str]] = [(False, "")] * len(payloads)
     for members, layout, rows in tables(payloads, schema, place):

@@ -47,6 +47,8 @@ class Plan:
     features: list[Feature] = field(default_factory=list)
     images: list[ImageTopic] = field(default_factory=list)
     action: Feature | None = None
+    success: str | None = None  # topic of Bool
+    language: str | None = None  # topic of String
     schemas: dict[str, Schema] = field(default_factory=dict)  # of the topics that are used
     clocks: dict[str, Clock] = field(default_factory=dict)
     streams: list[dict[str, Stream]] = field(default_factory=list)  # by bag and topic
@@ -108,7 +110,9 @@ def choose_topics(plan: Plan, path: Path, options: BagOptions) -> None:
     asked = [split_field(name, names) for name in options.observations]
     command = None if options.action is None else split_field(options.action, names)
     marker = None if options.marker is None else split_field(options.marker, names)[0]
-    reserved = {topic for topic in (marker, command[0] if command else None) if topic is not None}
+    plan.success = None if options.success is None else split_field(options.success, names)[0]
+    plan.language = None if options.language is None else split_field(options.language, names)[0]
+    reserved = {marker, command[0] if command else None, plan.success, plan.language}
     wanted: list[tuple[str, str | None]] = asked or [(name, None) for name in names if name not in reserved]
     unused: dict[str, str] = {}
     for topic, field_name in wanted:
@@ -126,8 +130,9 @@ def choose_topics(plan: Plan, path: Path, options: BagOptions) -> None:
         plan.action = action_feature(command[0], found)
     else:
         _say_commands(plan, names)
-    if marker is not None:
-        plan.schemas[marker] = _schema(plan, marker, definitions)
+    for told in (marker, plan.success, plan.language):
+        if told is not None:
+            plan.schemas[told] = _schema(plan, told, definitions)
     if not plan.features and not plan.images:
         seen = "; ".join(f"{name} ({_type(plan, name)} x {counts[name]})" for name in names) or "none"
         raise InputError(

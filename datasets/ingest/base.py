@@ -75,6 +75,8 @@ class BagOptions:
     segment: str = "auto"
     marker: str | None = None
     idle_s: float = 2.0
+    success: str | None = None
+    language: str | None = None
     definitions: Sequence[str] = ()
 
 

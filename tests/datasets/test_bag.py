@@ -345,6 +345,32 @@ def test_a_topic_that_speaks_rarely_is_held_where_it_was_asked_for(record_messag
     assert episode.extras["timestamp_s/gripper"][-1] == pytest.approx(5.0)
 
 
+def test_success_and_instruction_come_from_topics_also_when_they_are_said_beside_the_episode(
+    record_messages: RecordArm, tmp_path: Path
+) -> None:
+    takes = np.concatenate([np.arange(start, start + 3, 0.1) for start in (1.0, 6.0, 11.0)])
+
+    def words(types: dict[str, Any], ros1: bool) -> Iterator[tuple[str, int, Any]]:
+        del ros1
+        for time, text in ((0.5, "pick"), (10.5, "place")):
+            yield "/task", 1_700_000_000 * 10**9 + round(time * 1e9), types["std_msgs/msg/String"](data=text)
+
+    verdicts = numbers("/success", "std_msgs/msg/Bool", [4.5, 9.5, 9.6])  # no, then yes and no; none for the third
+    record_messages(tmp_path / "bag", "mcap", together(numbers("/x", "std_msgs/msg/Float64", takes), verdicts, words))
+    with BagReader().open(tmp_path / "bag", options(success="success", language="/task")) as recording:
+        assert list(recording.spec.observation) == ["x"]
+        assert recording.spec.metadata["absent"] == ["action", "reward", "end"]
+        found = [recording.read(index) for index in range(recording.count)]
+    told = [None if episode.success is None else bool(episode.success[-1]) for episode in found]
+    assert told == [False, True, None]
+    assert not any(episode.success[:-1].any() for episode in found if episode.success is not None)
+    assert [episode.metadata["language"] for episode in found] == ["pick", "pick", "place"]
+    with BagReader().open(tmp_path / "bag", options()) as recording:
+        assert "set bag.success=/success" in " ".join(finding.remedy for finding in recording.findings)
+    with pytest.raises(InputError, match=r"bag\.success is a topic of std_msgs/msg/String: it must be of Bool"):
+        BagReader().open(tmp_path / "bag", options(success="task"))
+
+
 def test_a_topic_that_ends_early_is_named_with_what_it_costs(record_messages: RecordArm, tmp_path: Path) -> None:
     short = numbers("/short", "std_msgs/msg/Float64", np.arange(20) / 10)
     record_messages(
