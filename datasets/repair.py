@@ -8,13 +8,15 @@ which files were damaged is left alone, because new checksums would hide the dam
 
 import hashlib
 import json
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from robot_rl.datasets.convert_append import APPENDED
 from robot_rl.datasets.remote import building_at, is_url
 from robot_rl.datasets.store import EpisodeStore
 from robot_rl.datasets.store_files import WriterLock
@@ -66,6 +68,7 @@ def repair(path: str | Path) -> list[str]:
     """
     store = EpisodeStore.open(path)
     lock = None if is_url(path) else WriterLock(store.path)
+    store = store if lock is None else EpisodeStore.open(path)  # with what was appended until we had the lock
     store.verify()
     plan = _plan(store)
     done = plan.done()
@@ -157,13 +160,15 @@ def _numbers(episode: Episode) -> Iterator[tuple[str, Array]]:
 
 
 def _rewrite(store: EpisodeStore, path: str | Path, plan: Plan, done: list[str]) -> None:
+    kept = [index for index in range(len(store)) if index not in plan.dropped]
     provenance: dict[str, Any] = {**store.provenance, "repairs": [*store.provenance.get("repairs", []), *done]}
+    if APPENDED in provenance:
+        provenance[APPENDED] = [_moved(entry, kept) for entry in provenance[APPENDED]]
     with building_at(path, overwrite=True) as temporary:
         target = EpisodeStore.create(
             temporary, store.spec, provenance=provenance, tiers=store.tiers, quality=store.quality
         )
         block: list[Episode] = []
-        kept = [index for index in range(len(store)) if index not in plan.dropped]
         for index, episode in zip(kept, store.episodes(kept), strict=True):
             block.append(_repaired(episode, store.spec, plan, index))
             if sum(map(len, block)) >= BLOCK_STEPS:
@@ -171,6 +176,14 @@ def _rewrite(store: EpisodeStore, path: str | Path, plan: Plan, done: list[str])
                 block = []
         target.extend(block)
         target.finish()
+
+
+def _moved(entry: Mapping[str, Any], kept: list[int]) -> dict[str, Any]:
+    """What the provenance says of an addition, where only these episodes stay."""
+    first, last = (
+        bisect_left(kept, number) for number in (entry["first_episode"], entry["first_episode"] + entry["episodes"])
+    )
+    return dict(entry) | {"first_episode": first, "episodes": last - first}
 
 
 def _finish(path: Path) -> list[str]:

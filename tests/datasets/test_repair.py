@@ -192,3 +192,13 @@ def test_damage_is_not_hidden_under_new_checksums(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="differ from their checksums"):
         repair(path)
     assert "made" not in str(EpisodeStore.open(path).provenance)
+
+
+def test_where_episodes_come_from_is_still_right_after_one_is_left_out(tmp_path: Path) -> None:
+    store = store_of(tmp_path / "s.zarr", [make_episode(seed) for seed in (0, 1, 1, 2, 3)])
+    added = {"source_sha256": "b", "first_episode": 3, "episodes": 2}
+    zarr.open_group(store.path, mode="r+").attrs["provenance"] = {"source_sha256": "a", "appended": [added]}
+    assert repair(store.path)
+    fixed = EpisodeStore.open(store.path)
+    assert [fixed.metadata(index)["source"] for index in range(len(fixed))] == ["demo_0", "demo_1", "demo_2", "demo_3"]
+    assert fixed.provenance["appended"] == [added | {"first_episode": 2}]
