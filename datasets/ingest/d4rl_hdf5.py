@@ -21,13 +21,23 @@ from robot_rl.datasets.ingest.base import (
     plain,
     provenance,
 )
-from robot_rl.datasets.ingest.hdf5 import attributes, clear_hdf5_errors, dataset, is_hdf5, leaves, open_file
+from robot_rl.datasets.ingest.hdf5 import (
+    attributes,
+    clear_hdf5_errors,
+    dataset,
+    is_hdf5,
+    leaves,
+    open_file,
+    require_inside,
+)
 from robot_rl.datasets.schema import Finding
 from robot_rl.errors import InputError
 from robot_rl.spec import Spec
 from robot_rl.types import Array, Episode
 
 VERSION = 1
+LARGEST_METADATA = 256  # numbers or texts of one entry
+COMPARED_ROWS = 1 << 16
 EPISODE_INIT = "infos/episode_init"  # one row per episode: the simulator state it began in
 
 
@@ -62,7 +72,7 @@ class D4rlHdf5Reader:
                 name: dataset(file, f"{EPISODE_INIT}/{name}", path)
                 for name in (leaves(file[EPISODE_INIT]) if EPISODE_INIT in file else [])
             }
-            about = attributes(file, path)
+            about = attributes(file, path) | _about(file, path)
         arrays = {
             "observations": observations,
             "actions": actions,
@@ -82,11 +92,13 @@ class D4rlHdf5Reader:
         starts = np.concatenate([[0], ends[:-1]])
         count = len(ends) if options.maximum_episodes is None else min(len(ends), options.maximum_episodes)
         success, more = SuccessSource.of(options, [rewards[: ends[count - 1]]], recorded=False, path=path)
-        flat = observations.reshape(len(observations), -1) if observations.ndim == 1 else observations
+        absent = success.lacking(["success"])
+        flat = observations[:, None] if observations.ndim == 1 else observations
         spec = Spec(
             observation={FLAT_KEY: array_spec(flat)},
             action=action_spec(actions, options, str(path)),
             control_period_s=options.control_period_s,
+            metadata={"absent": absent} if absent else {},
         )
 
         def read(index: int) -> Episode:
@@ -126,11 +138,32 @@ def episode_ends(observations: Array, terminals: Array, timeouts: Array, followi
     Shapes: (N, *), (N,), (N,), (N, *) -> (episodes,).
     """
     ends = terminals | timeouts
-    if following is not None and len(observations) > 1:
-        difference = np.abs(observations[1:].astype(np.float64) - following[:-1].astype(np.float64))
-        ends[:-1] |= difference.reshape(len(difference), -1).max(axis=1) > JUMP
+    if following is not None:
+        for start in range(0, len(observations) - 1, COMPARED_ROWS):
+            rows = slice(start, min(start + COMPARED_ROWS, len(observations) - 1))
+            ends[rows] |= _jumps(observations[rows.start + 1 : rows.stop + 1], following[rows])
     ends[-1] = True
     return np.flatnonzero(ends) + 1
+
+
+def _jumps(observations: Array, following: Array) -> Array:
+    """Where an observation is not what followed the one before. Shapes: (N, *), (N, *) -> (N,)."""
+    difference = np.abs(observations.astype(np.float64) - following.astype(np.float64))
+    return np.asarray(difference.reshape(len(difference), -1).max(axis=1, initial=0.0) > JUMP)
+
+
+def _about(file: h5py.File, path: Path) -> dict[str, Any]:
+    """What the file says of itself under `metadata`: texts and few numbers, such as the algorithm; not the weights of a
+    policy.
+    """
+    group = file.get("metadata")
+    about = {}
+    for name in leaves(group) if isinstance(group, h5py.Group) else ():
+        member = group[name]
+        require_inside(member, path)
+        if member.shape is not None and member.size <= LARGEST_METADATA and member.dtype.kind in "fiubSO":
+            about[name] = plain(member[()])
+    return {"metadata": about} if about else {}
 
 
 def _per_step_infos(file: h5py.File, steps: int, path: Path) -> dict[str, Array]:

@@ -57,6 +57,7 @@ class DapgPickleReader:
             observation={FLAT_KEY: array_spec(first)},
             action=action_spec(actions, options, str(path)),
             control_period_s=options.control_period_s,
+            metadata={"absent": success.lacking(["success", "end"])},
         )
 
         def read(index: int) -> Episode:

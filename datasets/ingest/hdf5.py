@@ -20,7 +20,7 @@ from robot_rl.types import Array
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 DEEPEST = 64  # of groups in groups
-MOST_LEAVES = 1_000_000
+MOST_ENTERED = 64  # times that one group is listed
 LOCAL_LINKS = (h5py.h5l.TYPE_HARD, h5py.h5l.TYPE_SOFT)
 LARGEST_RATIO = 1100  # deflate packs at most 1032 bytes into one
 FREE_BYTES = 1 << 24  # a data set up to this size is read whatever it occupies in the file
@@ -187,7 +187,7 @@ def attributes(group: h5py.Group, path: Path) -> dict[str, Any]:
 
 def _attribute(group: h5py.Group, key: str, path: Path) -> Any:
     about = group.attrs.get_id(key)
-    claimed = math.prod(about.shape) * about.dtype.itemsize
+    claimed = 0 if about.shape is None else math.prod(about.shape) * about.dtype.itemsize
     if claimed > max(FREE_BYTES, path.stat().st_size):
         raise InputError(f"{path}: attribute '{key}' claims {claimed} bytes, more than the file has: it is damaged")
     return group.attrs[key]
@@ -197,42 +197,39 @@ def leaves(group: h5py.Group) -> list[str]:
     """Paths of all data sets below a group, in the order of the file.
 
     Raises:
-        InputError: groups hold one another, or there are too many.
+        InputError: groups hold one another, or many links lead to the same.
     """
     found: list[str] = []
-    _collect(group, "", (), found)
+    _collect(group, "", (), {}, found)
     return found
 
 
-def _collect(group: h5py.Group, prefix: str, above: tuple[h5py.Group, ...], found: list[str]) -> None:
-    place = f"{group.file.filename}: {group.name.strip('/')}"
-    if group in above or len(above) > DEEPEST:
-        raise InputError(f"{place} holds itself, or is nested more than {DEEPEST} deep: the links in it are damaged")
+def _collect(group: h5py.Group, prefix: str, above: tuple[int, ...], entered: dict[int, int], found: list[str]) -> None:
+    address = h5py.h5o.get_info(group.id).addr
+    entered[address] = entered.get(address, 0) + 1
+    if address in above or len(above) > DEEPEST or entered[address] > MOST_ENTERED:
+        raise InputError(
+            f"{group.file.filename}: {group.name.strip('/')} holds itself, is nested more than {DEEPEST} deep, or "
+            f"more than {MOST_ENTERED} links lead to it: they are damaged"
+        )
     for name, member in group.items():
         if isinstance(member, h5py.Group):
-            _collect(member, f"{prefix}{name}/", (*above, group), found)
+            _collect(member, f"{prefix}{name}/", (*above, address), entered, found)
         else:
             found.append(f"{prefix}{name}")
-        if len(found) > MOST_LEAVES:
-            raise InputError(f"{place} holds more than {MOST_LEAVES} data sets: the links in it are damaged")
 
 
 class Hdf5Frames(Frames):
     """Images (N, H, W, C) in a data set, read as they are looked at; the last may lie in another one."""
 
-    def __init__(self, member: h5py.Dataset, rows: Array, path: Path, final: Array | None = None) -> None:
-        """Args:
-        member: (M, H, W, C), uint8.
-        rows: those that are the frames; -1 is `final`.
-        path: of the file.
-        final: (H, W, C), the image behind the last row.
-        """
+    def __init__(self, member: h5py.Dataset, rows: Array, path: Path, following: h5py.Dataset | None = None) -> None:
+        """The rows (N,) of a data set (M, H, W, C) of uint8; -1 is the last row of `following`."""
         height, width, channels = member.shape[1:]
         super().__init__((len(rows), height, width, channels))
         self.member = member
         self.rows = rows
         self.path = path
-        self.final = final
+        self.following = following
 
     def decode(self, indices: Array) -> Array:
         """See `Frames.decode`."""
@@ -248,13 +245,14 @@ class Hdf5Frames(Frames):
                 else:
                     for place, number in zip(inside, numbers, strict=True):
                         out[place] = self.member[int(number)]
-        if self.final is not None:
-            out[wanted < 0] = self.final
+        if self.following is not None and len(inside) < len(wanted):
+            with clear_hdf5_errors(self.path):
+                out[wanted < 0] = self.following[-1]
         return out
 
     def select(self, indices: Array) -> "Hdf5Frames":
         """See `Frames.select`."""
-        return Hdf5Frames(self.member, self.rows[indices], self.path, self.final)
+        return Hdf5Frames(self.member, self.rows[indices], self.path, self.following)
 
 
 def is_image(member: h5py.Dataset) -> bool:

@@ -43,7 +43,10 @@ def arrays(store: EpisodeStore) -> dict[str, Any]:
 
 
 def assert_identical(left: EpisodeStore, right: EpisodeStore, *, metadata: bool = True) -> None:
-    assert left.spec.to_json() == right.spec.to_json()
+    specs = [left.spec.to_json(), right.spec.to_json()]
+    for spec in specs:  # a pickle does not say how an episode ended; the layouts made of it do
+        spec["metadata"]["absent"] = [name for name in spec["metadata"].get("absent", []) if name != "end"]
+    assert specs[0] == specs[1]
     assert left.digests == right.digests
     assert left.statistics == right.statistics
     ours, theirs = arrays(left), arrays(right)
