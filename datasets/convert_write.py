@@ -31,6 +31,8 @@ class Writer:
     steps: int = 0  # that were stored
     frames: int = 0  # images that were stored
     _block: list[Outcome] = field(default_factory=list)
+    _block_steps: int = 0
+    _block_bytes: int = 0  # of images, decoded
 
     def write(self, outcomes: Iterable[Outcome], *, stop: bool) -> None:
         """Commit outcomes in blocks.
@@ -47,20 +49,29 @@ class Writer:
         for outcome in outcomes:
             if stop and outcome.error is not None:
                 raise InputError(outcome.error)
-            self._block.append(self.known.without_known(outcome))
+            self._take(self.known.without_known(outcome))
             if self._is_full() or time.monotonic() - since > BLOCK_S:
                 self._commit(stop)
                 since = time.monotonic()
         self._commit(stop)
 
+    def _take(self, outcome: Outcome) -> None:
+        self._block.append(outcome)
+        if outcome.episode is not None:
+            self._block_steps += len(outcome.episode)
+            self._block_bytes += sum(
+                outcome.episode.observation[key].shape[0] * _pixels(self.store, key)
+                for key, spec in self.store.spec.observation.items()
+                if spec.is_image
+            )
+
     def _is_full(self) -> bool:
-        stored = [outcome.episode for outcome in self._block if outcome.episode is not None]
-        images = [key for key, spec in self.store.spec.observation.items() if spec.is_image]
-        size = sum(episode.observation[key].shape[0] * _pixels(self.store, key) for episode in stored for key in images)
-        return len(self._block) >= BLOCK_STEPS or sum(map(len, stored)) >= BLOCK_STEPS or size >= BLOCK_BYTES
+        most = max(len(self._block), self._block_steps)
+        return most >= BLOCK_STEPS or self._block_bytes >= BLOCK_BYTES
 
     def _commit(self, stop: bool) -> None:
         block, self._block = self._block, []
+        self._block_steps = self._block_bytes = 0
         if not block:
             return
         refused = self._try(block)

@@ -313,11 +313,13 @@ def _write(
     tiers = {key: tier for key, tier in source.tiers.items() if key in spec.observation}
     store = EpisodeStore.create(path, spec, provenance=provenance, tiers=tiers, quality=source.quality)
     block: list[Episode] = []
+    steps, size = 0, 0
     for episode in episodes:
         block.append(episode)
-        if sum(map(len, block)) >= BLOCK_STEPS or sum(_image_bytes(spec, one) for one in block) >= BLOCK_BYTES:
+        steps, size = steps + len(episode), size + _image_bytes(spec, episode)
+        if steps >= BLOCK_STEPS or size >= BLOCK_BYTES:
             store.extend(block)
-            block = []
+            block, steps, size = [], 0, 0
     store.extend(block)
     store.finish()
     return store
