@@ -168,6 +168,9 @@ def _image_options(image: ImageConfig) -> ImageOptions:
     return ImageOptions(size=size, fit=image.fit, tier=image.tier, quality=image.quality)
 
 
+_ADVISE = Text("  says how", "dim")
+
+
 def _print_report(console: Console, report: Report) -> None:
     text = f"{report.stored} episodes of {report.format} in "
     total = f": {report.episodes} episodes, {report.steps} steps"
@@ -177,8 +180,7 @@ def _print_report(console: Console, report: Report) -> None:
         text = f"{report.dropped} episodes could not be used and were left out; on_error=stop stops at the first."
         console.print(Text(text, "red"))
     console.print(Text("Look at it:   ", "dim") + Text(f"robot-rl inspect {report.path}"), soft_wrap=True)
-    train = f"robot-rl train experiment=NAME datasets.offline.path={report.path}"
-    console.print(Text("Train on it:  ", "dim") + Text(train), soft_wrap=True)
+    console.print(Text("Train on it:  ", "dim") + Text(f"robot-rl advise {report.path}") + _ADVISE, soft_wrap=True)
 
 
 def _interrupted(state: State, target: str) -> str:

@@ -34,7 +34,8 @@ class FlatEncoder(nn.Module):
             if len(array.shape) > 2 or array.dtype == "uint8":
                 raise InputError(
                     f"observation '{key}' is an image {array.shape} {array.dtype}: the encoder takes vectors only. "
-                    "Leave the key out of the environment's or data set's observations"
+                    "Leave the key out of the environment's observations, and of the data set's: `robot-rl edit filter "
+                    f"STORE 'exclude=[{key}]' output=NUMBERS`"
                 )
             zeros = torch.zeros(array.shape)
             if statistics is not None and key not in statistics:
