@@ -106,6 +106,9 @@ class TableConfig:
     time: str | None = None  # column of the time
     time_unit_s: float = 1.0  # seconds in a unit of that column, where it is a number
     time_format: str | None = None  # as of Python's strptime, where it is a text; None: ISO 8601
+    first_frame_s: float | None = None
+    """When the first frame of the video beside the table was taken, in seconds on the clock of the table; None: at 0,
+    or with the first row where the times count from 1970."""
     episode: str | None = None  # column whose change starts an episode
     delimiter: str | None = None  # None finds it
     decimal: str | None = None  # `.` or `,`; None finds it

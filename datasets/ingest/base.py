@@ -91,6 +91,7 @@ class TableOptions:
     time: str | None = None
     time_unit_s: float = 1.0
     time_format: str | None = None
+    first_frame_s: float | None = None
     episode: str | None = None
     delimiter: str | None = None
     decimal: str | None = None

@@ -60,6 +60,8 @@ class CsvLogReader:
         """
         if path.is_dir():
             raise InputError(f"{path} is a folder: name the CSV file in it")
+        if options.table.first_frame_s is not None:
+            raise InputError(f"{path} has no video beside it: leave table.first_frame_s away")
         table = read_csv(path, options.table)
         roles = roles_of(table, options.table)
         times_s = times_of(table, roles, options.table)

@@ -199,6 +199,8 @@ class _Take:
         times_s = times_of(table, roles, options.table)
         first = next(iter(indices.values()))
         if times_s is None:
+            if options.table.first_frame_s is not None:
+                raise InputError(f"{side}: table.first_frame_s needs the column of times: set table.time")
             if len(table) != len(first):
                 raise InputError(
                     f"{side} has {len(table)} rows, but {first.path} has {len(first)} frames: a table needs a row for "
@@ -206,7 +208,7 @@ class _Take:
                 )
             take.table_times_s = first.times_s
         else:
-            take.table_times_s = _since_the_first_frame(take, times_s, findings)
+            take.table_times_s = _since_the_first_frame(take, times_s, options.table.first_frame_s, findings)
         missing = {name: int(np.isnan(table.columns[name]).sum()) for name in roles.numbers if _is_float(table, name)}
         gaps = {name: count for name, count in missing.items() if count}
         if gaps and options.table.missing != "hold":
@@ -345,7 +347,7 @@ def _without(observation: Mapping[str, Array], keys: Mapping[str, Any]) -> dict[
     return {key: array for key, array in observation.items() if key not in keys}
 
 
-def _since_the_first_frame(take: _Take, times_s: Array, findings: list[Finding]) -> Array:
+def _since_the_first_frame(take: _Take, times_s: Array, first_frame_s: float | None, findings: list[Finding]) -> Array:
     """Times of a table on the clock of its video.
 
     Raises:
@@ -357,16 +359,18 @@ def _since_the_first_frame(take: _Take, times_s: Array, findings: list[Finding])
     if len(back):
         raise InputError(f"{place}: the time goes back at row {back[0] + 2}: sort the table")
     end_s = float(next(iter(take.indices.values())).times_s[-1])
-    if abs(times_s[0]) > EPOCH_S:
+    remedy = "set table.time_unit_s to the seconds in a unit of table.time"
+    if first_frame_s is not None:
+        times_s = times_s - first_frame_s
+        remedy += ", and table.first_frame_s to the time of the first frame on that clock"
+    elif abs(times_s[0]) > EPOCH_S:
         text = "its times are of another clock: its first row is taken to be of the first frame"
-        findings.append(
-            Finding(severity="warning", place=place.name, text=text, remedy="give seconds since the first frame")
-        )
+        why = "where it is not: set table.first_frame_s to the time of the first frame, in seconds on the table's clock"
+        findings.append(Finding(severity="warning", place=place.name, text=text, remedy=why))
         times_s = times_s - times_s[0]
     if times_s[0] >= end_s or times_s[-1] <= 0:
         raise InputError(
-            f"{place}: its times, {times_s[0]:g} to {times_s[-1]:g} s, miss the video, 0 to {end_s:g} s: set "
-            "table.time_unit_s to the seconds in a unit of table.time"
+            f"{place}: its times, {times_s[0]:g} to {times_s[-1]:g} s, miss the video, 0 to {end_s:g} s: {remedy}"
         )
     return times_s
 

@@ -78,7 +78,8 @@ def run(config: TrainConfig, words: Sequence[str] | None = None) -> int:
     report = write_report(folder)
     if finished:
         console.print(f"[bold green]Finished.[/] Report: {report}")
-        console.print(f"Evaluate it again: robot-rl evaluate {folder} episodes=100")
+        environment = " environment=NAME" if config.environment is None else ""
+        console.print(f"Evaluate it again: robot-rl evaluate {folder}{environment} episodes=100")
         return 0
     console.print(f"[bold yellow]Interrupted[/] and saved. Report so far: {report}")
     console.print(f"Go on with: {resume_command(words, folder)}", markup=False, soft_wrap=True)

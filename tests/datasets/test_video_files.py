@@ -213,6 +213,23 @@ def test_times_of_another_clock_begin_with_the_video(video: Path, tmp_path: Path
     assert any("another clock" in finding.text for finding in recording.findings)
 
 
+def test_a_table_that_began_before_the_video_is_moved_by_the_time_of_the_first_frame(
+    video: Path, tmp_path: Path
+) -> None:
+    rows = [["t", "x"]] + [[1_700_000_000 + i / 10, i] for i in range(30)]
+    save_csv(tmp_path / "take.csv", rows)
+    moved = TableOptions(time="t", first_frame_s=1_700_000_000.5)
+    recording = opened(video, side_file="take.csv", table=moved, control_period_s=0.1)
+    np.testing.assert_allclose(recording.read(0).observation["state"][:, 0], np.arange(5, 25), atol=1e-5)
+    assert not any("another clock" in finding.text for finding in recording.findings)
+    with pytest.raises(InputError, match=r"miss the video.*table\.first_frame_s"):
+        opened(video, side_file="take.csv", table=TableOptions(time="t", first_frame_s=5.0))
+    with pytest.raises(InputError, match=r"first_frame_s needs the column of times"):
+        opened(video, side_file="take.csv", table=TableOptions(first_frame_s=5.0))
+    with pytest.raises(InputError, match=r"no video beside it"):
+        find_reader(tmp_path / "take.csv").open(tmp_path / "take.csv", ReadOptions(table=moved))
+
+
 def test_a_table_of_another_length_is_refused_with_both_counts(video: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "take.npz", joints=np.zeros((19, 3)))
     with pytest.raises(InputError, match=r"take\.npz has 19 rows, but .*take\.mp4 has 20 frames"):
