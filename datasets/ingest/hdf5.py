@@ -6,7 +6,11 @@ first is refused when the file is opened, the second before memory is asked for.
 
 import contextlib
 import math
+import mmap
+import re
+import struct
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,7 @@ from robot_rl.datasets.schema import require_finite
 from robot_rl.errors import InputError, nearest
 from robot_rl.types import Array
 
+HEAP = b"GCOL\x01\0\0\0"  # signature and version
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 DEEPEST = 64  # of groups in groups
 MOST_ENTERED = 64  # times that one group is listed
@@ -54,6 +59,8 @@ def open_file(path: Path) -> h5py.File:
         InputError: the file is truncated or damaged, or a link in it leads into another file.
     """
     with clear_hdf5_errors(path), contextlib.ExitStack() as stack:
+        about = path.stat()
+        require_heaps(path, about.st_size, about.st_mtime_ns)
         file = stack.enter_context(h5py.File(path, "r"))
         name = external_link(file)
         if name is not None:
@@ -63,6 +70,31 @@ def open_file(path: Path) -> h5py.File:
             )
         stack.pop_all()
         return file
+
+
+@lru_cache(maxsize=64)  # a file is opened by the probe of every reader
+def require_heaps(path: Path, size: int, modified_ns: int) -> None:
+    """Refuse a heap of rows of several lengths whose objects lead nowhere: the HDF5 library walks them for ever.
+
+    Heaps lie anywhere in the file, so it is searched for them. Each is a header of 16 bytes with its size, then
+    objects: number (2 bytes), 6 bytes, size (8 bytes), data in steps of 8; number 0 is what is free, with its header.
+    The size and the time of the file are there to know it again.
+
+    Raises:
+        InputError: names the place of the heap.
+    """
+    if size == 0:
+        return
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        for start in [found.start() for found in re.finditer(re.escape(HEAP), data)]:
+            (whole,) = struct.unpack("<Q", data[start + 8 : start + 16].ljust(8, b"\0"))
+            position, stop = start + 16, min(start + whole, len(data))
+            while position + 16 <= stop:
+                number, length = struct.unpack("<H6xQ", data[position : position + 16])
+                taken = length if number == 0 else 16 + (length + 7) // 8 * 8
+                if not 0 < taken <= stop - position:
+                    raise InputError(f"{path} is damaged in its heap at byte {start}: copy it again from its source")
+                position += taken
 
 
 def external_link(file: h5py.File) -> str | None:

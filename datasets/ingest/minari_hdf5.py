@@ -5,9 +5,6 @@ bytes of any length, or, where all happen to be equally long, as a plain array (
 """
 
 import contextlib
-import mmap
-import re
-import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +31,6 @@ from robot_rl.types import Array
 
 MAIN_FILE = "main_data.hdf5"
 EPISODE = "episode_"
-HEAP = b"GCOL\x01\0\0\0"  # signature and version
 
 
 class Hdf5Episodes:
@@ -46,7 +42,6 @@ class Hdf5Episodes:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        require_heaps(path)
         self.file = open_file(path)
         try:
             with clear_errors(path):
@@ -200,29 +195,6 @@ def clear_errors(path: Path) -> Iterator[None]:
     except (TypeError, ValueError, MemoryError, OverflowError, UnicodeError) as error:
         text = str(error) or type(error).__name__
         raise InputError(f"{path} is truncated or damaged ({text}): copy it again from its source") from error
-
-
-def require_heaps(path: Path) -> None:
-    """Refuse a heap of rows of several lengths whose objects lead nowhere: the HDF5 library walks them for ever.
-
-    Heaps lie anywhere in the file, so it is searched for them. Each is a header of 16 bytes with its size, then
-    objects: number (2 bytes), 6 bytes, size (8 bytes), data in steps of 8; number 0 is what is free, with its header.
-
-    Raises:
-        InputError: names the place of the heap.
-    """
-    if path.stat().st_size == 0:
-        return
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        for start in [found.start() for found in re.finditer(re.escape(HEAP), data)]:
-            (size,) = struct.unpack("<Q", data[start + 8 : start + 16].ljust(8, b"\0"))
-            position, stop = start + 16, min(start + size, len(data))
-            while position + 16 <= stop:
-                number, length = struct.unpack("<H6xQ", data[position : position + 16])
-                taken = length if number == 0 else 16 + (length + 7) // 8 * 8
-                if not 0 < taken <= stop - position:
-                    raise InputError(f"{path} is damaged in its heap at byte {start}: copy it again from its source")
-                position += taken
 
 
 def episode_numbers(file: h5py.File) -> list[int]:
