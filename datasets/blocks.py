@@ -13,6 +13,7 @@ import mmap
 import os
 import threading
 import uuid
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -84,7 +85,7 @@ class BlockArray:
         return BlockArray(store / name)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in ("_maps", "_lock")}
+        return {key: value for key, value in self.__dict__.items() if key not in ("_maps", "_lock", "_opened")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -93,6 +94,7 @@ class BlockArray:
     def _forget_maps(self) -> None:
         self._maps: OrderedDict[int, Array] = OrderedDict()
         self._lock = threading.Lock()
+        self._opened: int | None = None  # the folder, from the first map on
 
     def file(self, block: int) -> Path:
         """The file of a block."""
@@ -118,19 +120,27 @@ class BlockArray:
         path = self.file(number)
         if self.fetch is not None and not path.exists():
             self.fetch(path)
+        if self._opened is None:
+            self._opened = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+            weakref.finalize(self, os.close, self._opened)
+        # Through the folder that was opened: another store that takes its name meanwhile is never read for it.
+        same = Path(f"/proc/self/fd/{self._opened}") / path.relative_to(self.folder)
         shape = (self.block_rows, *self.row_shape)
         try:
-            found = path.stat().st_size
+            found = same.stat().st_size
         except FileNotFoundError:
             if self.missing_is_zero:
                 return np.broadcast_to(np.zeros((), self.dtype), shape)
-            raise InputError(f"{path} is lost: the store is damaged. Restore it from a copy, or make it anew") from None
+            raise InputError(
+                f"{path} is lost: the store is damaged, or was replaced while it was read. Open it again, restore it "
+                "from a copy, or make it anew"
+            ) from None
         if found != self.block_bytes:
             raise InputError(
                 f"{path} has {found} bytes instead of {self.block_bytes}: the store is damaged. Restore it from a "
                 "copy, or make it anew"
             )
-        return map_file(path, self.block_bytes).view(self.dtype).reshape(shape)
+        return map_file(same, self.block_bytes).view(self.dtype).reshape(shape)
 
     def place(self, row: int) -> tuple[Array, int]:
         """The block of a row, and its place there."""

@@ -356,3 +356,29 @@ def test_whole_numbers_that_do_not_fit_are_refused_and_not_wrapped(tmp_path: Pat
     store.append(replace(make_episode(1, 3), extras={"ticks": np.arange(3, dtype=np.int64)}))
     with pytest.raises(InputError, match="extras/ticks holds numbers from 0 to 17179869184, which do not fit"):
         store.append(replace(make_episode(1, 3), extras={"ticks": np.arange(3) << 33}))
+
+
+def test_a_store_that_is_replaced_while_it_is_read_is_never_mixed_with_the_new_one(tmp_path: Path) -> None:
+    def make(value: int) -> None:
+        spec = Spec(observation={"image": ArraySpec(shape=(8, 8, 3), dtype="uint8")}, action=ArraySpec(shape=(1,)))
+        store = EpisodeStore.create(
+            tmp_path / "store.zarr", spec, provenance={}, overwrite=value > 1, block_bytes=4 * 8 * 8 * 3
+        )
+        last = np.arange(11) == 10
+        store.append(
+            Episode(
+                observation={"image": np.full((12, 8, 8, 3), value, np.uint8)},
+                action=np.zeros((11, 1), np.float32),
+                reward=np.zeros(11),
+                terminated=np.zeros(11, bool),
+                truncated=last,
+            )
+        )
+
+    make(1)
+    column = EpisodeStore.open(tmp_path / "store.zarr").column("image")
+    assert (column.gather(np.array([0])) == 1).all()
+    make(2)
+    with pytest.raises(InputError, match="replaced while it was read"):
+        column.gather(np.array([11]))
+    assert (EpisodeStore.open(tmp_path / "store.zarr").column("image").gather(np.array([0, 11])) == 2).all()
