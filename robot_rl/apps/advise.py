@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -37,10 +38,16 @@ def run(config: AdviseConfig) -> int:
             environment_return=None if references is None else (references[0], references[1]),
         )
     choices = recommend(measures)
-    offline, online = command_lines(choices, path)
+    prepare, data = without_images(measures.images, path)
+    offline, online = command_lines(choices, data)
     _print_measures(console, path, measures)
     _print_choices(console, choices)
-    for title, line in (("Train from the data alone:", offline), ("Go on in an environment:", online)):
+    lines = (
+        ("First leave out the images, which no network here takes:", prepare),
+        ("Train from the data alone:", offline),
+        ("Go on in an environment:", online),
+    )
+    for title, line in lines:
         if line is not None:
             console.print(Text(f"\n{title}", "bold"))
             console.print(Text(f"  {line}"), soft_wrap=True)
@@ -50,7 +57,7 @@ def run(config: AdviseConfig) -> int:
             "store": str(path),
             "measures": measures.to_json(),
             "choices": [asdict(choice) for choice in choices],
-            "commands": {"offline": offline, "online": online},
+            "commands": {"prepare": prepare, "offline": offline, "online": online},
         }
         try:
             output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -58,6 +65,15 @@ def run(config: AdviseConfig) -> int:
             raise InputError(f"{output} cannot be written: {error.strerror or error}") from error
         console.print(Text("\nNumbers: ", "dim") + Text(str(output)), soft_wrap=True)
     return 0
+
+
+def without_images(images: Sequence[str], path: Path) -> tuple[str | None, Path]:
+    """The command that makes a store without images, None where there are none, and the store to train on."""
+    if not images:
+        return None, path
+    numbers = path.with_name(f"{path.stem}_numbers{path.suffix}")
+    excluded = f"exclude=[{','.join(images)}]"
+    return shlex.join(["robot-rl", "edit", "filter", str(path), excluded, f"output={numbers}"]), numbers
 
 
 def command_lines(choices: list[Choice], path: Path) -> tuple[str | None, str | None]:

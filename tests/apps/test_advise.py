@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robot_rl.apps.advise import command_lines
+from robot_rl.apps.advise import command_lines, without_images
 from robot_rl.apps.advise_rules import QUESTIONS, Choice, recommend, weighting
 from robot_rl.apps.cli import main
 from robot_rl.apps.compose import compose
@@ -189,7 +189,8 @@ def test_the_command_prints_choices_and_writes_json(tmp_path: Path, capsys: pyte
     report = json.loads(output.read_text())
     assert report["measures"]["trajectory_quality"] == 1.0
     assert {item["question"] for item in report["choices"]} >= {"offline", "data online", "sampling", "velocities"}
-    assert set(report["commands"]) == {"offline", "online"}
+    assert set(report["commands"]) == {"prepare", "offline", "online"}
+    assert report["commands"]["prepare"] is None  # it has no images
 
 
 def test_wrong_settings_say_what_is_wanted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -200,3 +201,10 @@ def test_wrong_settings_say_what_is_wanted(tmp_path: Path, capsys: pytest.Captur
     assert main(["advise", str(tmp_path / "no.zarr")]) == 2
     assert main(["advise", str(store), f"output={tmp_path / 'no' / 'a.json'}"]) == 2
     assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_store_with_images_is_trained_on_without_them() -> None:
+    line, numbers = without_images(("camera/color", "wrist"), Path("data/arm.zarr"))
+    assert line == "robot-rl edit filter data/arm.zarr 'exclude=[camera/color,wrist]' output=data/arm_numbers.zarr"
+    assert numbers == Path("data/arm_numbers.zarr")
+    assert without_images((), Path("arm.zarr")) == (None, Path("arm.zarr"))
