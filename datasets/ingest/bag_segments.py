@@ -214,7 +214,8 @@ def said(bag: Bag, stream: Stream, schema: Schema, setting: str, types: Sequence
     name = schema.type.split("/")[-1]
     place = f"{bag.name}: topic of {setting}"
     if name not in types:
-        raise InputError(f"{setting} is a topic of {schema.type}: it must be of {' or '.join(types)} messages")
+        wanted = f"{', '.join(types[:-1])} or {types[-1]}" if len(types) > 1 else types[0]
+        raise InputError(f"{setting} is a topic of {schema.type}: it must be of {wanted} messages")
     if name == "Empty":
         return [(True, "")] * len(stream.times_ns)
     payloads = bag.payloads(stream.messages)
