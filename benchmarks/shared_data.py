@@ -72,6 +72,10 @@ RECORDINGS = (
     Recording("robosuite_demos/v1.0_panda/wipe/demo.hdf5", "robosuite_raw", 0, 0, settings=RAW, refused="Wipe"),
     Recording("robosuite_demos/v1.0_panda/nut-assembly/demo.hdf5", "robosuite_raw", 1, 1036, settings=RAW),
     Recording("robosuite_demos/v0.1/SawyerLift/demo.hdf5", "robosuite_raw", 0, 0, settings=RAW, refused="robosuite"),
+    Recording("robosuite_demos/v0.1/SawyerStack/demo.hdf5", "robosuite_raw", 0, 0, settings=RAW, refused="robosuite"),
+    Recording(
+        "robosuite_demos/v0.1/SawyerNutAssembly/demo.hdf5", "robosuite_raw", 0, 0, settings=RAW, refused="robosuite"
+    ),
     Recording(
         "robosuite_demos/v0.1/BaxterPegInHole/demo.hdf5", "robosuite_raw", 0, 0, settings=RAW, refused="robosuite"
     ),
