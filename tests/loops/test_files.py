@@ -32,6 +32,7 @@ def test_a_checkpoint_that_does_not_fit_leaves_those_before_and_says_so(tmp_path
     assert checkpoint.load(first)[1]["step"] == 1
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's, see below
 def test_metrics_that_do_not_fit_are_refused_by_name(tmp_path) -> None:
     recorder = Recorder(tmp_path)
 
@@ -41,7 +42,8 @@ def test_metrics_that_do_not_fit_are_refused_by_name(tmp_path) -> None:
 
     with disk_of(2000), pytest.raises(InputError, match=r"metrics\.jsonl.*checkpoints are unharmed.*resume=true"):
         fill()
-    recorder.close()
+    with contextlib.suppress(InputError):  # the thread of TensorBoard's writer may have met the full disk, or not yet
+        recorder.close()
 
 
 def test_metrics_that_were_lost_since_the_checkpoint_are_missed(tmp_path) -> None:
