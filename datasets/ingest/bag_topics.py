@@ -141,8 +141,10 @@ def choose_topics(plan: Plan, path: Path, options: BagOptions) -> None:
         )
     _require_keys(plan)
     if unused:
-        text = f"{len(unused)} topics are not used: {by_reason(unused)}"
-        plan.say("information", text, "name those you need in bag.observations")
+        text = f"{len(unused)} topic{'s are' if len(unused) > 1 else ' is'} not used: {by_reason(unused)}"
+        texts = [name for name in unused if _type(plan, name).split("/")[-1] == "String"]
+        told = f"; where it says the task, set bag.language={texts[0]}" if texts and plan.language is None else ""
+        plan.say("information", text, f"name those with numbers or images that you need in bag.observations{told}")
 
 
 def _say_commands(plan: Plan, names: Sequence[str]) -> None:

@@ -367,6 +367,7 @@ def test_success_and_instruction_come_from_topics_also_when_they_are_said_beside
     assert [episode.metadata["language"] for episode in found] == ["pick", "pick", "place"]
     with BagReader().open(tmp_path / "bag", options()) as recording:
         assert "set bag.success=/success" in " ".join(finding.remedy for finding in recording.findings)
+        assert "set bag.language=/task" in " ".join(finding.remedy for finding in recording.findings)
     with pytest.raises(InputError, match=r"bag\.success is a topic of std_msgs/msg/String: it must be of Bool"):
         BagReader().open(tmp_path / "bag", options(success="task"))
 
