@@ -145,6 +145,7 @@ class _Source:
     def __init__(self, files: Files, present: Sequence[str]) -> None:
         self.files = files
         self.present = present
+        self._opened: dict[str, Zarr2Array] = {}
         self.names = [name.removesuffix("/.zarray") for name in present if name.endswith("/.zarray")]
 
     def ends(self, place: str) -> tuple[Array, list[Finding]]:
@@ -156,7 +157,7 @@ class _Source:
         name = next((name for name in ENDS if name in self.names), None)
         if name is None:
             raise InputError(f"{self.files.place}: there is no episode_ends, only {', '.join(self.names[:12])}")
-        array = Zarr2Array.open(self.files, name, self.present)
+        array = self._array(name)
         if len(array.shape) != 1 or array.dtype.kind not in "iu" or not 0 < array.shape[0] <= LARGEST_EPISODES:
             raise InputError(f"{self.files.place}: {name} is no list of whole numbers: the recording is damaged")
         ends = array.rows(0, array.shape[0]).astype(np.int64)
@@ -217,7 +218,9 @@ class _Source:
         return [name for name in self.names if name not in ENDS and not name.startswith("meta/")]
 
     def _array(self, name: str) -> Zarr2Array:
-        return Zarr2Array.open(self.files, name, self.present)
+        if name not in self._opened:
+            self._opened[name] = Zarr2Array.open(self.files, name, self.present)
+        return self._opened[name]
 
 
 def _spec(observed: dict[str, Zarr2Array], actions: list[Zarr2Array], options: ReadOptions, path: Path) -> Spec:

@@ -38,7 +38,7 @@ from robot_rl.functional.diffusion import denoise, noised
 from robot_rl.functional.implicit import value_loss
 from robot_rl.functional.polyak import polyak_update
 from robot_rl.functional.schedule import cosine_then_hold
-from robot_rl.networks.build import critic_ensemble, initialization_of
+from robot_rl.networks.build import critic_ensemble, initialization_of, value_network
 from robot_rl.networks.denoiser import ACTIVATIONS, Denoiser
 from robot_rl.networks.encoder import FlatEncoder
 from robot_rl.networks.ensemble import Ensemble
@@ -263,14 +263,7 @@ def create(
         generator=seeds.torch("actor"),
     ).to(device)
     critic = critic_ensemble(config, encoder.features, action_size, seeds, device)
-    value_network = MLP(
-        encoder.features,
-        config.value_hidden,
-        1,
-        layer_norm=config.critic_layer_norm,
-        initialization=initialization_of(config),
-        generator=seeds.torch("value_network"),
-    ).to(device)
+    value = value_network(config, encoder.features, seeds, device)
     rate, decay = config.actor_learning_rate, config.actor_weight_decay
     return IDQL(
         config=config,
@@ -280,11 +273,11 @@ def create(
         average_actor=deepcopy(actor).requires_grad_(False),
         critic=critic,
         target_critic=deepcopy(critic).requires_grad_(False),
-        value_network=value_network,
+        value_network=value,
         optimizers={
             "actor": torch.optim.AdamW(actor.parameters(), lr=rate, weight_decay=decay, fused=True),
             "critic": adam(critic, config.critic_learning_rate),
-            "value_network": adam(value_network, config.value_learning_rate),
+            "value_network": adam(value, config.value_learning_rate),
         },
         generator=seeds.torch("agent", device=device),
     )

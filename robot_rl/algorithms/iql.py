@@ -40,7 +40,7 @@ from robot_rl.functional.quantile import head_quantile
 from robot_rl.functional.robust import bounded, huber_td_error
 from robot_rl.functional.schedule import cosine_then_hold
 from robot_rl.networks.actor import LOG_STD_KINDS, GaussianActor
-from robot_rl.networks.build import critic_ensemble, gaussian_actor, initialization_of
+from robot_rl.networks.build import critic_ensemble, gaussian_actor, value_network
 from robot_rl.networks.encoder import FlatEncoder
 from robot_rl.networks.ensemble import Ensemble
 from robot_rl.networks.initialize import INITIALIZATIONS
@@ -268,25 +268,18 @@ def create(
         bounded_mean=config.bounded_mean,
     )
     critic = critic_ensemble(config, encoder.features, action_size, seeds, device)
-    value_network = MLP(
-        encoder.features,
-        config.value_hidden,
-        1,
-        layer_norm=config.critic_layer_norm,
-        initialization=initialization_of(config),
-        generator=seeds.torch("value_network"),
-    ).to(device)
+    value = value_network(config, encoder.features, seeds, device)
     return IQL(
         config=config,
         encoder=encoder.to(device),
         actor=actor,
         critic=critic,
         target_critic=deepcopy(critic).requires_grad_(False),
-        value_network=value_network,
+        value_network=value,
         optimizers={
             "actor": adam(actor, config.actor_learning_rate),
             "critic": adam(critic, config.critic_learning_rate),
-            "value_network": adam(value_network, config.value_learning_rate),
+            "value_network": adam(value, config.value_learning_rate),
         },
         generator=seeds.torch("agent", device=device),
     )

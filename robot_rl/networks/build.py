@@ -7,6 +7,7 @@ import torch
 from robot_rl.networks.actor import GaussianActor
 from robot_rl.networks.ensemble import Ensemble
 from robot_rl.networks.initialize import Initialization
+from robot_rl.networks.mlp import MLP
 from robot_rl.seeding import Seeds
 
 
@@ -35,6 +36,13 @@ class CriticSettings(InitializationSettings, Protocol):
     critic_hidden: list[int]
     critic_layer_norm: bool
     critic_count: int
+
+
+class ValueSettings(InitializationSettings, Protocol):
+    """A value of states beside the critics."""
+
+    value_hidden: list[int]
+    critic_layer_norm: bool
 
 
 def initialization_of(config: InitializationSettings) -> Initialization:
@@ -91,4 +99,16 @@ def critic_ensemble(
         dropout=dropout,
         initialization=initialization_of(config),
         generator=seeds.torch("critic"),
+    ).to(device)
+
+
+def value_network(config: ValueSettings, features: int, seeds: Seeds, device: torch.device) -> MLP:
+    """The value of states, drawn from the seed `value_network`."""
+    return MLP(
+        features,
+        config.value_hidden,
+        1,
+        layer_norm=config.critic_layer_norm,
+        initialization=initialization_of(config),
+        generator=seeds.torch("value_network"),
     ).to(device)

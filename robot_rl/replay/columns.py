@@ -1,6 +1,6 @@
 """Where the rows of an observation lie: in a tensor, or on a disk that is read as they are asked for."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ class RowSource(Protocol):
         """The rows of these numbers. Shapes: (B,) int64 -> (B, *)."""
 
 
+@runtime_checkable
 class StoredRows(Protocol):
     """An array of an episode whose rows lie in a `RowSource`."""
 
@@ -46,20 +47,19 @@ class MappedColumn:
         self._source: RowSource | None = None
         self._row = np.zeros(capacity, np.int64)
 
-    def write(self, rows: Array, values: Array, key: str) -> None:
+    def write(self, rows: Array, values: Array | StoredRows, key: str) -> None:
         """Note where the rows of an episode lie.
 
         Raises:
             InputError: they do not lie in a store, or in another one than the rows before.
         """
-        column, stored = getattr(values, "column", None), getattr(values, "store_rows", None)
-        if column is None or stored is None or (self._source is not None and column is not self._source):
+        if not isinstance(values, StoredRows) or (self._source is not None and values.column is not self._source):
             raise InputError(
                 f"observation '{key}' does not come from the one episode store that its other rows are read from: keep "
                 "its images in memory with datasets.NAME.images=memory"
             )
-        self._source = column
-        self._row[rows] = stored
+        self._source = values.column
+        self._row[rows] = values.store_rows
 
     def index_select(self, dim: int, index: Tensor) -> Tensor:
         """As of a tensor; `dim` is 0. Shapes: (B,) -> (B, *), uint8."""
