@@ -97,6 +97,25 @@ def codebase_version(root: Path, folder: str) -> str | None:
     return str(declared.get("codebase_version", "")) if isinstance(declared, dict) else None
 
 
+def version_of(path: Path, beginning: str) -> str | None:
+    """What makes it a data set of v2 or v3: the `codebase_version` of info.json, here or above a file of the set."""
+    root = find_root(path, "meta")
+    version = None if root is None else codebase_version(root, "meta")
+    return f"codebase_version is {version}" if version is not None and version.startswith(beginning) else None
+
+
+def info_of(path: Path) -> Info:
+    """`meta/info.json` of the data set that a path is or lies in.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    root = find_root(path, "meta")
+    if root is None:
+        raise InputError(f"{path} is no LeRobot data set: meta/info.json is missing")
+    return read_info(root)
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file.
 

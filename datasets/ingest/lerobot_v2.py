@@ -12,12 +12,11 @@ from robot_rl.datasets.frames import Frames
 from robot_rl.datasets.ingest.base import ReadOptions, Recording
 from robot_rl.datasets.ingest.lerobot import (
     Info,
-    codebase_version,
     fill,
-    find_root,
-    read_info,
+    info_of,
     read_json,
     read_json_lines,
+    version_of,
     whole_number,
 )
 from robot_rl.datasets.ingest.lerobot_episode import Rows, frames_of_video
@@ -53,9 +52,7 @@ class LerobotV2Reader:
 
     def probe(self, path: Path) -> str | None:
         """By `codebase_version` of info.json, in this folder or above a file of the data set."""
-        root = find_root(path, "meta")
-        version = None if root is None else codebase_version(root, "meta")
-        return f"codebase_version is {version}" if version is not None and version.startswith("v2") else None
+        return version_of(path, "v2")
 
     def open(self, path: Path, options: ReadOptions) -> Recording:
         """Read the description and the index columns of every episode.
@@ -63,11 +60,9 @@ class LerobotV2Reader:
         Raises:
             InputError: info.json is missing or damaged, or no episode can be read.
         """
-        root = find_root(path, "meta")
-        if root is None:
-            raise InputError(f"{path} is no LeRobot data set: meta/info.json is missing")
-        files = _Files(read_info(root))
+        files = _Files(info_of(path))
         info = files.info
+        root = info.root
         lengths, findings = _lengths(info)
         findings = [*info.findings, *findings]
         tables = Tables(info.features)

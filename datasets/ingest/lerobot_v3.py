@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from robot_rl.datasets.frames import Frames
 from robot_rl.datasets.ingest.base import ReadOptions, Recording
-from robot_rl.datasets.ingest.lerobot import Info, codebase_version, find_root, read_info, read_json
+from robot_rl.datasets.ingest.lerobot import Info, info_of, read_json, version_of
 from robot_rl.datasets.ingest.lerobot_episode import Rows, frames_of_video
 from robot_rl.datasets.ingest.lerobot_exported import read_exported
 from robot_rl.datasets.ingest.lerobot_layout import Layout, layout_of
@@ -45,9 +45,7 @@ class LerobotV3Reader:
 
     def probe(self, path: Path) -> str | None:
         """By `codebase_version` of info.json, in this folder or above a file of the data set."""
-        root = find_root(path, "meta")
-        version = None if root is None else codebase_version(root, "meta")
-        return f"codebase_version is {version}" if version is not None and version.startswith("v3") else None
+        return version_of(path, "v3")
 
     def open(self, path: Path, options: ReadOptions) -> Recording:
         """Read the description and the index columns of every table.
@@ -55,10 +53,8 @@ class LerobotV3Reader:
         Raises:
             InputError: info.json is missing or damaged, or no episode can be read.
         """
-        root = find_root(path, "meta")
-        if root is None:
-            raise InputError(f"{path} is no LeRobot data set: meta/info.json is missing")
-        info = read_info(root)
+        info = info_of(path)
+        root = info.root
         declared, findings = read_episodes(info)
         findings = [*info.findings, *findings]
         tables = Tables(info.features)
