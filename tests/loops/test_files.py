@@ -3,6 +3,7 @@
 import contextlib
 import json
 import resource
+import threading
 
 import pytest
 import torch
@@ -34,7 +35,9 @@ def test_a_checkpoint_that_does_not_fit_leaves_those_before_and_says_so(tmp_path
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's, see below
 def test_metrics_that_do_not_fit_are_refused_by_name(tmp_path) -> None:
+    before = set(threading.enumerate())
     recorder = Recorder(tmp_path)
+    of_tensorboard = set(threading.enumerate()) - before
 
     def fill() -> None:
         for step in range(100):
@@ -44,6 +47,9 @@ def test_metrics_that_do_not_fit_are_refused_by_name(tmp_path) -> None:
         fill()
     with contextlib.suppress(InputError):  # the thread of TensorBoard's writer may have met the full disk, or not yet
         recorder.close()
+    for thread in of_tensorboard:  # it hands its error over before it ends: the next test must not get what it says last
+        thread.join(timeout=10)
+        assert not thread.is_alive()
 
 
 def test_metrics_that_were_lost_since_the_checkpoint_are_missed(tmp_path) -> None:
