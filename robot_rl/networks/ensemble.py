@@ -27,10 +27,11 @@ class Ensemble(nn.Module):
         initialization: Initialization,
         generator: torch.Generator,
         dropout: float = 0.0,
+        outputs: int = 1,
     ) -> None:
         super().__init__()
         self.features, self.count, self.dropout = features, count, dropout
-        widths = [features + action_size, *hidden, 1]
+        widths = [features + action_size, *hidden, outputs]
         pairs = list(pairwise(widths))
         self.weights = nn.ParameterList(torch.empty(count, b, a) for a, b in pairs)
         self.biases = nn.ParameterList(torch.zeros(count, b) for _, b in pairs)
@@ -47,7 +48,18 @@ class Ensemble(nn.Module):
         heads: Tensor | None = None,
         dropout_generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Q of every critic, or of those in `heads` only, which is all that is then computed.
+        """Q of every critic, or of those in `heads` only, which is all that is then computed."""
+        q: Tensor = self.raw(features, action, heads, dropout_generator)[..., 0]
+        return q
+
+    def raw(
+        self,
+        features: Tensor,
+        action: Tensor,
+        heads: Tensor | None = None,
+        dropout_generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The Z outputs of every critic, or of those in `heads` only, which is all that is then computed.
 
         Hidden units are dropped, before the LayerNorm (DroQ), only where a generator is given.
 
@@ -55,7 +67,7 @@ class Ensemble(nn.Module):
         run one after the other instead, so that activations stay in the cache: up to 1.4 times as fast
         (`benchmarks/updates.py`), and the same numbers up to rounding.
 
-        Shapes: features (B, F); action (B, A) -> (E, B), or (B, N, A), N actions in each state, -> (E, B, N);
+        Shapes: features (B, F); action (B, A) -> (E, B, Z), or (B, N, A), N actions in each state, -> (E, B, N, Z);
         heads (K,) of indices, may repeat, gives K in place of E.
         """
         if features.shape[1:] != (self.features,) or action.ndim not in (2, 3) or len(action) != len(features):
@@ -82,9 +94,9 @@ class Ensemble(nn.Module):
         parameters: list[Tensor],
         dropout_generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Q of one critic from its parameters, or of all from the stacked ones: (E, ...) before every shape below.
+        """Outputs of one critic from its parameters, or of all from the stacked ones: (E, ...) before each shape below.
 
-        Shapes: (B, F), (B, A) or (B, N, A) -> (B,) or (B, N).
+        Shapes: (B, F), (B, A) or (B, N, A) -> (B, Z) or (B, N, Z).
         """
         layers = len(self.weights)
         weights, biases = parameters[:layers], parameters[layers : 2 * layers]
@@ -102,8 +114,8 @@ class Ensemble(nn.Module):
             if scales:
                 x = layer_norm(x, scales[index - 1], offsets[index - 1])
             x = linear(F.relu(x, inplace=True), weights[index], biases[index])
-        q: Tensor = x[..., 0].unflatten(-1, action.shape[:-1])
-        return q
+        outputs: Tensor = x.unflatten(-2, action.shape[:-1])
+        return outputs
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
