@@ -5,10 +5,10 @@ Nair, Gupta, Dalal, Levine. "AWAC: Accelerating Online Reinforcement Learning wi
 The critics judge what the policy does, as in SAC without entropy; the policy clones recorded actions with weight
 exp(advantage / temperature). The same update serves the offline and the online phase.
 
-Where the two public versions disagree (github rail-berkeley/rlkit ac45a9d, corl-team/CORL eeeeef2) there are settings:
-`weight_normalization` and `weight_maximum`. The value of a state is the critics' minimum for one sample of the policy,
-as in both. Differences from both: the actor clones against the critics just updated, as in CORL; the Gaussian's mean is
-bounded by tanh and its samples are cut to the bounds.
+Where the two public versions disagree (github rail-berkeley/rlkit, `examples/awac/hand/awac1.py`; corl-team/CORL
+eeeeef2) there are settings: `weight_normalization`, `weight_maximum`, `advantage_maximum`, `value_action` and
+`bounded_mean`. The actor clones against the critics just updated, as in CORL; rlkit takes all losses before any step.
+Samples are cut to the bounds, as in CORL. `docs/algorithms/awac.md` has the rest.
 
 Letters: B batch, E critics, A action.
 """
@@ -40,7 +40,7 @@ from robot_rl.types import Batch, Metrics
 
 @dataclass(kw_only=True)
 class AWACConfig:
-    """CORL's numbers; rlkit's for Adroit: two layers of 256, `weight_normalization: softmax`."""
+    """CORL's numbers; those of rlkit for Adroit are in `configs/algorithm/awac.yaml`."""
 
     actor_hidden: list[int] = field(default_factory=lambda: [256, 256, 256])
     critic_hidden: list[int] = field(default_factory=lambda: [256, 256, 256])
@@ -50,6 +50,7 @@ class AWACConfig:
     log_std: str = "state_independent"  # state_independent | state_dependent | affine
     log_std_minimum: float = -20.0
     log_std_maximum: float = 2.0
+    bounded_mean: bool = False  # by tanh, as in rlkit; CORL: False
     initialization: str = "uniform"  # uniform | orthogonal | xavier_uniform
     hidden_gain: float = 1.0
     last_hidden_gain: float | None = None  # None is `hidden_gain`
@@ -59,30 +60,48 @@ class AWACConfig:
     weight_normalization: str = "none"
     """`none`: exp(A / lambda), at most `weight_maximum` (CORL); `softmax`: over the batch, times its size (rlkit)."""
     weight_maximum: float = 100.0
+    advantage_maximum: float | None = None  # the advantage is cut to it: rlkit's `clip_score`, 0.5 for Adroit
+    value_action: str = "sample"
+    """The action whose Q is V(s), the minimum over critics: a `sample` of the policy (CORL), its `mode` (rlkit)."""
     target_rate: float = 0.005
     actor_learning_rate: float = 3e-4
     critic_learning_rate: float = 3e-4
     gradient_clip: float | None = None  # global norm, for each network
 
     SWITCHABLE: ClassVar[frozenset[str]] = frozenset(
-        {"temperature", "weight_normalization", "weight_maximum", "target_rate", "actor_learning_rate"}
-        | {"critic_learning_rate", "gradient_clip"}
+        {"temperature", "weight_normalization", "weight_maximum", "advantage_maximum", "value_action"}
+        | {"target_rate", "actor_learning_rate", "critic_learning_rate", "gradient_clip"}
     )
 
     def __post_init__(self) -> None:
         require_choice(self.log_std, LOG_STD_KINDS, "awac log_std")
         require_choice(self.initialization, INITIALIZATIONS, "awac initialization")
         require_choice(self.weight_normalization, ("none", "softmax"), "awac weight_normalization")
+        require_choice(self.value_action, ("sample", "mode"), "awac value_action")
         require_range(self.temperature, 1e-8, 1e8, "awac temperature")
         require_range(self.weight_maximum, 1e-8, float("inf"), "awac weight_maximum")
+        if self.advantage_maximum is not None:
+            require_range(self.advantage_maximum, -1e8, 1e8, "awac advantage_maximum")
         require_range(self.target_rate, 0, 1, "awac target_rate")
         require_range(self.critic_count, 1, 10_000, "awac critic_count")
         require_numbers(self, "awac")
 
 
 # Losses ---------------------------------------------------------------------------------------------------------------
-def advantage_weight(advantage: Tensor, temperature: float, *, normalization: str, maximum: float) -> Tensor:
-    """exp(A / temperature), cut at `maximum`, or its softmax over the batch times the batch's size. Shapes: (B,)."""
+def advantage_weight(
+    advantage: Tensor,
+    temperature: float,
+    *,
+    normalization: str,
+    maximum: float,
+    advantage_maximum: float | None = None,
+) -> Tensor:
+    """exp(A / temperature), cut at `maximum`, or its softmax over the batch times the batch's size. Shapes: (B,).
+
+    Before, A is cut at `advantage_maximum`.
+    """
+    if advantage_maximum is not None:
+        advantage = advantage.clamp(max=advantage_maximum)
     scaled = advantage / temperature
     if normalization == "softmax":
         return scaled.softmax(dim=0) * len(advantage)
@@ -103,7 +122,7 @@ class AWAC:
 
     config: AWACConfig
     encoder: FlatEncoder
-    actor: GaussianActor  # its mean is bounded by tanh
+    actor: GaussianActor
     critic: Ensemble
     target_critic: Ensemble
     optimizers: dict[str, Optimizer]  # actor, critic
@@ -151,13 +170,16 @@ class AWAC:
     def _update_actor(self, features: Tensor, recorded: Tensor) -> Metrics:
         config = self.config
         with torch.no_grad():
-            v = self.critic(features, self._sample(features)).amin(dim=0)
+            mode = config.value_action == "mode"
+            own = self.actor(features)[0].clamp(-1, 1) if mode else self._sample(features)
+            v = self.critic(features, own).amin(dim=0)
             advantage = self.critic(features, recorded).amin(dim=0) - v  # (B,)
             weight = advantage_weight(
                 advantage,
                 config.temperature,
                 normalization=config.weight_normalization,
                 maximum=config.weight_maximum,
+                advantage_maximum=config.advantage_maximum,
             )
         mean, log_std = self.actor(features)
         log_prob = gaussian.log_prob(mean, log_std, recorded)
@@ -188,7 +210,7 @@ def create(
     """Networks from the spec's shapes; the target starts as a copy and takes no gradient."""
     encoder = FlatEncoder(spec, statistics)
     (action_size,) = spec.action.shape
-    actor = gaussian_actor(config, encoder.features, action_size, seeds, device, bounded_mean=True)
+    actor = gaussian_actor(config, encoder.features, action_size, seeds, device, bounded_mean=config.bounded_mean)
     critic = critic_ensemble(config, encoder.features, action_size, seeds, device)
     return AWAC(
         config=config,
