@@ -16,10 +16,6 @@ All of them are this agent under different settings (`configs/algorithm/`), whic
 to an online phase a change of settings: WSRL drops the conservative term and keeps everything else.
 
 Differences from the papers' public code, beside those that are settings below (commits in `docs/algorithms.md`):
-- critics first, then the actor against the updated critics, then the temperature: RLPD's order, and WSRL's where
-  several critic updates share one of the actor. Cal-QL, and WSRL at one update, take all gradients before any step;
-- the temperature's loss is temperature * (entropy - target) in either parameterization, as in RLPD and WSRL; CQL,
-  Cal-QL and REDQ have its logarithm as factor, which Adam hardly sees;
 - critics share no weight; WSRL's ten share their output layer;
 - with several critic updates the conservative multiplier moves at each of them, in WSRL once, with the actor.
 
@@ -33,6 +29,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.func import functional_call
 from torch.optim import Optimizer
 
 from robot_rl.algorithms.agent import chunks, require_numbers
@@ -84,7 +81,7 @@ class SACConfig:
     target_reduction: str = "min"
     """Over the critics drawn, in the target: `min`, `mean`, or `weighted_min_pair`, the expected minimum of a random
     pair (ENOTO)."""
-    critic_dropout: float = 0.0  # in the critics' own updates and targets (DroQ 0.01, with LayerNorm)
+    critic_dropout: float = 0.0  # in every loss, but not in the conservative term (DroQ 0.01, with LayerNorm)
     disagreement_temperature: float = 0.0
     """0 is off; else a row's error counts sigmoid(-temperature * deviation of the target over critics) + 0.5 times
     (SUNRISE, ENOTO)."""
@@ -94,12 +91,18 @@ class SACConfig:
     backup_entropy: bool = True  # False in CQL, Cal-QL, WSRL, and RLPD on sparse rewards
     max_target_backup: int = 0
     """Actions drawn at s', of which the best enters the target; 0 is the usual single one. Cal-QL: 10."""
+    max_target_of: str = "reduced"
+    """The best of the critics' minimum (`reduced`: Cal-QL, WSRL, CORL), or of `each` critic before it (CQL's own)."""
 
     # Actor and temperature
     actor_reduction: str = "min"  # over critics, in the actor's loss: min | mean (RLPD, REDQ)
     actor_batch: str = "all"
     """Rows of the actor's update when there are several critic updates: `all` (WSRL) or the `last` batch (RLPD)."""
+    actor_critics: str = "updated"
+    """Which critics the actor sees: `updated` ones (RLPD; WSRL with several critic updates), or the `previous`, those
+    before their last step: all gradients are then of one moment (CQL, Cal-QL, CORL, REDQ; WSRL with one update)."""
     actor_learning_rate: float = 3e-4
+    actor_value_weight: float = 1.0  # of Q in the actor's loss; CQL's own code begins with 0, and cloning by likelihood
     actor_behaviour_cloning_weight: float = 0.0  # times the loss below, on the actions of the batch
     actor_behaviour_cloning_loss: str = "squared_error"  # of the mode | likelihood: -log pi(a|s), as behaviour cloning
     actor_average_rate: float = 0.0
@@ -114,6 +117,7 @@ class SACConfig:
     temperature_parameterization: str = "softplus"  # softplus (WSRL) | exp (all others)
     temperature_learning_rate: float = 3e-4  # 0 keeps the temperature
     temperature_states: str = "current"  # where its loss measures entropy: current | next (WSRL's code)
+    temperature_loss: str = "temperature"  # its factor: temperature (SAC, RLPD, WSRL) | logarithm (CQL, Cal-QL, REDQ)
     step_with_zero_gradients: bool = False
     """Where several critic updates share one of the actor, networks that an update leaves out still take an Adam step
     with gradient 0, as in WSRL's masked updates: of 4 to 1, momentum carries the actor sqrt(5) times as far."""
@@ -156,6 +160,11 @@ class SACConfig:
         require_choice(self.actor_behaviour_cloning_loss, cloning, "sac actor_behaviour_cloning_loss")
         require_choice(self.actor_batch, ("all", "last"), "sac actor_batch")
         require_choice(self.temperature_states, ("current", "next"), "sac temperature_states")
+        require_choice(self.temperature_loss, ("temperature", "logarithm"), "sac temperature_loss")
+        require_choice(self.actor_critics, ("updated", "previous"), "sac actor_critics")
+        require_choice(self.max_target_of, ("reduced", "each"), "sac max_target_of")
+        if self.max_target_of == "each" and self.backup_entropy:
+            raise InputError("sac max_target_of=each chooses several actions, of no one entropy: backup_entropy=false")
         for name in ("temperature_parameterization", "conservative_lagrange_parameterization"):
             require_choice(getattr(self, name), ("softplus", "exp"), f"sac {name}")
         for name in ("critic_subset", "conservative_subset"):
@@ -166,7 +175,8 @@ class SACConfig:
             require_range(getattr(self, name), 1e-8, 1e8, f"sac {name}")
         for name in ("critic_count", "conservative_samples", "exploration_candidates"):
             require_range(getattr(self, name), 1, 10_000, f"sac {name}")
-        for name in ("conservative_weight", "actor_behaviour_cloning_weight", "max_target_backup"):
+        weights = ("conservative_weight", "actor_value_weight", "actor_behaviour_cloning_weight")
+        for name in (*weights, "max_target_backup"):
             require_range(getattr(self, name), 0, 1e8, f"sac {name}")
         require_range(self.target_rate, 0, 1, "sac target_rate")
         require_range(self.actor_dropout, 0, 0.99, "sac actor_dropout")
@@ -220,13 +230,16 @@ class SAC:
             features, next_features = self.encoder(batch.observation), self.encoder(batch.next_observation)
         carry_on = self.config.step_with_zero_gradients and len(parts) > 1
         metrics: Metrics = {}
+        previous: dict[str, Tensor] | None = None
         for rows in parts:
+            if self.config.actor_critics == "previous" and rows is parts[-1]:
+                previous = {name: each.detach().clone() for name, each in self.critic.named_parameters()}
             metrics |= self._update_critic(batch, features, next_features, rows)
             self.updates += 1
             if carry_on:
                 self._carry_on("actor", "temperature")
         rows = parts[-1] if self.config.actor_batch == "last" else slice(None)
-        metrics |= self._update_actor(features[rows], next_features[rows], batch.action[rows])
+        metrics |= self._update_actor(features[rows], next_features[rows], batch.action[rows], previous)
         if carry_on:
             self._carry_on("critic")
         return metrics
@@ -264,6 +277,7 @@ class SAC:
                 self.temperature(),
                 reduction=config.target_reduction,
                 backup_entropy=config.backup_entropy,
+                best_of=config.max_target_of,
             )
             target = td_target(reward, discount, next_v)
         metrics: Metrics = {}
@@ -341,12 +355,17 @@ class SAC:
         self._descend("lagrange", lagrange_loss(multiplier, config.conservative_weight, difference, gap))
         return multiplier.detach() * config.conservative_weight * penalty, metrics  # the gap has no gradient here
 
-    def _update_actor(self, features: Tensor, next_features: Tensor, recorded: Tensor) -> Metrics:
+    def _update_actor(
+        self, features: Tensor, next_features: Tensor, recorded: Tensor, previous: dict[str, Tensor] | None
+    ) -> Metrics:
+        """One step of actor and temperature, both from the present policy; `previous` are weights of the critics."""
         config = self.config
         mean, log_std = self.actor(features, self.generator)
         action, log_prob = tanh_gaussian.sample(mean, log_std, self.generator)
+        judge = (features, action, None, self._dropout)
         with held(self.critic):
-            q = self.critic(features, action)  # (E, B)
+            q = self.critic(*judge) if previous is None else functional_call(self.critic, previous, judge)  # (E, B)
+        q = config.actor_value_weight * q
         loss = actor_loss(q, log_prob, self.temperature().detach(), reduction=config.actor_reduction)
         metrics = {"actor/loss": loss.detach(), "actor/entropy": -log_prob.detach().mean()}
         if config.actor_behaviour_cloning_weight > 0:
@@ -356,16 +375,16 @@ class SAC:
                 cloning = (tanh_gaussian.mode(mean) - recorded).square().sum(dim=1).mean()
             loss = loss + config.actor_behaviour_cloning_weight * cloning
             metrics["actor/cloning"] = cloning.detach()
+        if config.temperature_states == "next":
+            with torch.no_grad():
+                _, log_prob = tanh_gaussian.sample(*self.actor(next_features), self.generator)
         self._descend("actor", loss)
         if config.actor_average_rate > 0:
             polyak_update(self.average_actor, self.actor, config.actor_average_rate)
-        if config.temperature_states == "next":
-            with torch.no_grad():
-                mean, log_std = self.actor(next_features)
-                _, log_prob = tanh_gaussian.sample(mean, log_std, self.generator)
         temperature = self.temperature()
         target_entropy = config.target_entropy_per_dimension * self.action_size
-        self._descend("temperature", temperature_loss(temperature, log_prob, target_entropy))
+        change = temperature_loss(temperature, log_prob, target_entropy, factor=config.temperature_loss)
+        self._descend("temperature", change)
         return metrics | {"actor/temperature": temperature.detach()}
 
     def _several(self, mean: Tensor, log_std: Tensor, count: int) -> tuple[Tensor, Tensor]:

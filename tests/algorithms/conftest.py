@@ -68,7 +68,15 @@ CONFIGS: dict[str, Callable[[], AlgorithmConfig]] = {
     ),
     "calql": lambda: SACConfig(**WIDTHS, **CALIBRATED, log_std="affine", max_target_backup=3, backup_entropy=False),
     "cql_lagrange": lambda: SACConfig(
-        **WIDTHS, conservative_weight=5.0, conservative_lagrange_gap=0.8, conservative_clip_minimum=-200.0
+        **WIDTHS,
+        conservative_weight=5.0,
+        conservative_lagrange_gap=0.8,
+        conservative_clip_minimum=-200.0,
+        temperature_loss="logarithm",
+        actor_critics="previous",
+        backup_entropy=False,
+        max_target_backup=3,
+        max_target_of="each",
     ),
     "wsrl": lambda: SACConfig(
         **WIDTHS,
