@@ -7,11 +7,11 @@ Wen et al. "Towards Robust Offline-to-Online Reinforcement Learning via Uncertai
 arXiv:2309.16973 (RO2O).
 
 All of them are this agent under different settings (`configs/algorithm/`). RO2O's released online scripts compute its
-terms and do not add them: online it is SAC with ten critics, which is what its recipe does.
+terms and do not add them: online it is SAC with ten critics, which is what its recipe says.
 
 Differences from the public code, beside those that are settings below: states are perturbed after normalisation, where
-a radius means the same in every channel; the order of updates is critics, actor, temperature, as everywhere here (EDAC
-takes the reverse order).
+a radius means the same in every channel, and each state by draws of its own (RORL and RO2O draw once for a batch); the
+order of updates is critics, actor, temperature, as everywhere here (EDAC takes the reverse order).
 
 Letters: B batch, E critics, N perturbed states, A action, F features.
 """
@@ -34,6 +34,7 @@ from robot_rl.functional.polyak import polyak_update
 from robot_rl.functional.smoothing import (
     critic_smoothness,
     gradient_diversity,
+    lower_bound,
     perturbed,
     policy_smoothness,
     uncertainty_penalty,
@@ -87,9 +88,13 @@ class RORLConfig:
 
     # Actor and temperature
     actor_learning_rate: float = 3e-4
+    actor_reduction: str = "min"  # over critics, in the actor's loss: min | lower_bound (one of RO2O's two on AntMaze)
+    actor_lower_bound: float = 4.0  # deviations over critics below their mean, with it
     actor_smoothness_weight: float = 0.0  # beta_pi: RORL 0.1 to 1.0
     actor_smoothness_radius: float = 0.01
-    actor_behaviour_cloning_weight: float = 0.0  # squared distance of the mode to the recorded action; RO2O on AntMaze
+    actor_behaviour_cloning_weight: float = 0.0
+    """RO2O's beta_bc on AntMaze: of the squared distance of the policy's sample to the recorded action, averaged over
+    dimensions."""
     target_entropy_per_dimension: float = -1.0
     initial_temperature: float = 1.0
     temperature_learning_rate: float = 3e-4  # 0 keeps the temperature
@@ -100,6 +105,7 @@ class RORLConfig:
         | {"smoothness_weight", "smoothness_radius", "smoothness_asymmetry", "uncertainty_weight", "perturbations"}
         | {"uncertainty_radius", "uncertainty_strength", "uncertainty_strength_minimum", "uncertainty_decay"}
         | {"actor_learning_rate", "actor_smoothness_weight", "actor_smoothness_radius", "gradient_clip"}
+        | {"actor_reduction", "actor_lower_bound"}
         | {"actor_behaviour_cloning_weight", "target_entropy_per_dimension", "temperature_learning_rate"}
     )
 
@@ -107,6 +113,7 @@ class RORLConfig:
         require_choice(self.log_std, LOG_STD_KINDS, "rorl log_std")
         require_choice(self.initialization, INITIALIZATIONS, "rorl initialization")
         require_choice(self.target_critics, ("min", "own"), "rorl target_critics")
+        require_choice(self.actor_reduction, ("min", "lower_bound"), "rorl actor_reduction")
         require_range(self.critic_count, 2, 10_000, "rorl critic_count")
         require_range(self.perturbations, 1, 10_000, "rorl perturbations")
         for name in ("diversity_weight", "smoothness_weight", "smoothness_radius", "uncertainty_weight"):
@@ -115,6 +122,7 @@ class RORLConfig:
             require_range(getattr(self, name), 0, 1e8, f"rorl {name}")
         for name in ("actor_smoothness_weight", "actor_smoothness_radius", "actor_behaviour_cloning_weight"):
             require_range(getattr(self, name), 0, 1e8, f"rorl {name}")
+        require_range(self.actor_lower_bound, 0, 1e8, "rorl actor_lower_bound")
         require_range(self.smoothness_asymmetry, 0, 1, "rorl smoothness_asymmetry")
         require_range(self.target_rate, 0, 1, "rorl target_rate")
         require_range(self.initial_temperature, 1e-8, 1e8, "rorl initial_temperature")
@@ -211,6 +219,8 @@ class RORL:
         action, log_prob = tanh_gaussian.sample(mean, log_std, self.generator)
         with held(self.critic):
             q = self.critic(features, action)  # (E, B)
+        if config.actor_reduction == "lower_bound":
+            q = lower_bound(q, config.actor_lower_bound).unsqueeze(0)
         loss = actor_loss(q, log_prob, self.temperature().detach(), reduction="min")
         metrics = {"actor/loss": loss.detach(), "actor/entropy": -log_prob.detach().mean()}
         if config.actor_smoothness_weight > 0:
@@ -219,7 +229,7 @@ class RORL:
             smoothness = policy_smoothness(mean, log_std, near_mean, near_log_std)
             loss, metrics["actor/smoothness"] = loss + config.actor_smoothness_weight * smoothness, smoothness.detach()
         if config.actor_behaviour_cloning_weight > 0:
-            cloning = (tanh_gaussian.mode(mean) - recorded).square().sum(dim=1).mean()
+            cloning = (action - recorded).square().mean()
             loss, metrics["actor/cloning"] = loss + config.actor_behaviour_cloning_weight * cloning, cloning.detach()
         self._descend("actor", loss, config.actor_learning_rate)
         temperature = self.temperature()

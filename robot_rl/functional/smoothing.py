@@ -30,10 +30,19 @@ def critic_smoothness(near: Tensor, q: Tensor, asymmetry: float) -> Tensor:
 def uncertainty_penalty(q: Tensor, strength: float) -> Tensor:
     """RORL's L_ood: mean (stop(Q_i - strength * std_i Q) - Q_i)^2, of actions that were not recorded.
 
-    The pseudo-target lies below by the critics' disagreement. Shapes: (E, *) -> ().
+    The pseudo-target lies below by the critics' disagreement, a deviation over E - 1 as in RORL's and RO2O's code.
+    Shapes: (E, *) -> ().
     """
-    target = (q - strength * q.std(dim=0, correction=0)).detach()
+    target = (q - strength * q.std(dim=0)).detach()
     return (target - q).square().mean()
+
+
+def lower_bound(q: Tensor, deviations: float) -> Tensor:
+    """Mean minus `deviations` times the deviation (over E - 1) of critics: RO2O's second actor.
+
+    Shapes: (E, *) -> (*).
+    """
+    return q.mean(dim=0) - deviations * q.std(dim=0)
 
 
 def policy_smoothness(mean: Tensor, log_std: Tensor, near_mean: Tensor, near_log_std: Tensor) -> Tensor:
