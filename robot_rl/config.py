@@ -12,7 +12,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from robot_rl.algorithms import ALGORITHM_CONFIGS
-from robot_rl.checks import require_choice, require_minimum, require_success_reward
+from robot_rl.checks import require_choice, require_minimum, require_range, require_success_reward
 from robot_rl.data_config import AdviseConfig, EditConfig, ExportConfig, IngestConfig, InspectConfig, ViewConfig
 from robot_rl.errors import InputError
 
@@ -106,7 +106,13 @@ class ReplayConfig:
     """What a transition becomes on its way into a batch."""
 
     discount: float = 0.99
-    n_step: int = 1
+    n_step: int = 1  # decisions whose rewards are summed before bootstrapping
+    action_chunk: int = 1
+    """H: the agent decides on so many steps at once and sees nothing until they are done. A transition's action is H
+    recorded ones, its reward their discounted sum, its next observation that after them."""
+    chunk_discount: float | None = None
+    """Per step, of the rewards inside a chunk (DEAS: gamma_1, and `discount` is gamma_2); None is `discount`."""
+    n_step_counts: str = "chunks"  # chunks | steps: what `n_step` counts; CQN-AS: steps
     reward_scale: float = 1.0
     reward_bias: float = 0.0
     reward_observation: str | None = None
@@ -125,6 +131,15 @@ class ReplayConfig:
         if not 0.0 <= self.discount < 1.0:
             raise InputError(f"replay.discount={self.discount} must lie in [0, 1)")
         require_minimum(self.n_step, 1, "replay.n_step")
+        require_minimum(self.action_chunk, 1, "replay.action_chunk")
+        require_choice(self.n_step_counts, ("chunks", "steps"), "replay.n_step_counts")
+        if self.chunk_discount is not None:
+            require_range(self.chunk_discount, 0.0, 1.0, "replay.chunk_discount")
+            if self.action_chunk == 1 or self.n_step_counts == "steps":
+                raise InputError(
+                    "replay.chunk_discount is of the rewards inside a chunk: it needs replay.action_chunk > 1 and "
+                    "replay.n_step_counts=chunks"
+                )
         require_minimum(self.capacity, 2, "replay.capacity")
         if self.prefetch_workers is not None:
             require_minimum(self.prefetch_workers, 0, "replay.prefetch_workers")

@@ -1,7 +1,7 @@
 """Shapes, bounds, units and frames of observations and actions, checked where data enters."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -76,16 +76,30 @@ class Spec:
     control_period_s: float | None = None  # None where a data set does not say
     action_semantics: str | None = None  # such as "joint_position_target", "osc_pose_delta"; None is not declared
     metadata: dict[str, Any] = field(default_factory=dict)
+    action_chunk: int = 1  # H: `action` is that many actions one behind the other, as an agent of chunks decides them
+
+    def chunked(self, steps: int) -> "Spec":
+        """The same with actions of `steps` steps: (A,) becomes (steps * A,); 1 changes nothing."""
+        if steps == 1:
+            return self
+        if self.action_chunk != 1:
+            raise ValueError("the actions are chunks already")
+        action = self.action
+        names = None if action.names is None else tuple(f"{n}[{h}]" for h in range(steps) for n in action.names)
+        low, high = (None if bound is None else np.tile(bound, steps) for bound in (action.low, action.high))
+        chunk = replace(action, shape=(steps * action.shape[0],), low=low, high=high, names=names)
+        return replace(self, action=chunk, action_chunk=steps)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; `from_json` undoes it."""
-        return {
+        data = {
             "observation": {key: spec.to_json() for key, spec in self.observation.items()},
             "action": self.action.to_json(),
             "control_period_s": self.control_period_s,
             "action_semantics": self.action_semantics,
             "metadata": self.metadata,
         }
+        return data if self.action_chunk == 1 else {**data, "action_chunk": self.action_chunk}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> "Spec":
@@ -96,6 +110,7 @@ class Spec:
             control_period_s=data["control_period_s"],
             action_semantics=data["action_semantics"],
             metadata=dict(data["metadata"]),
+            action_chunk=data.get("action_chunk", 1),
         )
 
     def check_observation(self, observation: Mapping[str, Array], place: str) -> None:

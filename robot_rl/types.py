@@ -1,6 +1,7 @@
 """The words everybody speaks: a batch, an episode, a time step.
 
-Letters, the same everywhere: B batch, T time (steps of an episode), E ensemble, N sampled actions, A action, J joints.
+Letters, the same everywhere: B batch, T time (steps of an episode), H steps of an action chunk, E ensemble, N sampled
+actions, A action, J joints.
 """
 
 from collections.abc import Mapping
@@ -20,7 +21,10 @@ Metrics = dict[str, Tensor]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Transitions as an algorithm sees them: actions normalised, rewards transformed, n-step sums already taken."""
+    """Transitions as an algorithm sees them: actions normalised, rewards transformed, n-step sums already taken.
+
+    Where actions come in chunks (`replay.action_chunk`), A is H * A: H recorded actions, one behind the other.
+    """
 
     observation: dict[str, Tensor]  # each (B, *)
     action: Tensor  # (B, A), in [-1, 1]
@@ -30,6 +34,7 @@ class Batch:
     monte_carlo_return: Tensor | None = None  # (B,), return-to-go under the declared tail rule
     next_action: Tensor | None = None  # (B, A), recorded at the next observation
     has_next_action: Tensor | None = None  # (B,), bool: false before a time limit, where nothing was recorded
+    valid: Tensor | None = None  # (B, H), bool: false past the end of the episode, where the last action is repeated
     instruction: Tensor | None = None  # (B,), int64, number of the text among the run's `Instructions`; -1: none
 
     def __len__(self) -> int:

@@ -239,6 +239,9 @@ def empty_buffer(
         reward=reward_transform(replay),
         discount=replay.discount,
         n_step=replay.n_step,
+        action_chunk=replay.action_chunk,
+        chunk_discount=replay.chunk_discount,
+        n_step_counts=replay.n_step_counts,
         tail=replay.monte_carlo_tail,
         mapped=mapped,
         instructions=instructions,
@@ -279,6 +282,12 @@ def build_agent(
     statistics: dict[str, tuple[torch.Tensor, torch.Tensor]] | None,
     seed: int,
 ) -> Agent:
-    """A new agent; the global generator is seeded here, once, for weight initialisation."""
+    """A new agent; the global generator is seeded here, once, for weight initialisation.
+
+    `spec` is that of the environment; where actions come in chunks, the agent's has actions of `replay.action_chunk`
+    steps.
+    """
     torch.manual_seed(Seeds(seed).integer("initialisation"))
-    return create(config.algorithm, spec, Seeds(seed), torch.device(config.device), statistics)
+    return create(
+        config.algorithm, spec.chunked(config.replay.action_chunk), Seeds(seed), torch.device(config.device), statistics
+    )

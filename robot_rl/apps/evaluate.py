@@ -124,7 +124,8 @@ def _policy(
     under = {key.removeprefix("agent."): value for key, value in trained.tensors.items() if key.startswith("agent.")}
     checkpoint.unpack_agent(agent, under, trained.state["agent"])
     scale = ActionScale.from_spec(spec.action)
-    return AgentPolicy(agent=agent, spec=spec, scale=scale, device=device, explore=config.explore)
+    steps = trained.config.replay.action_chunk
+    return AgentPolicy(agent=agent, spec=spec, scale=scale, device=device, explore=config.explore, action_chunk=steps)
 
 
 @dataclass

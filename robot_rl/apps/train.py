@@ -3,6 +3,7 @@
 import contextlib
 import signal
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -180,12 +181,18 @@ def _assemble(
         recorder = Recorder(folder, resume_at=state["metrics_bytes"], work=Progress(**state["progress"]).work)
 
     stack.callback(recorder.close)
-    scale, device = ActionScale.from_spec(spec.action), torch.device(config.device)
+    policy = AgentPolicy(
+        agent=agent,
+        spec=spec,
+        scale=ActionScale.from_spec(spec.action),
+        device=torch.device(config.device),
+        action_chunk=config.replay.action_chunk,
+    )
     evaluator = None
     if evaluation is not None:
         evaluator = Evaluator(
             environment=evaluation,
-            policy=AgentPolicy(agent=agent, spec=spec, scale=scale, device=device),
+            policy=policy,
             seeds=Seeds(config.evaluation.seed),
             episodes=config.evaluation.episodes,
             final_episodes=config.evaluation.final_episodes,
@@ -205,7 +212,7 @@ def _assemble(
         fresh_agent=lambda index: build_agent(config, spec, statistics, seeds.integer("reset", index)),
         sources=sources,
         environment=training,
-        policy=AgentPolicy(agent=agent, spec=spec, scale=scale, device=device, explore=True),
+        policy=replace(policy, explore=True),
         evaluator=evaluator,
         recorder=recorder,
         display=display,

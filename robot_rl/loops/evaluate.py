@@ -87,16 +87,16 @@ def evaluate(
     Returns:
         results, their summary (`value_mean` is the critic's value at the first step, where there is a critic), films.
     """
-    value = policy.value if isinstance(policy, AgentPolicy) else None
+    judge = policy if isinstance(policy, AgentPolicy) else None
     results, recorded, first_values, discounted = [], [], [], []
     for number, seed in enumerate(seeds):
         film = Film() if number < films else None
         episode = run_episode(environment, policy, seed=seed, film=film)
         if film is not None:
             recorded.append(film)
-        if value is not None:
+        if judge is not None:
             first = {key: values[0] for key, values in episode.observation.items()}
-            estimate = value(first, episode.action[0])
+            estimate = judge.value(first, episode.action[: judge.action_chunk])
             if estimate is not None:
                 first_values.append(estimate)
         if discounting is not None:

@@ -27,6 +27,7 @@ def run_online(run: Run, phase: PhaseConfig) -> bool:
         run.save_if_due()
 
         step = environment.reset(seed=run.seeds.integer("episode", progress.episodes))
+        run.policy.reset()
         replay.begin(step.observation)
         progress.episodes += 1
         episode_return, length, success = 0.0, 0, False

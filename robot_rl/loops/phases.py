@@ -22,6 +22,7 @@ def run_phases(run: Run) -> bool:
         for source in run.sources.values():
             source.complete_only = "monte_carlo_return" in run.agent.needs
             source.with_next_action = "next_action" in run.agent.needs
+            source.allow_cut_chunks("valid" in run.agent.needs)
         if not progress.phase_begun:
             progress.phase_begun = True
             run.recorder.event("phase_start", progress, interact=interact)

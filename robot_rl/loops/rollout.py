@@ -18,26 +18,51 @@ from robot_rl.types import Array, Episode, Policy, TimeStep
 class AgentPolicy:
     """An agent as a policy: arrays in, actions in the units of the spec out.
 
+    Where the agent decides on chunks, one is played to its end without looking, then the next is decided.
+
     Args:
         explore: sample from the policy instead of taking its mode.
+        action_chunk: H, steps of one decision.
     """
 
     agent: Agent
-    spec: Spec
+    spec: Spec  # of the environment, whose actions are single ones
     scale: ActionScale
     device: torch.device
     explore: bool = False
+    action_chunk: int = 1
+    _chunk: Array | None = field(init=False, default=None)  # (H, A), in the units of the spec
+    _played: int = field(init=False, default=0)  # actions of it
 
     def reset(self) -> None:
-        """Nothing to forget: the policy sees only the present observation."""
+        """Forget what is left of the chunk."""
+        self._chunk, self._played = None, 0
 
     def act(self, observation: Mapping[str, Array]) -> Array:
         """One action in the units of the spec. Shapes: each (*) -> (A,)."""
-        return self.scale.unnormalize(self.agent.act(self._tensors(observation), explore=self.explore)[0])
+        if self._chunk is None or self._played == self.action_chunk:
+            self._chunk, self._played = self.decide(observation), 0
+        action: Array = self._chunk[self._played]
+        self._played += 1
+        return action
 
-    def value(self, observation: Mapping[str, Array], action: Array) -> float | None:
-        """The critic's value of an action in the units of the spec; None where the algorithm has no critic."""
-        normalized = torch.from_numpy(self.scale.normalize(action))[None].to(self.device)
+    def decide(self, observation: Mapping[str, Array]) -> Array:
+        """A new chunk, whatever is left of the last one. Shapes: each (*) -> (H, A)."""
+        action = self.agent.act(self._tensors(observation), explore=self.explore)[0]
+        return self.scale.unnormalize(action.unflatten(0, (self.action_chunk, -1)))
+
+    @property
+    def decided(self) -> Array | None:
+        """The chunk of which the last action was the first; None in the middle of one. Shapes: (H, A)."""
+        return self._chunk if self._played == 1 else None
+
+    def value(self, observation: Mapping[str, Array], actions: Array) -> float | None:
+        """The critic's value of a chunk in the units of the spec; None where the algorithm has no critic.
+
+        Shapes: each (*), (h, A) with h <= H: where the episode ended inside the chunk, the last action repeats.
+        """
+        whole = np.concatenate([actions, np.repeat(actions[-1:], self.action_chunk - len(actions), axis=0)])
+        normalized = torch.from_numpy(self.scale.normalize(whole)).reshape(1, -1).to(self.device)
         value = self.agent.value(self._tensors(observation), normalized)
         return None if value is None else float(value[0])
 
@@ -47,19 +72,20 @@ class AgentPolicy:
 
 @dataclass(kw_only=True)
 class Film:
-    """What the camera saw: T + 1 frames, and the critic's value of the policy's action in each."""
+    """What the camera saw: T + 1 frames, and the critic's value of the policy's decision in each."""
 
     frames: list[Array] = field(default_factory=list)
     values: list[float] = field(default_factory=list)  # empty without a critic
 
-    def judge(self, policy: Policy, step: TimeStep, action: Array | None) -> None:
-        """Keep the critic's value of the policy's action in the newest frame; where none was taken, of its mode."""
+    def judge(self, policy: Policy, step: TimeStep) -> None:
+        """Keep the critic's value of what the policy decided in the newest frame; where it did not, of its mode."""
         if not isinstance(policy, AgentPolicy):
             return
-        if action is None:
+        actions = None if step.last else policy.decided
+        if actions is None:
             # Not a sample: that would move the agent's generator, and filming would change the next episode.
-            action = replace(policy, explore=False).act(step.observation)
-        estimate = policy.value(step.observation, action)
+            actions = replace(policy, explore=False).decide(step.observation)
+        estimate = policy.value(step.observation, actions)
         if estimate is not None:
             self.values.append(estimate)
 
@@ -80,13 +106,13 @@ def run_episode(
     while not step.last:
         action = policy.act(step.observation)
         if film is not None:
-            film.judge(policy, step, action)
+            film.judge(policy, step)
         step = environment.step(action)
         steps.append(step)
         if film is not None:
             film.frames.append(environment.render())
     if film is not None:
-        film.judge(policy, step, None)
+        film.judge(policy, step)
     return assemble(steps, {"seed": seed})
 
 

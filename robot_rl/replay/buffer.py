@@ -16,6 +16,7 @@ from robot_rl.errors import InputError
 from robot_rl.functional.bellman import monte_carlo_return
 from robot_rl.replay.columns import Column, MappedColumn
 from robot_rl.replay.instructions import Instructions
+from robot_rl.replay.windows import select, window
 from robot_rl.spec import Spec
 from robot_rl.transforms.action import ActionScale
 from robot_rl.transforms.reward import RewardTransform
@@ -33,7 +34,13 @@ class ReplayBuffer:
         scale: action units to [-1, 1].
         reward: applied to every reward on its way in.
         discount: per step, in [0, 1).
-        n_step: rewards summed before bootstrapping; cut short where the episode, or what is known of it, ends.
+        n_step: decisions whose rewards are summed before bootstrapping; cut short where the episode, or what is known
+            of it, ends.
+        action_chunk: H, steps of one decision. A transition starts at every step, its action is the H recorded from
+            there on, and its rewards and next observation are those of the whole chunk. Where the episode ends before,
+            the last action repeats, rewards and discount stop with the episode, and `Batch.valid` says so.
+        chunk_discount: per step, of the rewards inside a chunk; None is `discount` (DEAS: gamma_1, `discount` gamma_2).
+        n_step_counts: what `n_step` counts: `chunks`, or `steps` whatever the chunk (CQN-AS).
         tail: return after the last step of an episode that did not terminate: `zero`, or `constant` for
             r_last / (1 - discount), which gives failed sparse episodes r / (1 - discount) at every step.
         complete_only: sample finished episodes only, so that every Monte-Carlo return is known.
@@ -51,6 +58,9 @@ class ReplayBuffer:
         reward: RewardTransform,
         discount: float,
         n_step: int = 1,
+        action_chunk: int = 1,
+        chunk_discount: float | None = None,
+        n_step_counts: str = "chunks",
         tail: str = "zero",
         complete_only: bool = False,
         mapped: bool = False,
@@ -63,10 +73,13 @@ class ReplayBuffer:
         self.scale = scale
         self.reward_transform = reward
         self.discount = discount
-        self.n_step = n_step
+        self.action_chunk = action_chunk
+        self.chunk_discount = chunk_discount
+        self.backup_steps = n_step * (action_chunk if n_step_counts == "chunks" else 1)
         self.tail = tail
         self.complete_only = complete_only
         self.with_next_action = False  # of batches; set by whoever knows what the algorithm needs
+        self._cut_chunks = True  # rows whose chunk the end of the episode cuts are drawn too
         self.instructions = instructions
         self.device = torch.device(device)
 
@@ -130,7 +143,9 @@ class ReplayBuffer:
         self._open.append(self._write_observation(step.observation))
         self.has_next[row] = True
         if not self.complete_only:
-            self._admit(np.asarray([row]))
+            # The step is the last of the newest whole chunk.
+            first = len(self._open) - 1 - self._admitted_length
+            self._admit(np.asarray(self._open[first : first + 1] if first >= 0 else [], np.int64))
         if step.last:
             self._close()
 
@@ -186,7 +201,7 @@ class ReplayBuffer:
         self._head = int(rows[-1] + 1) % self.capacity
         self._size = min(self._size + steps + 1, self.capacity)
         self._return_to_go(rows[:-1])
-        self._admit(rows[:-1] if bool(self.has_next[index[-2]]) else rows[:-2])
+        self._admit_episode(rows[:-1] if bool(self.has_next[index[-2]]) else rows[:-2])
 
     def _write_observation(self, observation: Mapping[str, Array]) -> int:
         row = self._head
@@ -209,7 +224,7 @@ class ReplayBuffer:
         self._open = []
         self._return_to_go(rows)
         if self.complete_only:
-            self._admit(rows)
+            self._admit_episode(rows)
 
     def _return_to_go(self, rows: Array) -> None:
         index = torch.from_numpy(rows)
@@ -218,6 +233,43 @@ class ReplayBuffer:
         tail = float(reward[-1]) / (1.0 - self.discount) if self.tail == "constant" and not terminated else 0.0
         returns = monte_carlo_return(reward, terminated_at_end=terminated, discount=self.discount, tail_value=tail)
         self.monte_carlo[index] = returns.to(self.device, torch.float32)
+
+    def allow_cut_chunks(self, allowed: bool) -> None:
+        """Whether chunks that the end of their episode cuts are drawn too; between episodes, whenever it is decided.
+
+        Where they are not, every action that is drawn was recorded as it is, `Batch.valid` is None, and the last H - 1
+        steps of an episode start no transition.
+
+        Raises:
+            InputError: no episode has as many steps as a chunk.
+        """
+        if self.action_chunk == 1 or allowed == self._cut_chunks:
+            return
+        if self._open:
+            raise RuntimeError("an episode is running: finish it, or call `cut`")
+        self._cut_chunks = allowed
+        before = self._rows_count
+        order = (self._head - self._size + np.arange(self._size)) % self.capacity  # oldest first
+        index = torch.from_numpy(order).to(self.device)
+        starts = self.has_next.index_select(0, index)
+        if not allowed:
+            starts &= window(self.has_next, index, self.action_chunk)[1][:, -1]
+        self._rows_first = self._rows_count = 0
+        self._admit(order[starts.cpu().numpy()])
+        if before and not self._rows_count:
+            raise InputError(
+                f"no episode has the {self.action_chunk} steps of a chunk: set replay.action_chunk lower, or choose an "
+                "algorithm that learns from chunks which the end of an episode cuts (qc, deas, cqn_as)"
+            )
+
+    @property
+    def _admitted_length(self) -> int:
+        """Steps that must follow from a row for it to be drawn."""
+        return 1 if self._cut_chunks else self.action_chunk
+
+    def _admit_episode(self, rows: Array) -> None:
+        """Of these rows, in which the steps of one episode start, those that may be drawn."""
+        self._admit(rows[: max(len(rows) - self._admitted_length + 1, 0)])
 
     def _admit(self, rows: Array) -> None:
         place = (self._rows_first + self._rows_count + np.arange(len(rows))) % self.capacity
@@ -279,24 +331,51 @@ class ReplayBuffer:
         last = row  # the row whose step is the last one summed
         reward = self.reward.index_select(0, row)
         discount = torch.full_like(reward, self.discount)
-        for _ in range(self.n_step - 1):
+        for step in range(1, self.backup_steps):
             following = (last + 1) % self.capacity
             goes_on = self.has_next.index_select(0, following)
             last = torch.where(goes_on, following, last)
-            reward = reward + torch.where(goes_on, discount * self.reward.index_select(0, last), 0.0)
+            weight = discount if self.chunk_discount is None else self._weight_in_chunks(step, self.chunk_discount)
+            reward = reward + torch.where(goes_on, weight * self.reward.index_select(0, last), 0.0)
             discount = torch.where(goes_on, discount * self.discount, discount)
         following = (last + 1) % self.capacity
+        action, valid = self._chunk(row)
+        next_action, has_next_action = None, None
+        if self.with_next_action:
+            next_action, recorded = self._chunk(following)
+            has_next_action = self.has_next.index_select(0, following)
+            has_next_action = has_next_action if recorded is None else has_next_action & recorded[:, -1]
         return Batch(
             observation=self.observations(row),
-            action=self.action.index_select(0, row),
+            action=action,
             reward=reward,
             discount=torch.where(self.terminated.index_select(0, last), 0.0, discount),
             next_observation=self.observations(following),
-            monte_carlo_return=self.monte_carlo.index_select(0, row) if self.complete_only else None,
-            next_action=self.action.index_select(0, following) if self.with_next_action else None,
-            has_next_action=self.has_next.index_select(0, following) if self.with_next_action else None,
+            monte_carlo_return=self._returns(row) if self.complete_only else None,
+            next_action=next_action,
+            has_next_action=has_next_action,
             instruction=None if self.instructions is None else self.instruction.index_select(0, row),
+            valid=valid if self._cut_chunks else None,
         )
+
+    def _chunk(self, row: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The actions of the chunks that start here, and which were recorded. Shapes: (B,) -> (B, H * A), (B, H)."""
+        if self.action_chunk == 1:
+            return self.action.index_select(0, row), None
+        rows, valid = window(self.has_next, row, self.action_chunk)
+        return select(self.action, rows).flatten(1), valid
+
+    def _weight_in_chunks(self, step: int, chunk_discount: float) -> float:
+        """What the reward of this step counts, from 0, where rewards inside a chunk have a discount of their own."""
+        inside = step % self.action_chunk
+        return float(chunk_discount**inside * self.discount ** (step - inside))
+
+    def _returns(self, row: Tensor) -> Tensor:
+        if self.chunk_discount is not None:
+            raise InputError(
+                "Monte-Carlo returns are of one discount: leave replay.chunk_discount out, or the terms that need them"
+            )
+        return self.monte_carlo.index_select(0, row)
 
     def observation_statistics(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Mean and deviation of each observation over all rows held. Shapes: each ((*), (*)), float32."""

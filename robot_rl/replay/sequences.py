@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from robot_rl.replay.buffer import ReplayBuffer
+from robot_rl.replay.windows import select, window
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,14 +39,8 @@ def sample_sequences(
 
 def gather_sequences(buffer: ReplayBuffer, start: Tensor, length: int, *, history: int = 1) -> SequenceBatch:
     """The windows whose first steps are in these rows. Shapes: (B,), int64."""
-    row, rows, valid = start, [start], [torch.ones_like(start, dtype=torch.bool)]
-    for _ in range(length - 1):
-        following = (row + 1) % buffer.capacity
-        goes_on = valid[-1] & buffer.has_next.index_select(0, following)
-        row = torch.where(goes_on, following, row)
-        rows.append(row)
-        valid.append(goes_on)
-    step, is_valid = torch.stack(rows, 1), torch.stack(valid, 1)  # each (B, H)
+    step, is_valid = window(buffer.has_next, start, length)
+    row = step[:, -1]  # of the last step there is
     # Observation h is that of step h; one past the last valid step is the observation that followed it.
     arrived = (row + 1) % buffer.capacity  # (B,)
     shown = torch.cat([step, arrived[:, None]], 1)
@@ -60,12 +55,6 @@ def gather_sequences(buffer: ReplayBuffer, start: Tensor, length: int, *, histor
         valid=is_valid,
         instruction=None if buffer.instructions is None else buffer.instruction.index_select(0, start),
     )
-
-
-def select(values: Tensor, rows: Tensor) -> Tensor:
-    """`index_select`, several times faster than indexing. Shapes: (N, *), (B, H) -> (B, H, *)."""
-    selected: Tensor = values.index_select(0, rows.flatten()).unflatten(0, rows.shape)
-    return selected
 
 
 def _before(buffer: ReplayBuffer, row: Tensor, history: int) -> Tensor:
