@@ -13,9 +13,13 @@ def td_target(reward: Tensor, discount: Tensor, next_value: Tensor) -> Tensor:
 
 
 def squared_td_error(q: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Mean over the batch of w (Q_i - y)^2, for each critic. Shapes: q (E, B), target and weight (B,) -> (E,)."""
-    if q.ndim != 2 or target.shape != q.shape[1:]:
-        raise ValueError(f"q must be (E, B) and target (B,), but are {tuple(q.shape)} and {tuple(target.shape)}")
+    """Mean over the batch of w (Q_i - y)^2, for each critic; its own y_i where the targets are (E, B).
+
+    Shapes: q (E, B), target (B,) or (E, B), weight (B,) -> (E,).
+    """
+    if q.ndim != 2 or target.shape not in (q.shape[1:], q.shape):
+        found = f"{tuple(q.shape)} and {tuple(target.shape)}"
+        raise ValueError(f"q must be (E, B) and target (B,) or (E, B), but are {found}")
     squared = (q - target).square()
     return (squared if weight is None else weight * squared).mean(dim=1)
 

@@ -28,14 +28,34 @@ def reduce_heads(q: Tensor, reduction: str) -> Tensor:
         case "mean":
             return q.mean(dim=0)
         case "weighted_min_pair":
-            count = len(q)
-            if count == 1:
+            if len(q) == 1:
                 return q[0]
-            rank = torch.arange(1, count + 1, device=q.device, dtype=q.dtype)
-            weight = 2 * (count - rank) / (count * (count - 1))
-            reduced: Tensor = torch.tensordot(weight, q.sort(dim=0).values, dims=1)
+            reduced: Tensor = torch.tensordot(pair_weight(q), q.sort(dim=0).values, dims=1)
             return reduced
     raise ValueError(f"reduction={reduction} is none of {REDUCTIONS}")
+
+
+def pair_weight(q: Tensor) -> Tensor:
+    """w_k of the k-th smallest of E values in `weighted_min_pair`. Shapes: (E, *) -> (E,)."""
+    count = len(q)
+    rank = torch.arange(1, count + 1, device=q.device, dtype=q.dtype)
+    return 2 * (count - rank) / (count * (count - 1))
+
+
+def reduction_weight(q: Tensor, reduction: str) -> Tensor:
+    """What each critic counts in `reduce_heads(q, reduction)`: sum_i weight_i q_i. Shapes: (E, *) -> (E, *)."""
+    count = len(q)
+    if reduction == "mean" or count == 1:
+        return torch.full_like(q, 1 / count)
+    match reduction:
+        case "min":
+            by_rank = (torch.arange(count, device=q.device) == 0).to(q.dtype)
+        case "weighted_min_pair":
+            by_rank = pair_weight(q)
+        case _:
+            raise ValueError(f"reduction={reduction} is none of {REDUCTIONS}")
+    by_rank = by_rank.view(count, *[1] * (q.ndim - 1)).expand_as(q)
+    return torch.zeros_like(q).scatter(0, q.argsort(dim=0), by_rank)
 
 
 def disagreement_weight(q: Tensor, temperature: float) -> Tensor:

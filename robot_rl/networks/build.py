@@ -5,6 +5,7 @@ from typing import Protocol
 import torch
 
 from robot_rl.networks.actor import GaussianActor
+from robot_rl.networks.critic_head import SCALAR, CriticHeadConfig, critic_head
 from robot_rl.networks.ensemble import Ensemble
 from robot_rl.networks.initialize import Initialization
 from robot_rl.networks.mlp import MLP
@@ -88,8 +89,9 @@ def critic_ensemble(
     device: torch.device,
     *,
     dropout: float = 0.0,
+    head: CriticHeadConfig | None = None,
 ) -> Ensemble:
-    """The critics, drawn from the seed `critic`."""
+    """The critics, drawn from the seed `critic`; None is one output, their value."""
     return Ensemble(
         features,
         action_size,
@@ -97,6 +99,7 @@ def critic_ensemble(
         count=config.critic_count,
         layer_norm=config.critic_layer_norm,
         dropout=dropout,
+        head=SCALAR if head is None else critic_head(head),
         initialization=initialization_of(config),
         generator=seeds.torch("critic"),
     ).to(device)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from robot_rl.networks.critic_head import SCALAR, CriticHead
 from robot_rl.networks.initialize import Initialization, places
 from robot_rl.networks.mlp import LAYER_NORM_EPSILON
 
@@ -27,19 +28,19 @@ class Ensemble(nn.Module):
         initialization: Initialization,
         generator: torch.Generator,
         dropout: float = 0.0,
-        outputs: int = 1,
+        head: CriticHead = SCALAR,
     ) -> None:
         super().__init__()
-        self.features, self.count, self.dropout = features, count, dropout
-        widths = [features + action_size, *hidden, outputs]
+        self.features, self.count, self.dropout, self.head = features, count, dropout, head
+        widths = [features + action_size, *hidden, head.outputs]
         pairs = list(pairwise(widths))
         self.weights = nn.ParameterList(torch.empty(count, b, a) for a, b in pairs)
         self.biases = nn.ParameterList(torch.zeros(count, b) for _, b in pairs)
         self.norm_scales = nn.ParameterList(torch.ones(count, width) for width in hidden if layer_norm)
         self.norm_offsets = nn.ParameterList(torch.zeros(count, width) for width in hidden if layer_norm)
         for weight, place in zip(self.weights, places(len(hidden)), strict=True):
-            for head in weight.detach():
-                initialization.draw(head, place, generator)
+            for member in weight.detach():
+                initialization.draw(member, place, generator)
 
     def forward(
         self,
@@ -49,8 +50,7 @@ class Ensemble(nn.Module):
         dropout_generator: torch.Generator | None = None,
     ) -> Tensor:
         """Q of every critic, or of those in `heads` only, which is all that is then computed."""
-        q: Tensor = self.raw(features, action, heads, dropout_generator)[..., 0]
-        return q
+        return self.head.q(self.raw(features, action, heads, dropout_generator))
 
     def raw(
         self,
@@ -59,7 +59,7 @@ class Ensemble(nn.Module):
         heads: Tensor | None = None,
         dropout_generator: torch.Generator | None = None,
     ) -> Tensor:
-        """The Z outputs of every critic, or of those in `heads` only, which is all that is then computed.
+        """The Z outputs of every critic, which its `head` reads, or of those in `heads` only.
 
         Hidden units are dropped, before the LayerNorm (DroQ), only where a generator is given.
 
