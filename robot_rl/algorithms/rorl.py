@@ -31,6 +31,7 @@ from robot_rl.functional import tanh_gaussian
 from robot_rl.functional.bellman import td_target
 from robot_rl.functional.entropy import actor_loss, temperature_loss
 from robot_rl.functional.polyak import polyak_update
+from robot_rl.functional.schedule import linear_then_hold
 from robot_rl.functional.smoothing import (
     critic_smoothness,
     gradient_diversity,
@@ -238,11 +239,13 @@ class RORL:
         return metrics | {"actor/temperature": temperature.detach()}
 
     @property
-    def _strength(self) -> float:
+    def _strength(self) -> float | Tensor:
         """What the critics' disagreement counts, linearly falling."""
-        config = self.config
-        decayed = config.uncertainty_strength - config.uncertainty_decay * self.updates
-        return max(decayed, min(config.uncertainty_strength, config.uncertainty_strength_minimum))
+        strength, slope = self.config.uncertainty_strength, self.config.uncertainty_decay
+        falling: float | Tensor = linear_then_hold(
+            self.updates, strength, slope, self.config.uncertainty_strength_minimum
+        )
+        return falling
 
     def _near(self, features: Tensor, radius: float) -> Tensor:
         return perturbed(features, radius, self.config.perturbations, self.generator).flatten(0, 1)

@@ -34,6 +34,7 @@ from robot_rl.errors import InputError
 from robot_rl.functional.bellman import squared_td_error, td_target
 from robot_rl.functional.ensemble import random_heads, reduce_heads
 from robot_rl.functional.polyak import polyak_update
+from robot_rl.functional.schedule import is_due
 from robot_rl.networks.actor import DeterministicActor
 from robot_rl.networks.build import critic_ensemble, initialization_of
 from robot_rl.networks.encoder import FlatEncoder
@@ -175,7 +176,7 @@ class TD3:
         for rows in parts:
             metrics |= self._update_critic(batch, features, next_features, rows)
             self.updates += 1
-            due = self.updates % self.config.actor_every == 0
+            due = is_due(self.updates, self.config.actor_every)
             if due:
                 metrics |= self._update_actor(features[rows], batch.action[rows])
             if due or self.config.target_updates == "critic":

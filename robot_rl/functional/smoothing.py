@@ -27,7 +27,7 @@ def critic_smoothness(near: Tensor, q: Tensor, asymmetry: float) -> Tensor:
     return each.mean(dim=0).amax(dim=1).mean()
 
 
-def uncertainty_penalty(q: Tensor, strength: float) -> Tensor:
+def uncertainty_penalty(q: Tensor, strength: float | Tensor) -> Tensor:
     """RORL's L_ood: mean (stop(Q_i - strength * std_i Q) - Q_i)^2, of actions that were not recorded.
 
     The pseudo-target lies below by the critics' disagreement, a deviation over E - 1 as in RORL's and RO2O's code.
