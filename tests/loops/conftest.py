@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from robot_rl import checkpoint
-from robot_rl.algorithms import create
+from robot_rl.algorithms import AlgorithmConfig, create
 from robot_rl.algorithms.sac import SACConfig
 from robot_rl.clock import FakeClock
 from robot_rl.config import PhaseConfig
@@ -57,11 +57,12 @@ def assemble(
     phases: dict[str, PhaseConfig],
     *,
     seed: int = 0,
-    config: SACConfig = SMALL,
+    config: AlgorithmConfig = SMALL,
     stop_after: int | None = None,
     resume: bool = False,
     every_s: float = 1e9,
     videos: int = 0,
+    action_chunk: int = 1,
     write_film: Callable[..., str] = lambda film, result, name: name,
 ) -> Run:
     """A run whose stop is requested when it has been asked about `stop_after` times."""
@@ -69,13 +70,21 @@ def assemble(
     scale, seeds = ActionScale.from_spec(spec.action), Seeds(seed)
 
     def agent(salt: int):
-        return create(config, spec, Seeds(seeds.integer("agent", salt)), CPU, None)
+        return create(config, spec.chunked(action_chunk), Seeds(seeds.integer("agent", salt)), CPU, None)
 
     def replay() -> ReplayBuffer:
-        return ReplayBuffer(spec, capacity=300, scale=scale, reward=RewardTransform(), discount=0.9, tail="constant")
+        return ReplayBuffer(
+            spec,
+            capacity=300,
+            scale=scale,
+            reward=RewardTransform(),
+            discount=0.9,
+            action_chunk=action_chunk,
+            tail="constant",
+        )
 
     sources = {"offline": replay(), "online": replay()}
-    random = AgentPolicy(agent=agent(99), spec=spec, scale=scale, device=CPU, explore=True)
+    random = AgentPolicy(agent=agent(99), spec=spec, scale=scale, device=CPU, explore=True, action_chunk=action_chunk)
     for number in range(5):
         sources["offline"].append(run_episode(environment, random, seed=number))
     learner, asked = agent(0), [0]
@@ -93,7 +102,7 @@ def assemble(
     else:
         recorder = Recorder(folder)
     stack.callback(recorder.close)
-    policy = AgentPolicy(agent=learner, spec=spec, scale=scale, device=CPU)
+    policy = AgentPolicy(agent=learner, spec=spec, scale=scale, device=CPU, action_chunk=action_chunk)
     run = Run(
         folder=folder,
         origin={"config": {}},
