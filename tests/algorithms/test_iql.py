@@ -1,13 +1,17 @@
-"""The IQL agent: its schedule and the order of its updates."""
+"""The IQL agent: its losses, its schedule and the order of its updates."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from robot_rl.algorithms import IQLConfig, iql, with_overrides
 from robot_rl.algorithms.iql import IQL
 from robot_rl.functional.schedule import cosine_then_hold
+from robot_rl.networks.ensemble import Ensemble
 from robot_rl.seeding import Seeds
 from robot_rl.spec import Spec
 from robot_rl.types import Batch
@@ -70,3 +74,43 @@ def test_a_chunked_update_is_that_many_updates(spec: Spec, make_batch: MakeBatch
     for name in ("actor", "critic", "target_critic", "value_network"):
         for a, b in zip(getattr(together, name).parameters(), getattr(apart, name).parameters(), strict=True):
             torch.testing.assert_close(a, b)
+
+
+def test_all_losses_are_the_formulas_with_the_value_just_updated(spec: Spec, make_batch: MakeBatch) -> None:
+    """V's loss by V before its step, those of the policy and of Q by V after it, as the authors' code has them."""
+    learner, batch = agent(spec, value_learning_rate=1e-2, expectile=0.8, inverse_temperature=3.0), make_batch(32)
+
+    def double(tensor: torch.Tensor) -> np.ndarray:
+        return tensor.detach().double().numpy()
+
+    def network(layers: Sequence[tuple[torch.Tensor, torch.Tensor]], x: np.ndarray) -> np.ndarray:
+        for index, (weight, bias) in enumerate(layers):
+            x = x @ double(weight).T + double(bias)
+            x = np.maximum(x, 0) if index < len(layers) - 1 else x
+        return x
+
+    def plain(module: nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return [(layer.weight, layer.bias) for layer in module.layers]
+
+    def critics(module: Ensemble) -> np.ndarray:
+        pairs = list(zip(module.weights, module.biases, strict=True))
+        x = np.concatenate([s, a], 1)
+        return np.stack([network([(w[e], b[e]) for w, b in pairs], x)[:, 0] for e in range(module.count)])
+
+    s, s2 = (
+        np.concatenate([double(each[key]) for key in ("joints", "object")], 1)
+        for each in (batch.observation, batch.next_observation)
+    )
+    a, r, d = (double(each) for each in (batch.action, batch.reward, batch.discount))
+    q_target, q = critics(learner.target_critic).min(0), critics(learner.critic)
+    u = q_target - network(plain(learner.value_network), s)[:, 0]
+    value = np.mean(np.abs(0.8 - (u < 0)) * np.square(u))
+    mean, log_std = np.tanh(network(plain(learner.actor.network), s)), double(learner.actor.log_std)
+    log_prob = (-0.5 * ((a - mean) / np.exp(log_std)) ** 2 - log_std - 0.5 * math.log(2 * math.pi)).sum(1)
+
+    metrics = learner.update(batch)
+    v, next_v = (network(plain(learner.value_network), each)[:, 0] for each in (s, s2))
+    critic = np.square(r + d * next_v - q).mean(1).sum()
+    actor = -np.mean(np.minimum(np.exp(3 * (q_target - v)), 100) * log_prob)
+    for name, expected in {"value/loss": value, "critic/td_loss": critic, "actor/loss": actor}.items():
+        assert float(metrics[name]) == pytest.approx(expected, rel=1e-5), name
