@@ -34,7 +34,7 @@ from robot_rl.errors import InputError
 from robot_rl.functional.bellman import squared_td_error, td_target
 from robot_rl.functional.ensemble import random_heads, reduce_heads
 from robot_rl.functional.polyak import polyak_update
-from robot_rl.functional.schedule import is_due
+from robot_rl.functional.schedule import between, is_due
 from robot_rl.networks.actor import DeterministicActor
 from robot_rl.networks.build import critic_ensemble, initialization_of
 from robot_rl.networks.encoder import FlatEncoder
@@ -71,6 +71,7 @@ class TD3Config:
     target_noise_limit: float = 0.5
     critic_cloning_weight: float = 0.0
     """ReBRAC's beta_2: the value of the next action falls by this times its squared distance to the recorded one."""
+    calibrated: bool = False  # no target below the Monte-Carlo return, an option of CORL's fine-tuning of ReBRAC
     infeasible_weight: float = 0.0  # PARS' alpha: pulls Q of actions far outside the bounds to `infeasible_value`
     infeasible_distance: float = 100.0  # such actions have components of magnitude in [this, twice this]
     infeasible_value: float = 0.0  # PARS' q_min: below every return
@@ -84,6 +85,11 @@ class TD3Config:
     actor_normalize_value: bool = False  # divide Q by the mean of |Q| in the batch
     actor_cloning_weight: float = 0.0  # TD3+BC 1, ReBRAC's beta_1, PARS' beta
     actor_cloning_reduction: str = "sum"  # over the dimensions of the action: mean (TD3+BC) | sum (ReBRAC)
+    actor_cloning_final: float | None = None
+    """Where `actor_cloning_weight` goes linearly, over `actor_cloning_decay_updates` from the run's update
+    `actor_cloning_decay_start` on, and stays. None: nowhere. CORL's fine-tuning of ReBRAC: half of it."""
+    actor_cloning_decay_start: int = 0
+    actor_cloning_decay_updates: int = 1
     exploration_noise: float = 0.1  # deviation of the noise on exploring actions
     gradient_clip: float | None = None  # global norm, for each network
 
@@ -92,6 +98,7 @@ class TD3Config:
         | {"target_noise_limit", "critic_cloning_weight", "infeasible_weight", "infeasible_distance"}
         | {"infeasible_value", "actor_every", "actor_learning_rate", "actor_reduction", "actor_subset"}
         | {"actor_value_weight", "actor_normalize_value", "actor_cloning_weight", "actor_cloning_reduction"}
+        | {"actor_cloning_final", "actor_cloning_decay_start", "actor_cloning_decay_updates", "calibrated"}
         | {"exploration_noise", "gradient_clip"}
     )
 
@@ -110,6 +117,10 @@ class TD3Config:
             require_range(getattr(self, name), 0, 1e8, f"td3 {name}")
         for name in ("actor_value_weight", "actor_cloning_weight", "exploration_noise"):
             require_range(getattr(self, name), 0, 1e8, f"td3 {name}")
+        if self.actor_cloning_final is not None:
+            require_range(self.actor_cloning_final, 0, 1e8, "td3 actor_cloning_final")
+        require_range(self.actor_cloning_decay_start, 0, 10**12, "td3 actor_cloning_decay_start")
+        require_range(self.actor_cloning_decay_updates, 1, 10**12, "td3 actor_cloning_decay_updates")
         require_range(self.infeasible_distance, 1.0, 1e8, "td3 infeasible_distance")
         require_range(self.target_rate, 0, 1, "td3 target_rate")
         require_numbers(self, "td3")
@@ -127,7 +138,9 @@ def cloning_distance(action: Tensor, recorded: Tensor, *, reduction: str) -> Ten
     return squared.sum(dim=1) if reduction == "sum" else squared.mean(dim=1)
 
 
-def actor_loss(q: Tensor, cloning: Tensor, *, value_weight: float, cloning_weight: float, normalize: bool) -> Tensor:
+def actor_loss(
+    q: Tensor, cloning: Tensor, *, value_weight: float, cloning_weight: float | Tensor, normalize: bool
+) -> Tensor:
     """mean(cloning_weight * cloning - lambda * Q), lambda = value_weight, over mean |Q| if normalised.
 
     TD3+BC's equations 3 and 5. Shapes: (B,), (B,) -> ().
@@ -159,8 +172,9 @@ class TD3:
 
     @property
     def needs(self) -> frozenset[str]:
-        """The recorded next action, for ReBRAC's critic penalty."""
-        return frozenset({"next_action"} if self.config.critic_cloning_weight > 0 else ())
+        """The recorded next action, for ReBRAC's critic penalty; the Monte-Carlo return, to calibrate."""
+        cloning, calibrated = self.config.critic_cloning_weight > 0, self.config.calibrated
+        return frozenset({"next_action"} if cloning else ()) | frozenset({"monte_carlo_return"} if calibrated else ())
 
     def update(self, batch: Batch, *, critic_updates: int = 1) -> Metrics:
         """The critics once per chunk of rows; the actor, on the same rows, after every `actor_every` of them."""
@@ -168,6 +182,11 @@ class TD3:
             raise InputError(
                 "critic_cloning_weight needs the recorded next actions, and this batch has none: set "
                 "algorithm.critic_cloning_weight=0.0 in phases whose sources cannot give them"
+            )
+        if "monte_carlo_return" in self.needs and batch.monte_carlo_return is None:
+            raise InputError(
+                "calibrated needs Monte-Carlo returns, and this batch has none: set algorithm.calibrated=false in "
+                "phases whose sources cannot give them"
             )
         parts = list(chunks(batch, critic_updates))
         with torch.no_grad():
@@ -213,6 +232,8 @@ class TD3:
                 next_v = next_v - config.critic_cloning_weight * distance
                 metrics["critic/cloning"] = distance.mean()
             target = td_target(batch.reward[rows], batch.discount[rows], next_v)
+            if config.calibrated and batch.monte_carlo_return is not None:
+                target = torch.maximum(target, batch.monte_carlo_return[rows])
         q = self.critic(features, action)  # (E, B)
         errors = squared_td_error(q, target)  # (E,)
         if config.infeasible_weight > 0:
@@ -242,11 +263,21 @@ class TD3:
             q,
             cloning,
             value_weight=config.actor_value_weight,
-            cloning_weight=config.actor_cloning_weight,
+            cloning_weight=self._cloning_weight,
             normalize=config.actor_normalize_value,
         )
         self._descend("actor", loss, config.actor_learning_rate)
         return {"actor/loss": loss.detach(), "actor/cloning": cloning.detach().mean(), "actor/q": q.detach().mean()}
+
+    @property
+    def _cloning_weight(self) -> float | Tensor:
+        config = self.config
+        if config.actor_cloning_final is None:
+            return config.actor_cloning_weight
+        ends = config.actor_cloning_weight, config.actor_cloning_final
+        steps = config.actor_cloning_decay_start, config.actor_cloning_decay_updates
+        weight: float | Tensor = between(self.updates, *ends, *steps)
+        return weight
 
     def _noise(self, like: Tensor) -> Tensor:
         return torch.randn(like.shape, generator=self.generator, device=like.device, dtype=like.dtype)

@@ -119,3 +119,9 @@ def cosine_then_hold(updates: int, steps: int) -> float:
 def linear_then_hold(updates: int, start: float, slope: float, minimum: float) -> float:
     """start - slope * updates, but never below `minimum`, or below `start` where that is smaller."""
     return max(start - slope * updates, min(start, minimum))
+
+
+@scheduled
+def between(updates: int, first: float, last: float, start: float, steps: float) -> float:
+    """`first` until `start`, then linearly to `last` over `steps`, where it stays."""
+    return first + min(max((updates - start) / steps, 0.0), 1.0) * (last - first)

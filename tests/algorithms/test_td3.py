@@ -38,8 +38,13 @@ def batch(rows: int = 32, seed: int = 0, **fields) -> Batch:
         "next_observation": {"state": noise(rows, 4)},
         "next_action": noise(rows, 2).tanh(),
         "has_next_action": noise(rows) < 1,
+        "monte_carlo_return": noise(rows),
     }
     return Batch(**(values | fields))
+
+
+def double(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().double().numpy()
 
 
 def network(agent: td3.TD3, which: str, features: np.ndarray, action: np.ndarray | None = None) -> np.ndarray:
@@ -110,42 +115,107 @@ def test_weighted_min_pair_equals_the_pairs_written_out(values: list[float]) -> 
     torch.testing.assert_close(found, torch.tensor([np.mean(pairs)]), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize(("weight", "infeasible"), [(0.0, 0.0), (0.7, 0.0), (0.0, 0.3)], ids=["td3", "rebrac", "pars"])
-def test_the_critic_loss_is_the_formula(weight: float, infeasible: float) -> None:
-    agent = make(
-        target_noise=0.0, critic_cloning_weight=weight, infeasible_weight=infeasible, infeasible_value=-3.0,
-        infeasible_distance=2.0,
-    )  # fmt: skip
-    rows = batch()
-    x, state = numbers(rows), agent.generator.get_state()
-    next_action = network(agent, "target_actor", x["s2"])
-    v = network(agent, "target_critic", x["s2"], next_action).min(0)
-    v = v - weight * np.where(x["has"], np.square(next_action - x["a2"]).sum(1), 0.0)
-    expected = np.square(network(agent, "critic", x["s"], x["a"]) - (x["r"] + x["d"] * v)).mean(1)
-    if infeasible:
-        generator = torch.Generator()
-        generator.set_state(state)
-        torch.randn((32, 2), generator=generator)  # of the smoothing, whose deviation is 0 here
-        uniform = torch.rand((32, 2), generator=generator).double().numpy() * 2 - 1
-        outside = 2.0 * np.where(uniform < 0, -1, 1) * (1 + np.abs(uniform))
-        expected = expected + infeasible * np.square(network(agent, "critic", x["s"], outside) + 3.0).mean(1)
-    found = agent.update(rows)["critic/td_loss"]
-    assert float(found) == pytest.approx(expected.sum(), rel=1e-5)
+CRITICS = {
+    "td3": {},
+    "rebrac": {"critic_cloning_weight": 0.7},
+    "rebrac_calibrated": {"critic_cloning_weight": 0.7, "calibrated": True},
+    "pars": {"infeasible_weight": 0.3, "infeasible_value": -3.0, "infeasible_distance": 2.0, "critic_subset": 2},
+    "mean": {"critic_reduction": "mean"},
+}
 
 
-@pytest.mark.parametrize("reduction", ["first", "min", "mean"])
-def test_the_actor_loss_is_the_formula(reduction: str) -> None:
-    agent = make(
-        actor_every=1, critic_learning_rate=0.0, actor_reduction=reduction, actor_value_weight=2.5,
-        actor_normalize_value=True, actor_cloning_weight=1.0, actor_cloning_reduction="mean", critic_count=3,
-    )  # fmt: skip
-    rows = batch()
+@pytest.mark.parametrize("name", list(CRITICS))
+def test_the_critic_loss_is_the_formula(name: str) -> None:
+    agent = make(critic_count=4, target_noise=0.3, target_noise_limit=0.4, **CRITICS[name])
+    config, rows, own = agent.config, batch(), torch.Generator()
     x = numbers(rows)
-    action = network(agent, "actor", x["s"])
-    q = network(agent, "critic", x["s"], action)
-    q = {"first": q[0], "min": q.min(0), "mean": q.mean(0)}[reduction]
-    expected = np.mean(np.square(action - x["a"]).mean(1) - 2.5 * q / np.abs(q).mean())
-    assert float(agent.update(rows)["actor/loss"]) == pytest.approx(expected, rel=1e-5)
+    own.set_state(agent.generator.get_state())
+    noise = np.clip(0.3 * double(torch.randn((32, 2), generator=own)), -0.4, 0.4)
+    next_action = np.clip(network(agent, "target_actor", x["s2"]) + noise, -1, 1)
+    v = network(agent, "target_critic", x["s2"], next_action)
+    if config.critic_subset is not None:
+        v = v[torch.rand(4, generator=own).argsort()[:2].numpy()]
+    v = v.min(0) - config.critic_cloning_weight * np.where(x["has"], np.square(next_action - x["a2"]).sum(1), 0.0)
+    y = x["r"] + x["d"] * v
+    y = np.maximum(y, double(rows.monte_carlo_return)) if config.calibrated else y
+    expected = np.square(network(agent, "critic", x["s"], x["a"]) - y).mean(1)
+    if config.infeasible_weight:
+        uniform = double(torch.rand((32, 2), generator=own)) * 2 - 1
+        outside = 2.0 * np.where(uniform < 0, -1, 1) * (1 + np.abs(uniform))
+        expected = expected + 0.3 * np.square(network(agent, "critic", x["s"], outside) + 3.0).mean(1)
+    expected = expected.mean() if config.critic_reduction == "mean" else expected.sum()
+    assert float(agent.update(rows)["critic/td_loss"]) == pytest.approx(expected, rel=1e-5)
+
+
+ACTORS = {
+    "td3": {},
+    "td3_bc": {
+        "actor_value_weight": 2.5,
+        "actor_normalize_value": True,
+        "actor_cloning_weight": 1.0,
+        "actor_cloning_reduction": "mean",
+    },
+    "rebrac": {"actor_reduction": "min", "actor_normalize_value": True, "actor_cloning_weight": 0.4},
+    "pars_online": {"actor_reduction": "mean", "actor_subset": 2, "actor_normalize_value": True},
+}
+
+
+@pytest.mark.parametrize("name", list(ACTORS))
+def test_the_actor_loss_and_its_gradient_are_the_formula(name: str) -> None:
+    agent = make(actor_every=1, critic_learning_rate=0.0, critic_count=4, actor_learning_rate=0.0, **ACTORS[name])
+    config, rows, own = agent.config, batch(), torch.Generator()
+    x = numbers(rows)
+    own.set_state(agent.generator.get_state())
+    torch.randn((32, 2), generator=own)  # of the smoothing
+    heads = {"first": [0], "min": [0, 1, 2, 3], "mean": torch.rand(4, generator=own).argsort()[:2].tolist()}
+    drawn = heads[config.actor_reduction]
+    layers = [(double(each.weight), double(each.bias)) for each in agent.actor.network.layers]
+
+    def value(action: np.ndarray) -> np.ndarray:
+        q = network(agent, "critic", x["s"], action)[drawn]
+        return q.mean(0) if config.actor_reduction == "mean" else q.min(0)
+
+    scale = np.abs(value(network(agent, "actor", x["s"]))).mean() if config.actor_normalize_value else 1.0
+
+    def loss(layers: list[tuple[np.ndarray, np.ndarray]]) -> float:
+        action = x["s"]
+        for index, (weight, bias) in enumerate(layers):
+            action = action @ weight.T + bias
+            action = np.maximum(action, 0) if index < len(layers) - 1 else np.tanh(action)
+        distance = np.square(action - x["a"])
+        distance = distance.mean(1) if config.actor_cloning_reduction == "mean" else distance.sum(1)
+        return np.mean(config.actor_cloning_weight * distance - config.actor_value_weight * value(action) / scale)
+
+    assert float(agent.update(rows)["actor/loss"]) == pytest.approx(loss(layers), rel=1e-5)
+    draws = np.random.default_rng(0)
+    way = [(draws.normal(size=w.shape), draws.normal(size=b.shape)) for w, b in layers]
+    ahead, behind = (
+        [(w + h * v, b + h * c) for (w, b), (v, c) in zip(layers, way, strict=True)] for h in (1e-6, -1e-6)
+    )
+    found = sum(
+        (double(each.weight.grad) * v).sum() + (double(each.bias.grad) * c).sum()
+        for each, (v, c) in zip(agent.actor.network.layers, way, strict=True)
+    )
+    assert found == pytest.approx((loss(ahead) - loss(behind)) / 2e-6, rel=1e-4)
+
+
+def test_cloning_decays_to_its_final_weight_and_stays() -> None:
+    # from 0.4 to 0.2 over updates 2 to 6: a quarter of the way at 3
+    agent = make(
+        actor_cloning_weight=0.4, actor_cloning_final=0.2, actor_cloning_decay_start=2, actor_cloning_decay_updates=4
+    )
+    found = []
+    for agent.updates in (0, 2, 3, 4, 6, 100):
+        found.append(agent._cloning_weight)
+    assert found == pytest.approx([0.4, 0.4, 0.35, 0.3, 0.2, 0.2])
+
+
+def test_the_decayed_weight_is_what_the_actor_sees() -> None:
+    settings = {"actor_every": 1, "critic_learning_rate": 0.0, "actor_value_weight": 0.0}
+    decayed = make(**settings, actor_cloning_weight=4.0, actor_cloning_final=2.0)
+    plain = make(**settings, actor_cloning_weight=1.0)
+    # the first update is number 1, where the decay over 1 update is done
+    torch.testing.assert_close(decayed.update(batch())["actor/loss"], 2 * plain.update(batch())["actor/loss"])
 
 
 def test_the_actor_and_the_targets_follow_every_second_update_of_the_critic() -> None:
@@ -173,6 +243,7 @@ def test_several_critic_updates_in_one_call_are_the_same_as_one_after_the_other(
                 next_observation={"state": rows.next_observation["state"][part]},
                 **{name: getattr(rows, name)[part] for name in ("action", "reward", "discount", "next_action")},
                 has_next_action=rows.has_next_action[part],
+                monte_carlo_return=None,
             )
         )
     for a, b in zip(together.actor.parameters(), apart.actor.parameters(), strict=True):
@@ -185,6 +256,13 @@ def test_a_penalty_on_next_actions_refuses_batches_without_them() -> None:
     assert not make().needs
     with pytest.raises(InputError, match="critic_cloning_weight"):
         agent.update(batch(next_action=None, has_next_action=None))
+
+
+def test_calibration_refuses_batches_without_returns() -> None:
+    agent = make(calibrated=True)
+    assert agent.needs == {"monte_carlo_return"}
+    with pytest.raises(InputError, match=r"algorithm\.calibrated=false"):
+        agent.update(batch(monte_carlo_return=None))
 
 
 def test_exploring_noise_has_its_deviation() -> None:
