@@ -25,10 +25,11 @@ from torch.optim import Optimizer
 from robot_rl.algorithms.agent import chunks, require_numbers
 from robot_rl.checks import require_choice, require_range
 from robot_rl.functional import gaussian
-from robot_rl.functional.bellman import squared_td_error, td_target
+from robot_rl.functional.bellman import td_target
 from robot_rl.functional.polyak import polyak_update
 from robot_rl.networks.actor import LOG_STD_KINDS, GaussianActor
 from robot_rl.networks.build import critic_ensemble, gaussian_actor
+from robot_rl.networks.critic_head import CriticHeadConfig
 from robot_rl.networks.encoder import FlatEncoder
 from robot_rl.networks.ensemble import Ensemble
 from robot_rl.networks.initialize import INITIALIZATIONS
@@ -47,6 +48,8 @@ class AWACConfig:
     actor_layer_norm: bool = False
     critic_layer_norm: bool = False
     critic_count: int = 2
+    critic_head: CriticHeadConfig = field(default_factory=CriticHeadConfig)
+    """What a critic's outputs mean: its value, or a distribution of returns (`docs/algorithms/heads.md`)."""
     log_std: str = "state_independent"  # state_independent | state_dependent | affine
     log_std_minimum: float = -20.0
     log_std_maximum: float = 2.0
@@ -157,15 +160,17 @@ class AWAC:
         return self.critic.mean(self.encoder(observation), action)
 
     def _update_critic(self, batch: Batch, features: Tensor, next_features: Tensor, rows: slice) -> Metrics:
-        config = self.config
+        config, head, discount = self.config, self.critic.head, batch.discount[rows]
         with torch.no_grad():
-            next_v = self.target_critic(next_features, self._sample(next_features)).amin(dim=0)  # (B,)
-            target = td_target(batch.reward[rows], batch.discount[rows], next_v)
-        q = self.critic(features, batch.action[rows])  # (E, B)
-        loss = squared_td_error(q, target).sum()
+            next_raw = self.target_critic.raw(next_features, self._sample(next_features))  # (E, B, Z)
+            target = td_target(batch.reward[rows], discount, head.q(next_raw).amin(dim=0))
+            spread = head.spread(next_raw, discount, "min")
+        raw = self.critic.raw(features, batch.action[rows])  # (E, B, Z)
+        loss = head.error(raw, target, spread).sum()
         self._descend("critic", loss, config.critic_learning_rate)
         polyak_update(self.target_critic, self.critic, config.target_rate)
-        return {"critic/td_loss": loss.detach(), "critic/q": q.detach().mean(), "critic/target": target.mean()}
+        metrics = {"critic/td_loss": loss.detach(), "critic/q": head.q(raw.detach()).mean()}
+        return metrics | {"critic/target": target.mean()} | head.metrics(target)
 
     def _update_actor(self, features: Tensor, recorded: Tensor) -> Metrics:
         config = self.config
@@ -211,7 +216,7 @@ def create(
     encoder = FlatEncoder(spec, statistics)
     (action_size,) = spec.action.shape
     actor = gaussian_actor(config, encoder.features, action_size, seeds, device, bounded_mean=config.bounded_mean)
-    critic = critic_ensemble(config, encoder.features, action_size, seeds, device)
+    critic = critic_ensemble(config, encoder.features, action_size, seeds, device, head=config.critic_head)
     return AWAC(
         config=config,
         encoder=encoder.to(device),

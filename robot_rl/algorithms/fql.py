@@ -24,11 +24,12 @@ from torch.optim import Optimizer
 
 from robot_rl.algorithms.agent import chunks, require_numbers
 from robot_rl.checks import require_choice, require_range
-from robot_rl.functional.bellman import squared_td_error, td_target
+from robot_rl.functional.bellman import td_target
 from robot_rl.functional.ensemble import reduce_heads
 from robot_rl.functional.flow import integrate, straight_path
 from robot_rl.functional.polyak import polyak_update
 from robot_rl.networks.build import critic_ensemble, initialization_of
+from robot_rl.networks.critic_head import CriticHeadConfig
 from robot_rl.networks.encoder import FlatEncoder
 from robot_rl.networks.ensemble import Ensemble
 from robot_rl.networks.initialize import INITIALIZATIONS
@@ -48,6 +49,8 @@ class FQLConfig:
     actor_layer_norm: bool = False
     critic_layer_norm: bool = True
     critic_count: int = 2
+    critic_head: CriticHeadConfig = field(default_factory=CriticHeadConfig)
+    """What a critic's outputs mean: its value, or a distribution of returns (`docs/algorithms/heads.md`)."""
     initialization: str = "uniform"  # uniform | orthogonal | xavier_uniform
     hidden_gain: float = 1.0
     last_hidden_gain: float | None = None  # None is `hidden_gain`
@@ -137,16 +140,19 @@ class FQL:
         return self.critic.mean(self.encoder(observation), action)
 
     def _update_critic(self, batch: Batch, features: Tensor, next_features: Tensor, rows: slice) -> Metrics:
-        config = self.config
+        config, head, discount = self.config, self.critic.head, batch.discount[rows]
         with torch.no_grad():
             next_action = self._one_step(next_features, self._noise(next_features)).clamp(-1, 1)
-            next_v = reduce_heads(self.target_critic(next_features, next_action), config.target_reduction)
-            target = td_target(batch.reward[rows], batch.discount[rows], next_v)
-        q = self.critic(features, batch.action[rows])  # (E, B)
-        loss = squared_td_error(q, target).mean()
+            next_raw = self.target_critic.raw(next_features, next_action)  # (E, B, Z)
+            next_v = reduce_heads(head.q(next_raw), config.target_reduction)
+            target = td_target(batch.reward[rows], discount, next_v)
+            spread = head.spread(next_raw, discount, config.target_reduction)
+        raw = self.critic.raw(features, batch.action[rows])  # (E, B, Z)
+        loss = head.error(raw, target, spread).mean()
         self._descend("critic", loss, config.critic_learning_rate)
         polyak_update(self.target_critic, self.critic, config.target_rate)
-        return {"critic/td_loss": loss.detach(), "critic/q": q.detach().mean(), "critic/target": target.mean()}
+        metrics = {"critic/td_loss": loss.detach(), "critic/q": head.q(raw.detach()).mean()}
+        return metrics | {"critic/target": target.mean()} | head.metrics(target)
 
     def _update_actor(self, features: Tensor, recorded: Tensor) -> Metrics:
         config = self.config
@@ -205,7 +211,7 @@ def create(
         ).to(device)
 
     actor, flow = policy("actor", action_size), policy("flow", action_size + 1)
-    critic = critic_ensemble(config, encoder.features, action_size, seeds, device)
+    critic = critic_ensemble(config, encoder.features, action_size, seeds, device, head=config.critic_head)
     return FQL(
         config=config,
         action_size=action_size,

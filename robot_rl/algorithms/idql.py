@@ -33,12 +33,13 @@ from torch.optim import Optimizer
 
 from robot_rl.algorithms.agent import chunks, require_numbers
 from robot_rl.checks import require_choice, require_range
-from robot_rl.functional.bellman import squared_td_error, td_target
+from robot_rl.functional.bellman import td_target
 from robot_rl.functional.diffusion import denoise, noised
 from robot_rl.functional.implicit import value_loss
 from robot_rl.functional.polyak import polyak_update
 from robot_rl.functional.schedule import cosine_then_hold
 from robot_rl.networks.build import critic_ensemble, initialization_of, value_network
+from robot_rl.networks.critic_head import SCALAR, CriticHead, CriticHeadConfig
 from robot_rl.networks.denoiser import ACTIVATIONS, Denoiser
 from robot_rl.networks.encoder import FlatEncoder
 from robot_rl.networks.ensemble import Ensemble
@@ -68,6 +69,8 @@ class IDQLConfig:
     value_hidden: list[int] = field(default_factory=lambda: [256, 256])
     critic_layer_norm: bool = False  # of Q and V
     critic_count: int = 2
+    critic_head: CriticHeadConfig = field(default_factory=CriticHeadConfig)
+    """What a critic's outputs mean: its value, or a distribution of returns (`docs/algorithms/heads.md`)."""
     initialization: str = "xavier_uniform"  # xavier_uniform | orthogonal | uniform
     hidden_gain: float = 1.0
     last_hidden_gain: float | None = None  # None is `hidden_gain`; the actor has no such layer
@@ -115,9 +118,12 @@ class IDQLConfig:
 
 
 # Losses; L_V is functional.implicit.value_loss ------------------------------------------------------------------------
-def critic_loss(q: Tensor, reward: Tensor, discount: Tensor, next_v: Tensor) -> Tensor:
-    """L_Q: (r + discount * V(s') - Q_i)^2, averaged over rows and critics. Shapes: (E, B), (B,)... -> ()."""
-    return squared_td_error(q, td_target(reward, discount, next_v).detach()).mean()
+def critic_loss(raw: Tensor, reward: Tensor, discount: Tensor, next_v: Tensor, *, head: CriticHead = SCALAR) -> Tensor:
+    """L_Q: (r + discount * V(s') - Q_i)^2, averaged over rows and critics, or another error of their outputs.
+
+    Shapes: (E, B, Z), (B,)... -> ().
+    """
+    return head.error(raw, td_target(reward, discount, next_v).detach()).mean()
 
 
 def noise_loss(predicted: Tensor, noise: Tensor) -> Tensor:
@@ -211,16 +217,16 @@ class IDQL:
 
         with torch.no_grad():
             next_v = self.value_network(next_features)[:, 0]  # by the V just updated
-        q = self.critic(features, action)  # (E, B)
-        q_loss = critic_loss(q, batch.reward[rows], batch.discount[rows], next_v)
+        head, raw = self.critic.head, self.critic.raw(features, action)  # (E, B, Z)
+        q_loss = critic_loss(raw, batch.reward[rows], batch.discount[rows], next_v, head=head)
         self._descend("critic", q_loss, config.critic_learning_rate)
         polyak_update(self.target_critic, self.critic, config.target_rate)
         return {
             "value/loss": v_loss.detach(),
             "value/v": v.detach().mean(),
             "critic/td_loss": q_loss.detach(),
-            "critic/q": q.detach().mean(),
-        }
+            "critic/q": head.q(raw.detach()).mean(),
+        } | head.metrics(td_target(batch.reward[rows], batch.discount[rows], next_v))
 
     def _update_actor(self, features: Tensor, action: Tensor) -> Metrics:
         config, device = self.config, features.device
@@ -262,7 +268,7 @@ def create(
         initialization=initialization_of(config),
         generator=seeds.torch("actor"),
     ).to(device)
-    critic = critic_ensemble(config, encoder.features, action_size, seeds, device)
+    critic = critic_ensemble(config, encoder.features, action_size, seeds, device, head=config.critic_head)
     value = value_network(config, encoder.features, seeds, device)
     rate, decay = config.actor_learning_rate, config.actor_weight_decay
     return IDQL(

@@ -32,8 +32,9 @@ from torch.optim import Optimizer
 
 from robot_rl.algorithms.agent import chunks, require_numbers
 from robot_rl.checks import require_choice, require_range
+from robot_rl.errors import InputError
 from robot_rl.functional import gaussian
-from robot_rl.functional.bellman import squared_td_error, td_target
+from robot_rl.functional.bellman import td_target
 from robot_rl.functional.implicit import value_loss
 from robot_rl.functional.polyak import polyak_update
 from robot_rl.functional.quantile import head_quantile
@@ -41,6 +42,7 @@ from robot_rl.functional.robust import bounded, huber_td_error
 from robot_rl.functional.schedule import cosine_then_hold
 from robot_rl.networks.actor import LOG_STD_KINDS, GaussianActor
 from robot_rl.networks.build import critic_ensemble, gaussian_actor, value_network
+from robot_rl.networks.critic_head import SCALAR, CriticHead, CriticHeadConfig
 from robot_rl.networks.encoder import FlatEncoder
 from robot_rl.networks.ensemble import Ensemble
 from robot_rl.networks.initialize import INITIALIZATIONS
@@ -61,6 +63,8 @@ class IQLConfig:
     actor_layer_norm: bool = False
     critic_layer_norm: bool = False  # of Q and V
     critic_count: int = 2
+    critic_head: CriticHeadConfig = field(default_factory=CriticHeadConfig)
+    """What a critic's outputs mean: its value, or a distribution of returns (`docs/algorithms/heads.md`)."""
     actor_dropout: float = 0.0  # 0.1 for Kitchen and Adroit
     log_std: str = "state_independent"  # state_dependent | state_independent | affine
     log_std_minimum: float = -5.0
@@ -114,6 +118,8 @@ class IQLConfig:
             require_range(self.critic_quantile, 0, 1, "iql critic_quantile")
         if self.critic_huber is not None:
             require_range(self.critic_huber, 1e-6, 1e6, "iql critic_huber")
+            if self.critic_head.kind != "scalar":
+                raise InputError("iql critic_huber is an error of values: give null with another critic_head")
         if self.target_minimum is not None and self.target_maximum is not None:
             require_range(self.target_minimum, -float("inf"), self.target_maximum, "iql target_minimum")
         require_numbers(self, "iql")
@@ -124,21 +130,23 @@ class IQLConfig:
 # Losses ---------------------------------------------------------------------------------------------------------------
 # L_V is functional.implicit.value_loss.
 def critic_loss(
-    q: Tensor,
+    raw: Tensor,
     reward: Tensor,
     discount: Tensor,
     next_v: Tensor,
     *,
+    head: CriticHead = SCALAR,
     huber: float | None = None,
     target_minimum: float | None = None,
     target_maximum: float | None = None,
 ) -> Tensor:
     """L_Q: mean of (y - Q_i)^2, summed over critics; RIQL: of huber(y - Q_i), with y cut to the bounds.
 
-    y = r + discount * V(s') takes no gradient. Shapes: (E, B), (B,)... -> ().
+    Other heads than the scalar one have an error of their own. y = r + discount * V(s') takes no gradient.
+    Shapes: (E, B, Z), (B,)... -> ().
     """
     target = bounded(td_target(reward, discount, next_v), target_minimum, target_maximum).detach()
-    return (squared_td_error(q, target) if huber is None else huber_td_error(q, target, huber)).sum()
+    return (head.error(raw, target) if huber is None else huber_td_error(head.q(raw), target, huber)).sum()
 
 
 def actor_loss(log_prob: Tensor, advantage: Tensor, inverse_temperature: float, weight_maximum: float) -> Tensor:
@@ -218,12 +226,13 @@ class IQL:
         rate = config.actor_learning_rate * (1.0 if steps is None else cosine_then_hold(self.updates, steps))
         descend(self.optimizers["actor"], pi_loss, learning_rate=rate, gradient_clip=clip)
 
-        q = self.critic(features, action)  # (E, B)
+        head, raw = self.critic.head, self.critic.raw(features, action)  # (E, B, Z)
         q_loss = critic_loss(
-            q,
+            raw,
             reward,
             discount,
             next_v,
+            head=head,
             huber=config.critic_huber,
             target_minimum=config.target_minimum,
             target_maximum=config.target_maximum,
@@ -236,11 +245,11 @@ class IQL:
             "value/loss": v_loss.detach(),
             "value/v": v.mean(),
             "critic/td_loss": q_loss.detach(),
-            "critic/q": q.detach().mean(),
+            "critic/q": head.q(raw.detach()).mean(),
             "actor/loss": pi_loss.detach(),
             "actor/advantage": advantage.mean(),
             "actor/log_prob": log_prob.detach().mean(),
-        }
+        } | head.metrics(td_target(reward, discount, next_v))
 
     @torch.no_grad()
     def _values(self, features: Tensor, next_features: Tensor) -> tuple[Tensor, Tensor]:
@@ -267,7 +276,7 @@ def create(
         dropout=config.actor_dropout,
         bounded_mean=config.bounded_mean,
     )
-    critic = critic_ensemble(config, encoder.features, action_size, seeds, device)
+    critic = critic_ensemble(config, encoder.features, action_size, seeds, device, head=config.critic_head)
     value = value_network(config, encoder.features, seeds, device)
     return IQL(
         config=config,

@@ -36,13 +36,14 @@ from robot_rl.algorithms.agent import chunks, require_numbers
 from robot_rl.checks import require_choice, require_range
 from robot_rl.errors import InputError
 from robot_rl.functional import tanh_gaussian
-from robot_rl.functional.bellman import squared_td_error, td_target
+from robot_rl.functional.bellman import td_target
 from robot_rl.functional.conservative import conservative_difference, lagrange_loss
 from robot_rl.functional.ensemble import REDUCTIONS, disagreement_weight, random_heads, upper_bound
 from robot_rl.functional.entropy import actor_loss, soft_value, temperature_loss
 from robot_rl.functional.polyak import polyak_update
 from robot_rl.networks.actor import LOG_STD_KINDS, GaussianActor
 from robot_rl.networks.build import critic_ensemble, gaussian_actor
+from robot_rl.networks.critic_head import CriticHeadConfig
 from robot_rl.networks.encoder import FlatEncoder
 from robot_rl.networks.ensemble import Ensemble
 from robot_rl.networks.initialize import INITIALIZATIONS
@@ -74,6 +75,8 @@ class SACConfig:
 
     # Critic
     critic_count: int = 2
+    critic_head: CriticHeadConfig = field(default_factory=CriticHeadConfig)
+    """What a critic's outputs mean: its value, or a distribution of returns (`docs/algorithms/heads.md`)."""
     critic_subset: int | None = None
     """Critics drawn for the minimum in the target (REDQ's M); None takes all."""
     subset_with_replacement: bool = False
@@ -145,6 +148,7 @@ class SACConfig:
         {"actor_hidden", "critic_hidden", "actor_layer_norm", "critic_layer_norm", "log_std", "log_std_minimum"}
         | {"actor_dropout", "critic_dropout"}
         | {"log_std_maximum", "initialization", "hidden_gain", "last_hidden_gain", "output_gain", "critic_count"}
+        | {"critic_head"}
         | {"initial_temperature", "temperature_parameterization", "actor_average_rate"}
         | {"conservative_lagrange_initial", "conservative_lagrange_parameterization"}
     )
@@ -263,14 +267,15 @@ class SAC:
         return self.critic.mean(self.encoder(observation), action)
 
     def _update_critic(self, batch: Batch, features: Tensor, next_features: Tensor, rows: slice) -> Metrics:
-        config = self.config
+        config, head = self.config, self.critic.head
         features, next_features, action = features[rows], next_features[rows], batch.action[rows]
         reward, discount = batch.reward[rows], batch.discount[rows]
         with torch.no_grad():
             next_mean, next_log_std = self.actor(next_features)  # (B, A) each
             next_action, next_log_prob = self._several(next_mean, next_log_std, max(config.max_target_backup, 1))
             heads = self._heads(config.critic_subset)
-            next_q = self.target_critic(next_features, next_action, heads, self._dropout)  # (K, B, N)
+            next_raw = self.target_critic.raw(next_features, next_action, heads, self._dropout)  # (K, B, N, Z)
+            next_q = head.q(next_raw)
             next_v = soft_value(
                 next_q,
                 next_log_prob,
@@ -280,13 +285,14 @@ class SAC:
                 best_of=config.max_target_of,
             )
             target = td_target(reward, discount, next_v)
+            spread = head.spread(next_raw, discount, config.target_reduction, config.max_target_of)
         metrics: Metrics = {}
         if config.conservative_weight == 0:
-            q = self.critic(features, action, None, self._dropout)  # (E, B)
-            conservative = q.new_zeros(())
+            raw = self.critic.raw(features, action, None, self._dropout)  # (E, B, Z)
+            conservative = raw.new_zeros(())
         else:
             floor = batch.monte_carlo_return[rows] if batch.monte_carlo_return is not None else None
-            q, difference = self._conservative(features, action, next_mean, next_log_std, floor)
+            raw, difference = self._conservative(features, action, next_mean, next_log_std, floor)
             conservative, metrics = self._weighted(difference)
         weight = None
         if config.disagreement_temperature > 0:
@@ -294,22 +300,24 @@ class SAC:
                 each = next_q if heads is None else self.target_critic(next_features, next_action)
                 weight = disagreement_weight(each[:, :, 0], config.disagreement_temperature)  # (B,)
                 metrics["critic/disagreement_weight"] = weight.mean()
-        errors = squared_td_error(q, target, weight)  # (E,)
+        errors = head.error(raw, target, spread, weight)  # (E,)
         td_loss = errors.mean() if config.critic_reduction == "mean" else errors.sum()
         self._descend("critic", td_loss + conservative)
         polyak_update(self.target_critic, self.critic, config.target_rate)
+        q = head.q(raw.detach())  # (E, B)
+        metrics |= head.metrics(target)
         return metrics | {
             "critic/td_loss": td_loss.detach(),
-            "critic/q": q.detach().mean(),
-            "critic/q_spread": q.detach().std(dim=0, correction=0).mean(),
+            "critic/q": q.mean(),
+            "critic/q_spread": q.std(dim=0, correction=0).mean(),
             "critic/target": target.mean(),
         }
 
     def _conservative(
         self, features: Tensor, action: Tensor, next_mean: Tensor, next_log_std: Tensor, floor: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Q of the recorded actions, (E, B), and the conservative difference, (E or K, B)."""
-        config, N = self.config, self.config.conservative_samples
+        """Outputs for the recorded actions, (E, B, Z), and the conservative difference, (E or K, B)."""
+        config, N, head = self.config, self.config.conservative_samples, self.critic.head
         with torch.no_grad():
             mean, log_std = self.actor(features)  # (B, A) each
             current, current_log_prob = self._several(mean, log_std, N)  # (B, N, A), (B, N)
@@ -318,14 +326,14 @@ class SAC:
         actions = torch.cat([action.unsqueeze(1), uniform, current, following], dim=1)  # (B, 1 + 3 N, A)
         heads = self._heads(config.conservative_subset)
         if heads is None:
-            judged = self.critic(features, actions)  # (E, B, 1 + 3 N), one call
-            q = judged[:, :, 0]
-            q_data, judged = q, judged[:, :, 1:]
+            outputs = self.critic.raw(features, actions)  # (E, B, 1 + 3 N, Z), one call
+            raw, judged = outputs[:, :, 0], head.q(outputs)
+            q_data, judged = judged[:, :, 0], judged[:, :, 1:]
         else:
-            q = self.critic(features, action)
-            q_data, judged = q.index_select(0, heads), self.critic(features, actions[:, 1:], heads)
+            raw = self.critic.raw(features, action)  # (E, B, Z)
+            q_data, judged = head.q(raw).index_select(0, heads), self.critic(features, actions[:, 1:], heads)
         q_random, q_current, q_next = judged.split(N, dim=2)
-        return q, conservative_difference(
+        return raw, conservative_difference(
             q_data,
             q_random,
             q_current,
@@ -431,7 +439,15 @@ def create(
     encoder = FlatEncoder(spec, statistics)
     (action_size,) = spec.action.shape
     actor = gaussian_actor(config, encoder.features, action_size, seeds, device, dropout=config.actor_dropout)
-    critic = critic_ensemble(config, encoder.features, action_size, seeds, device, dropout=config.critic_dropout)
+    critic = critic_ensemble(
+        config,
+        encoder.features,
+        action_size,
+        seeds,
+        device,
+        dropout=config.critic_dropout,
+        head=config.critic_head,
+    )
     temperature = Scalar(config.initial_temperature, config.temperature_parameterization).to(device)
     lagrange = Scalar(config.conservative_lagrange_initial, config.conservative_lagrange_parameterization).to(device)
     return SAC(

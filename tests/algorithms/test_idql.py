@@ -182,7 +182,7 @@ def test_losses_and_weights() -> None:
         idql.noise_loss(torch.zeros(2, 1), torch.zeros(2))
     # targets 1 + 0.5 * 2 = 2 and 3; errors 1, 0 and 2, 1: squares 1, 0, 4, 1, mean 1.5
     q = torch.tensor([[1.0, 3.0], [4.0, 2.0]])
-    loss = idql.critic_loss(q, torch.tensor([1.0, 3.0]), torch.tensor([0.5, 0.0]), torch.tensor([2.0, 9.0]))
+    loss = idql.critic_loss(q[..., None], torch.tensor([1.0, 3.0]), torch.tensor([0.5, 0.0]), torch.tensor([2.0, 9.0]))
     torch.testing.assert_close(loss, torch.tensor(1.5))
     # above V: 0.7, below: 0.3
     weight = idql.candidate_weight(torch.tensor([[1.0, -1.0, 3.0]]), torch.tensor([0.5]), 0.7)

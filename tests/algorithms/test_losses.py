@@ -305,7 +305,10 @@ def test_iql_value_loss() -> None:
 def test_iql_critic_loss_sums_over_critics() -> None:
     # y = 1 + 0.9 * 10 = 10 and 2: critic 0 off by 1, 0: 0.5; critic 1 off by 0, 2: 2
     q = torch.tensor([[9.0, 2.0], [10.0, 4.0]])
-    close(iql.critic_loss(q, torch.tensor([1.0, 2.0]), torch.tensor([0.9, 0.0]), torch.tensor([10.0, 5.0])), 2.5)
+    close(
+        iql.critic_loss(q[..., None], torch.tensor([1.0, 2.0]), torch.tensor([0.9, 0.0]), torch.tensor([10.0, 5.0])),
+        2.5,
+    )
 
 
 def test_iql_actor_loss() -> None:

@@ -115,7 +115,9 @@ def test_the_critic_loss_with_bounds_and_huber() -> None:
     # critic 1 exact and |9.5 - 10| -> 0.125, mean 0.0625; the sum is 5.0625
     q = torch.tensor([[1.0, 0.0], [2.0, 9.5]])
     reward, discount, next_v = torch.tensor([1.0, 100.0]), torch.tensor([0.5, 0.0]), torch.tensor([2.0, 7.0])
-    found = iql.critic_loss(q, reward, discount, next_v, huber=1.0, target_minimum=-10.0, target_maximum=10.0)
+    found = iql.critic_loss(
+        q[..., None], reward, discount, next_v, huber=1.0, target_minimum=-10.0, target_maximum=10.0
+    )
     torch.testing.assert_close(found, torch.tensor(5.0625))
 
 
