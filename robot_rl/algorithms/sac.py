@@ -385,7 +385,8 @@ class SAC:
             metrics["actor/cloning"] = cloning.detach()
         if config.temperature_states == "next":
             with torch.no_grad():
-                _, log_prob = tanh_gaussian.sample(*self.actor(next_features), self.generator)
+                next_mean, next_log_std = self.actor(next_features)
+                _, log_prob = tanh_gaussian.sample(next_mean, next_log_std, self.generator)
         self._descend("actor", loss)
         if config.actor_average_rate > 0:
             polyak_update(self.average_actor, self.actor, config.actor_average_rate)
