@@ -42,6 +42,7 @@ from robot_rl.functional.smoothing import (
 )
 from robot_rl.networks.actor import LOG_STD_KINDS, GaussianActor
 from robot_rl.networks.build import critic_ensemble, gaussian_actor
+from robot_rl.networks.critic_head import CriticHeadConfig
 from robot_rl.networks.encoder import FlatEncoder
 from robot_rl.networks.ensemble import Ensemble
 from robot_rl.networks.initialize import INITIALIZATIONS
@@ -62,6 +63,8 @@ class RORLConfig:
     actor_layer_norm: bool = False
     critic_layer_norm: bool = False
     critic_count: int = 10
+    critic_head: CriticHeadConfig = field(default_factory=CriticHeadConfig)
+    """What a critic's outputs mean: its value, or a distribution of returns (`docs/algorithms/heads.md`)."""
     log_std: str = "state_dependent"  # state_dependent | state_independent | affine
     log_std_minimum: float = -5.0
     log_std_maximum: float = 2.0
@@ -174,26 +177,30 @@ class RORL:
         return self.critic.mean(self.encoder(observation), action)
 
     def _update_critic(self, batch: Batch, features: Tensor, next_features: Tensor, rows: slice) -> Metrics:
-        config, action = self.config, batch.action[rows]
+        config, head = self.config, self.critic.head
+        action, reward, discount = batch.action[rows], batch.reward[rows], batch.discount[rows]
         with torch.no_grad():
             next_mean, next_log_std = self.actor(next_features)
             next_action, log_prob = tanh_gaussian.sample(next_mean, next_log_std, self.generator)
-            next_v = self.target_critic(next_features, next_action)  # (E, B)
+            next_raw = self.target_critic.raw(next_features, next_action)  # (E, B, Z)
+            next_v = head.q(next_raw)
             if config.target_critics == "min":
                 next_v = next_v.amin(dim=0, keepdim=True)  # (1, B)
             if config.backup_entropy:
                 next_v = next_v - self.temperature() * log_prob
-            target = torch.stack([td_target(batch.reward[rows], batch.discount[rows], each) for each in next_v])
+            target = torch.stack([td_target(reward, discount, each) for each in next_v]).expand(len(next_raw), -1)
+            spread = head.spread(next_raw, discount, config.target_critics)
         if config.diversity_weight > 0:
             action = action.clone().requires_grad_()
-        q = self.critic(features, action)  # (E, B)
-        loss = (q - target).square().mean(dim=1).sum()  # target (1, B) or (E, B)
+        raw = self.critic.raw(features, action)  # (E, B, Z)
+        q = head.q(raw)
+        loss = head.error(raw, target, spread).sum()
         metrics = {
             "critic/td_loss": loss.detach(),
             "critic/q": q.detach().mean(),
             "critic/q_spread": q.detach().std(dim=0, correction=0).mean(),
             "critic/target": target.mean(),
-        }
+        } | head.metrics(target)
         if config.diversity_weight > 0:
             gradients = [torch.autograd.grad(each.sum(), action, create_graph=True)[0] for each in q]
             diversity = gradient_diversity(torch.stack(gradients))
@@ -265,7 +272,7 @@ def create(
     encoder = FlatEncoder(spec, statistics)
     (action_size,) = spec.action.shape
     actor = gaussian_actor(config, encoder.features, action_size, seeds, device)
-    critic = critic_ensemble(config, encoder.features, action_size, seeds, device)
+    critic = critic_ensemble(config, encoder.features, action_size, seeds, device, head=config.critic_head)
     temperature = Scalar(config.initial_temperature, "exp").to(device)
     return RORL(
         config=config,

@@ -31,12 +31,13 @@ from torch.optim import Optimizer
 from robot_rl.algorithms.agent import chunks, require_numbers
 from robot_rl.checks import require_choice, require_range
 from robot_rl.errors import InputError
-from robot_rl.functional.bellman import squared_td_error, td_target
+from robot_rl.functional.bellman import td_target
 from robot_rl.functional.ensemble import random_heads, reduce_heads
 from robot_rl.functional.polyak import polyak_update
 from robot_rl.functional.schedule import between, is_due
 from robot_rl.networks.actor import DeterministicActor
 from robot_rl.networks.build import critic_ensemble, initialization_of
+from robot_rl.networks.critic_head import CriticHeadConfig
 from robot_rl.networks.encoder import FlatEncoder
 from robot_rl.networks.ensemble import Ensemble
 from robot_rl.networks.initialize import INITIALIZATIONS
@@ -62,6 +63,8 @@ class TD3Config:
 
     # Critic
     critic_count: int = 2
+    critic_head: CriticHeadConfig = field(default_factory=CriticHeadConfig)
+    """What a critic's outputs mean: its value, or a distribution of returns (`docs/algorithms/heads.md`)."""
     critic_subset: int | None = None  # critics drawn for the minimum in the target; None takes all
     critic_reduction: str = "sum"  # over critics, of the loss: sum | mean
     critic_learning_rate: float = 3e-4
@@ -122,6 +125,8 @@ class TD3Config:
         require_range(self.actor_cloning_decay_start, 0, 10**12, "td3 actor_cloning_decay_start")
         require_range(self.actor_cloning_decay_updates, 1, 10**12, "td3 actor_cloning_decay_updates")
         require_range(self.infeasible_distance, 1.0, 1e8, "td3 infeasible_distance")
+        if self.infeasible_weight > 0 and not self.critic_head.holds(self.infeasible_value):
+            raise InputError(f"td3 infeasible_value={self.infeasible_value} must lie in the range of critic_head")
         require_range(self.target_rate, 0, 1, "td3 target_rate")
         require_numbers(self, "td3")
 
@@ -216,38 +221,43 @@ class TD3:
         return self.critic.mean(self.encoder(observation), action)
 
     def _update_critic(self, batch: Batch, features: Tensor, next_features: Tensor, rows: slice) -> Metrics:
-        config = self.config
+        config, head = self.config, self.critic.head
         features, next_features, action = features[rows], next_features[rows], batch.action[rows]
+        reward, discount = batch.reward[rows], batch.discount[rows]
         metrics: Metrics = {}
         with torch.no_grad():
             next_action = self.target_actor(next_features)  # (B, A)
             noise = config.target_noise * self._noise(next_action)
             next_action = smoothed(next_action, noise, config.target_noise_limit)
-            next_q = self.target_critic(next_features, next_action, self._heads(config.critic_subset))  # (K, B)
-            next_v = next_q.amin(dim=0)
+            heads = self._heads(config.critic_subset)
+            next_raw = self.target_critic.raw(next_features, next_action, heads)  # (K, B, Z)
+            next_v = head.q(next_raw).amin(dim=0)
             if batch.next_action is not None and config.critic_cloning_weight > 0:
                 distance = cloning_distance(next_action, batch.next_action[rows], reduction="sum")
                 if batch.has_next_action is not None:
                     distance = torch.where(batch.has_next_action[rows], distance, 0.0)
                 next_v = next_v - config.critic_cloning_weight * distance
                 metrics["critic/cloning"] = distance.mean()
-            target = td_target(batch.reward[rows], batch.discount[rows], next_v)
+            target = td_target(reward, discount, next_v)
             if config.calibrated and batch.monte_carlo_return is not None:
                 target = torch.maximum(target, batch.monte_carlo_return[rows])
-        q = self.critic(features, action)  # (E, B)
-        errors = squared_td_error(q, target)  # (E,)
+            spread = head.spread(next_raw, discount, "min")
+        raw = self.critic.raw(features, action)  # (E, B, Z)
+        errors = head.error(raw, target, spread)  # (E,)
         if config.infeasible_weight > 0:
             uniform = torch.rand(action.shape, generator=self.generator, device=action.device) * 2 - 1
-            outside = self.critic(features, infeasible_actions(uniform, config.infeasible_distance))  # (E, B)
-            penalty = (outside - config.infeasible_value).square().mean(dim=1)  # (E,)
+            outside = self.critic.raw(features, infeasible_actions(uniform, config.infeasible_distance))  # (E, B, Z)
+            penalty = head.error(outside, torch.full_like(target, config.infeasible_value))  # (E,)
             errors = errors + config.infeasible_weight * penalty
-            metrics["critic/infeasible"] = outside.detach().mean()
+            metrics["critic/infeasible"] = head.q(outside.detach()).mean()
         loss = errors.mean() if config.critic_reduction == "mean" else errors.sum()
         self._descend("critic", loss, config.critic_learning_rate)
+        q = head.q(raw.detach())  # (E, B)
+        metrics |= head.metrics(target)
         return metrics | {
             "critic/td_loss": loss.detach(),
-            "critic/q": q.detach().mean(),
-            "critic/q_spread": q.detach().std(dim=0, correction=0).mean(),
+            "critic/q": q.mean(),
+            "critic/q_spread": q.std(dim=0, correction=0).mean(),
             "critic/target": target.mean(),
         }
 
@@ -313,7 +323,7 @@ def create(
         initialization=initialization_of(config),
         generator=seeds.torch("actor"),
     ).to(device)
-    critic = critic_ensemble(config, encoder.features, action_size, seeds, device)
+    critic = critic_ensemble(config, encoder.features, action_size, seeds, device, head=config.critic_head)
     return TD3(
         config=config,
         encoder=encoder.to(device),
