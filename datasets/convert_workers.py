@@ -162,7 +162,7 @@ def on_ray(recording: Recording, job: Job, indices: Sequence[int], workers: int 
         import ray
     except ImportError as error:
         raise InputError("engine=ray needs Ray: pip install 'robot-rl[distributed]'") from error
-    with _cluster(ray, workers):
+    with ray_cluster(ray, workers):
         if workers is None:
             workers = max(1, int(ray.cluster_resources().get("CPU", 1)))
         job_there = ray.put(job)
@@ -269,7 +269,16 @@ def _here(outcome: Outcome, recording: Recording, job: Job) -> Outcome:
 
 
 @contextmanager
-def _cluster(ray: Any, workers: int | None) -> Iterator[None]:
+def ray_cluster(ray: Any, workers: int | None) -> Iterator[None]:
+    """The Ray cluster at `RAY_ADDRESS`, else one of this machine that lasts as long as the block.
+
+    Args:
+        ray: the module.
+        workers: cores of a cluster of this machine; None is all.
+
+    Raises:
+        InputError: no cluster answers.
+    """
     if ray.is_initialized():
         yield
         return

@@ -12,6 +12,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from robot_rl.algorithms import ALGORITHM_CONFIGS
+from robot_rl.benchmark_config import BenchmarkConfig
 from robot_rl.checks import require_choice, require_minimum, require_range, require_success_reward
 from robot_rl.data_config import AdviseConfig, EditConfig, ExportConfig, IngestConfig, InspectConfig, ViewConfig
 from robot_rl.errors import InputError
@@ -274,6 +275,7 @@ VERB_CONFIGS: dict[str, type] = {
     "export": ExportConfig,
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
+    "benchmark": BenchmarkConfig,
     "doctor": DoctorConfig,
 }
 

@@ -23,7 +23,8 @@ OURS: dict[str, set[str]] = {
     "algorithms": WORDS | PURE | {"algorithms"},
     "rewards": CORE | {"rewards"},
     "steering": CORE | {"steering"},
-    "config": WORDS | {"algorithms", "data_config"},
+    "config": WORDS | {"algorithms", "benchmark_config", "data_config"},
+    "benchmark_config": WORDS,
     "data_config": WORDS,
     "checkpoint": CORE | {"config", "checkpoint"},
     "recorder": CORE | {"config", "recorder"},
@@ -78,8 +79,8 @@ def violations(inside: str, source: str) -> list[str]:
             found.append(f"{place}: write robot_rl.{package}")
         elif package in HEAVY and part not in WRAPPERS:
             found.append(f"{place}: only {', '.join(sorted(WRAPPERS))} wrap it")
-        elif package in HYDRA and part not in {"config", "data_config", "apps"}:
-            found.append(f"{place}: only config.py, data_config.py and apps do")
+        elif package in HYDRA and part not in {"config", "data_config", "benchmark_config", "apps"}:
+            found.append(f"{place}: only config.py, data_config.py, benchmark_config.py and apps do")
         elif ours and part not in {"apps", "__main__"} and ours not in {part, "__version__"} | OURS.get(part, set()):
             found.append(f"{place}: {part} may not import {ours}")
     return found

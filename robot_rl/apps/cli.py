@@ -169,6 +169,10 @@ def _load(verb: str, given: list[str]) -> Callable[[Any], int]:
             from robot_rl.apps import evaluate
 
             return evaluate.run
+        case "benchmark":
+            from robot_rl.apps import benchmark
+
+            return benchmark.run
         case "doctor":
             from robot_rl.apps import doctor
 

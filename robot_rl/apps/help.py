@@ -54,6 +54,12 @@ EXAMPLES = {
         ("robot-rl evaluate runs/lift/seed_0 episodes=50 videos=3", "the newest checkpoint of a run"),
         ("robot-rl evaluate policy=random environment=lift record=data/random.zarr", "record episodes into a store"),
     ],
+    "benchmark": [
+        ("robot-rl benchmark suite=smoke", "algorithms x tasks x seeds, in minutes; give it again to go on"),
+        ("robot-rl benchmark suite=cpu workers=2 seeds=[0,1,2,3,4]", "more seeds, two runs at a time"),
+        ("robot-rl benchmark suite=cpu algorithms=[iql,wsrl] tasks=[lift_demonstrations]", "a part of it"),
+        ("robot-rl benchmark suite=cpu only=tables", "the tables of what is finished so far"),
+    ],
     "doctor": [
         ("robot-rl doctor", "look at this machine"),
         ("robot-rl doctor strict=true", "exit with 1 when something needed is missing"),

@@ -31,6 +31,7 @@ POSITIONAL = {
     "export": ("store", "target"),
     "train": ("experiment",),
     "evaluate": ("run",),
+    "benchmark": (),
     "doctor": (),
 }
 """The keys that the words without `=` stand for, in order."""

@@ -1,0 +1,163 @@
+"""`robot-rl benchmark suite=NAME`: algorithms x tasks x seeds, resumable, and tables of what is finished."""
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from types import FrameType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
+
+from robot_rl.apps.benchmark_data import measure_anchors, prepare
+from robot_rl.apps.benchmark_engine import Job, Outcome, in_processes, on_ray
+from robot_rl.apps.benchmark_plan import Plan, PlannedRun
+from robot_rl.apps.benchmark_result import Result, read_result, write_result
+from robot_rl.apps.benchmark_table import write_tables
+from robot_rl.apps.run_folder import lock
+from robot_rl.benchmark_config import BenchmarkConfig
+from robot_rl.errors import InputError
+
+SUMMARY = "Run a benchmark: algorithms x tasks x seeds, resumable, with tables and curves."
+
+
+def run(config: BenchmarkConfig) -> int:
+    """Make the data, run what is not finished, write the tables; exit status 1 where something failed."""
+    console = Console(stderr=True)
+    plan = Plan(config)
+    if config.only == "tables":
+        return _tables(plan, console)
+    with lock(plan.folder / "results" / config.suite.name), _terminated_is_interrupted():
+        return _work(plan, console)
+
+
+def _work(plan: Plan, console: Console) -> int:
+    only = plan.config.only
+
+    def jobs_of(jobs: Sequence[Job], title: str) -> list[Outcome]:
+        return list(_run_jobs(plan, jobs, title, console))
+
+    if only == "anchors":
+        scores, failed = measure_anchors(plan, jobs_of)
+        for task, anchor in scores.items():
+            console.print(f"{task}: random: {anchor['random']:.4g}, reference: {anchor['reference']:.4g}")
+        return _report_failures(failed, console)
+    runs = [] if only == "data" else [planned for planned in plan.runs if not _is_done(planned)]
+    if runs or only == "data":
+        failed = prepare(plan, jobs_of)
+        if failed:
+            return _report_failures(failed, console)
+        for name in plan.data:
+            console.print(f"Data set {name}: {plan.store(name)}", soft_wrap=True, highlight=False)
+    if only == "data":
+        return 0
+    failed = _run_all(plan, runs, console)
+    _tables(plan, console)
+    return _report_failures(failed, console)
+
+
+def _run_all(plan: Plan, runs: Sequence[PlannedRun], console: Console) -> list[str]:
+    """Run what is not finished; returns what failed."""
+    if not runs:
+        console.print(f"All {len(plan.runs)} runs are finished.")
+        return []
+    done = len(plan.runs) - len(runs)
+    console.print(f"{len(runs)} runs to go, {done} finished, {plan.config.workers} at a time.")
+    planned = {run.name: run for run in runs}
+    jobs = [Job(name=run.name, words=(*run.words, "resume=true"), folder=run.folder) for run in runs]
+    failed = []
+    for outcome in _run_jobs(plan, jobs, "runs", console):
+        if outcome.status == "finished":
+            result = write_result(plan, planned[outcome.job.name], outcome)
+            console.print(Text(f"  {outcome.job.name}: {_summary(result)}"), soft_wrap=True)
+        elif outcome.status == "failed":
+            failed.append(f"{outcome.job.name}: {outcome.message}")
+            console.print(Text(f"  {outcome.job.name}: failed, {outcome.message.splitlines()[0]}", "red"))
+    return failed
+
+
+def _summary(result: Result) -> str:
+    return (
+        f"offline {result.offline:.2f}, final {result.final:.2f} ({result.wall_s:.0f} s, {result.cpu_s:.0f} s of CPU)"
+    )
+
+
+def _run_jobs(plan: Plan, jobs: Sequence[Job], title: str, console: Console) -> Iterator[Outcome]:
+    """Run jobs with a bar that says how long it will take."""
+    if not jobs:
+        return
+    engine = on_ray if plan.config.engine == "ray" else in_processes
+    columns = (TextColumn(f"[bold]{title}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}"))
+    began, logged = time.monotonic(), not console.is_terminal
+    with Progress(*columns, console=console, disable=logged) as progress:
+        bar = progress.add_task("", total=len(jobs), left="")
+
+        def say(text: str) -> None:
+            console.print(Text(text, "yellow"), soft_wrap=True)
+
+        with contextlib.closing(engine(jobs, plan.config.workers, say)) as outcomes:
+            for number, outcome in enumerate(outcomes, start=1):
+                left_s = (time.monotonic() - began) / number * (len(jobs) - number)
+                left = f"about {_duration(left_s)} left" if number < len(jobs) else ""
+                progress.update(bar, advance=1, left=left)
+                if logged:
+                    console.print(Text(f"{title}: {number} of {len(jobs)}. {left}"), soft_wrap=True)
+                yield outcome
+
+
+def _duration(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 100
+        else f"{seconds / 60:.0f} min"
+        if seconds < 6000
+        else f"{seconds / 3600:.1f} h"
+    )
+
+
+def _is_done(planned: PlannedRun) -> bool:
+    """Whether the run is finished.
+
+    Raises:
+        InputError: there is a result of other settings.
+    """
+    if not planned.result.exists():
+        return False
+    found = read_result(planned.result)
+    if found.hash != planned.hash:
+        raise InputError(
+            f"{planned.result} is of other settings (hash {found.hash}, wanted {planned.hash}): choose another "
+            f"output=..., or delete it and {planned.folder} to run it again"
+        )
+    return True
+
+
+def _tables(plan: Plan, console: Console) -> int:
+    written = write_tables(plan)
+    console.print(f"Tables of {written.runs} runs: {written.folder / 'table.md'}", soft_wrap=True, highlight=False)
+    for warning in written.warnings:
+        console.print(Text(warning, "yellow"), soft_wrap=True)
+    return 0
+
+
+def _report_failures(failed: Sequence[str], console: Console) -> int:
+    for text in failed:
+        console.print(Text(f"Failed: {text}", "red"), soft_wrap=True)
+    if failed:
+        console.print(f"{len(failed)} failed. The same command tries them again, and nothing else that is finished.")
+    return 1 if failed else 0
+
+
+@contextlib.contextmanager
+def _terminated_is_interrupted() -> Iterator[None]:
+    """SIGTERM stops as cleanly as Ctrl-C."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

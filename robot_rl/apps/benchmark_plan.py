@@ -1,0 +1,175 @@
+"""From a suite to the command lines of its runs, and to what names them: hashes of everything that changes a number."""
+
+import hashlib
+import json
+from collections.abc import Collection, Iterable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from robot_rl.apps.build import config_hash, config_to_json
+from robot_rl.apps.compose import as_override, compose
+from robot_rl.benchmark_config import BenchmarkConfig, RecipeConfig
+from robot_rl.errors import InputError, nearest
+
+SWITCH = ("warmup", "online")
+"""The phases after the switch; what was measured before the last of them is the offline score."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedRun:
+    """One run of the table."""
+
+    suite: str
+    task: str
+    algorithm: str
+    seed: int
+    words: tuple[str, ...]  # of `robot-rl train`, behind `robot-rl`
+    folder: Path  # that it writes
+    result: Path  # the file that is left of it
+    hash: str  # of its settings and of the recipe of its data; two runs with one hash differ in nothing
+
+    @property
+    def name(self) -> str:
+        """For a person."""
+        return f"{self.task} {self.algorithm} seed {self.seed}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedPolicy:
+    """A policy that data comes from."""
+
+    name: str
+    words: tuple[str, ...]
+    folder: Path
+
+
+class Plan:
+    """What a benchmark would do. Making it checks every word of the suite, before anything runs.
+
+    Args:
+        config: of the benchmark.
+
+    Raises:
+        InputError: a task, algorithm or word that does not exist.
+    """
+
+    def __init__(self, config: BenchmarkConfig) -> None:
+        suite = config.suite
+        if not suite.tasks or not suite.algorithms:
+            raise InputError("which suite? suite=NAME, a file of configs/suite; `robot-rl benchmark --help` lists them")
+        self.config, self.suite = config, suite
+        self.tasks = _chosen(config.tasks, suite.tasks, "tasks")
+        self.algorithms = _chosen(config.algorithms, suite.algorithms, "algorithms")
+        self.seeds = config.seeds if config.seeds else suite.seeds
+        self.folder = Path(config.output).expanduser()
+
+    @cached_property
+    def runs(self) -> list[PlannedRun]:
+        """Seed by seed, so that a table of what is finished compares the same seeds."""
+        return [
+            self._run(task, algorithm, seed)
+            for seed in self.seeds
+            for task in self.tasks
+            for algorithm in self.algorithms
+        ]
+
+    def _run(self, task: str, algorithm: str, seed: int) -> PlannedRun:
+        suite, data = self.suite, self.suite.tasks[task].data
+        inside = Path(suite.name) / task / algorithm / f"seed_{seed}"
+        folder = self.folder / "runs" / inside
+        words = [
+            *suite.tasks[task].environment,
+            as_override("+datasets.offline.path", str(self.store(data))),
+            *self._phases(),
+            *suite.train,
+            *suite.tasks[task].train,
+            *suite.algorithms[algorithm].train,
+            *suite.tasks[task].settings.get(algorithm, []),
+            *self.config.settings,
+            f"seed={seed}",
+        ]
+        settings = config_to_json(compose("train", words))
+        settings["datasets"]["offline"]["path"] = self.data_hash(data)
+        named = [as_override("name", f"{suite.name}_{task}_{algorithm}"), as_override("output", str(folder))]
+        return PlannedRun(
+            suite=suite.name,
+            task=task,
+            algorithm=algorithm,
+            seed=seed,
+            words=("train", *words, *named),
+            folder=folder,
+            result=(self.results / task / algorithm / f"seed_{seed}").with_suffix(".json"),
+            hash=config_hash(settings),
+        )
+
+    def _phases(self) -> list[str]:
+        suite = self.suite
+        warmup, batch = suite.warmup_steps, f"batch_size: {suite.batch_size}"
+        inside = sorted({step - warmup for step in suite.evaluate_at if warmup < step < suite.online_steps})
+        online = f"steps: {suite.online_steps - warmup}, {batch}, updates_per_step: {suite.updates_per_step}"
+        return [
+            f"+phases.offline={{steps: {suite.offline_steps}, {batch}}}",
+            f"+phases.warmup={{interact: policy, steps: {warmup}, updates_per_step: 0}}",
+            f"+phases.online={{interact: policy, {online}, evaluate_at: [{','.join(map(str, inside))}]}}",
+        ]
+
+    @property
+    def results(self) -> Path:
+        """Of the suite: the folder from which its tables are made."""
+        return self.folder / "results" / self.suite.name
+
+    # Data -------------------------------------------------------------------------------------------------------------
+
+    def environment(self, data: str) -> list[str]:
+        """Words that choose the environment in which a data set is recorded: that of the first task that needs it."""
+        return next(task.environment for task in self.suite.tasks.values() if task.data == data)
+
+    def policy(self, name: str) -> PlannedPolicy:
+        """A policy of the suite."""
+        words = [*self.suite.policy_train, *self.suite.policies[name]]
+        digest = config_hash(config_to_json(compose("train", words)))
+        folder = self.folder / "policies" / f"{name}_{digest}"
+        named = [as_override("name", name), as_override("output", str(folder))]
+        return PlannedPolicy(name=name, words=("train", *words, *named), folder=folder)
+
+    def policies(self, names: Iterable[str]) -> list[PlannedPolicy]:
+        """Those among `names` that are trained."""
+        return [self.policy(name) for name in dict.fromkeys(names) if name in self.suite.policies]
+
+    def data_hash(self, data: str) -> str:
+        """Of a recipe, with the training of the policies in it and with the environment."""
+        if data not in self._hashes:
+            recipe = self.suite.data[data]
+            trained = {policy.name: policy.folder.name for policy in self.policies(p.policy for p in recipe.parts)}
+            described = {"recipe": asdict(recipe), "policies": trained, "environment": self.environment(data)}
+            self._hashes[data] = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
+        return self._hashes[data]
+
+    @cached_property
+    def _hashes(self) -> dict[str, str]:
+        return {}
+
+    def store(self, data: str) -> Path:
+        """Where the store of a recipe is, or will be; one whose recipe changes gets another name."""
+        return self.folder / "data" / f"{data}_{self.data_hash(data)}.zarr"
+
+    @property
+    def data(self) -> dict[str, RecipeConfig]:
+        """Recipes that the chosen tasks need."""
+        needed = dict.fromkeys(self.suite.tasks[task].data for task in self.tasks)
+        return {name: self.suite.data[name] for name in needed}
+
+
+def _chosen(wanted: list[str], known: Collection[str], key: str) -> list[str]:
+    for name in wanted:
+        if name not in known:
+            raise InputError(f"{key} names '{name}': {nearest(name, known)}")
+    return [name for name in known if not wanted or name in wanted]
+
+
+def anchors(plan: Plan, task: str) -> dict[str, Any]:
+    """The scale of a task's score, as it goes into each result."""
+    chosen = plan.suite.tasks[task]
+    return {"random": chosen.random, "reference": chosen.reference, "reference_policy": chosen.reference_policy}

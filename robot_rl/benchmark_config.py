@@ -1,0 +1,139 @@
+"""Settings of `robot-rl benchmark`: a suite is algorithms x tasks x seeds, and recipes of the data that they need.
+
+Every run is a `robot-rl train`: what a suite says of it are words of that command line.
+"""
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+from robot_rl.checks import require_choice, require_minimum
+from robot_rl.errors import InputError, nearest
+
+
+@dataclass(kw_only=True)
+class PartConfig:
+    """Episodes of one policy, as a part of a data set."""
+
+    policy: str = MISSING  # random | expert (scripted) | a name of the suite's `policies`
+    episodes: int = 0  # 0 with `replay` takes all
+    replay: bool = False  # the first episodes that the policy saw while it was trained, in place of new ones
+    explore: bool = True  # sample from a trained policy; its mode where false
+    noise: float = 0.0  # deviation of Gaussian noise on a scripted expert's normalised action
+
+    def __post_init__(self) -> None:
+        require_minimum(self.episodes, 0 if self.replay else 1, f"episodes of policy {self.policy}")
+
+
+@dataclass(kw_only=True)
+class RecipeConfig:
+    """How a data set is made: from policies, or from a recording."""
+
+    parts: list[PartConfig] = field(default_factory=list)
+    ingest: list[str] = field(default_factory=list)
+    """Words of `robot-rl ingest` without the store: a recording, and settings."""
+    seed: int = 200  # of the episodes and of the policies' noise
+
+    def __post_init__(self) -> None:
+        if bool(self.parts) == bool(self.ingest):
+            raise InputError("a suite's recipe of data needs either `parts` or `ingest`, and not both")
+
+
+@dataclass(kw_only=True)
+class BenchmarkTaskConfig:
+    """An environment, the data that learning begins with, and the scale of its score."""
+
+    environment: list[str] = MISSING  # words that choose it, such as environment=lift
+    data: str = MISSING  # a name of the suite's `data`
+    train: list[str] = field(default_factory=list)  # further words of every run of the task
+    settings: dict[str, list[str]] = field(default_factory=dict)  # and of those of one algorithm
+    random: float = MISSING  # score of uniform actions: 0 of the normalised score; `only=anchors` measures it
+    reference: float = MISSING  # score that is 1 of the normalised one
+    reference_policy: str = MISSING  # whose score that is: expert, or a name of the suite's `policies`
+
+
+@dataclass(kw_only=True)
+class BenchmarkAlgorithmConfig:
+    """Words of `robot-rl train` that make an algorithm of the table."""
+
+    train: list[str] = MISSING
+
+
+@dataclass(kw_only=True)
+class SuiteConfig:
+    """Algorithms x tasks x seeds. A run has three phases: offline, warmup (a frozen policy acts), online."""
+
+    name: str = ""
+    tasks: dict[str, BenchmarkTaskConfig] = field(default_factory=dict)
+    algorithms: dict[str, BenchmarkAlgorithmConfig] = field(default_factory=dict)
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    offline_steps: int = 5000  # updates from the data alone
+    warmup_steps: int = 500  # environment steps before the first online update
+    online_steps: int = 5000  # environment steps in all, with those of the warm-up
+    evaluate_at: list[int] = field(default_factory=list)  # environment steps since the switch; the last is always there
+    batch_size: int = 256
+    updates_per_step: float = 1.0  # online
+    train: list[str] = field(default_factory=list)  # further words of every run
+    policies: dict[str, list[str]] = field(default_factory=dict)
+    """Policies that data and references come from: words of `robot-rl train` that train each."""
+    policy_train: list[str] = field(default_factory=list)  # further words for all of them, before their own
+    data: dict[str, RecipeConfig] = field(default_factory=dict)
+    anchor_episodes: int = 100  # for each score of `only=anchors`
+    dip_window_steps: int = 2000  # environment steps after the switch in which the dip is sought
+
+    def __post_init__(self) -> None:
+        require_minimum(self.offline_steps, 0, "suite.offline_steps")
+        require_minimum(self.warmup_steps, 1, "suite.warmup_steps")
+        require_minimum(self.online_steps, self.warmup_steps + 1, "suite.online_steps")
+        require_minimum(self.anchor_episodes, 1, "suite.anchor_episodes")
+        for name, task in self.tasks.items():
+            if task.data not in self.data:
+                raise InputError(f"suite.tasks.{name}.data={task.data}: {nearest(task.data, self.data)}")
+            for algorithm in task.settings:
+                if algorithm not in self.algorithms:
+                    place = f"suite.tasks.{name}.settings.{algorithm}"
+                    raise InputError(f"{place}: {nearest(algorithm, self.algorithms)}")
+            self._check_policy(task.reference_policy, f"suite.tasks.{name}.reference_policy")
+            if task.reference <= task.random:
+                raise InputError(
+                    f"suite.tasks.{name}: reference={task.reference} must be above random={task.random}; "
+                    "`robot-rl benchmark suite=... only=anchors` measures both"
+                )
+        for name, recipe in self.data.items():
+            for part in recipe.parts:
+                self._check_policy(part.policy, f"suite.data.{name}")
+                if part.replay and part.policy not in self.policies:
+                    raise InputError(f"suite.data.{name}: only a trained policy has a replay buffer, {part.policy} not")
+
+    def _check_policy(self, policy: str, place: str) -> None:
+        if policy not in {"random", "expert", *self.policies}:
+            raise InputError(
+                f"{place} names policy '{policy}': {nearest(policy, ['random', 'expert', *self.policies])}"
+            )
+
+
+@dataclass(kw_only=True)
+class BenchmarkConfig:
+    """`robot-rl benchmark suite=NAME`: what is finished is not run again, what was interrupted goes on."""
+
+    suite: SuiteConfig = field(default_factory=SuiteConfig)
+    output: str = "runs/benchmark"  # data, runs, results and tables, each in a folder of the suite's name
+    algorithms: list[str] = field(default_factory=list)  # none given: all of the suite
+    tasks: list[str] = field(default_factory=list)  # none given: all of the suite
+    seeds: list[int] = field(default_factory=list)  # none given: the suite's
+    settings: list[str] = field(default_factory=list)
+    """Further words of every `robot-rl train`, such as evaluation.seed=3000000: other runs than without them, so give
+    them an output of their own."""
+    workers: int = 1  # runs at the same time, each with one torch thread
+    engine: str = "processes"
+    """`processes` of this machine, or `ray`: a cluster at RAY_ADDRESS, or one of this machine's cores."""
+    only: str = ""
+    """Empty: make the data, run, write the tables. `data`: make the data and stop. `anchors`: measure the random and
+    the reference policy of each task. `tables`: write the tables of the results that are there."""
+    resamples: int = 2000  # of the bootstrap behind each interval
+
+    def __post_init__(self) -> None:
+        require_minimum(self.workers, 1, "workers")
+        require_choice(self.engine, ("processes", "ray"), "engine")
+        require_choice(self.only, ("", "data", "anchors", "tables"), "only")
+        require_minimum(self.resamples, 1, "resamples")
