@@ -6,10 +6,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from robot_rl.algorithms import awac, bc, fql, idql, iql, rorl, sac, td3
+from robot_rl.algorithms import awac, bc, deas, fql, idql, iql, rorl, sac, td3
 from robot_rl.algorithms.agent import Agent, replaced
 from robot_rl.algorithms.awac import AWACConfig
 from robot_rl.algorithms.bc import BCConfig
+from robot_rl.algorithms.deas import DEASConfig
 from robot_rl.algorithms.fql import FQLConfig
 from robot_rl.algorithms.idql import IDQLConfig
 from robot_rl.algorithms.iql import IQLConfig
@@ -23,6 +24,7 @@ from robot_rl.spec import Spec
 ALGORITHM_CONFIGS: dict[str, type] = {
     "awac": AWACConfig,
     "bc": BCConfig,
+    "deas": DEASConfig,
     "fql": FQLConfig,
     "idql": IDQLConfig,
     "iql": IQLConfig,
@@ -31,8 +33,12 @@ ALGORITHM_CONFIGS: dict[str, type] = {
     "td3": TD3Config,
 }
 
-AlgorithmConfig = AWACConfig | BCConfig | FQLConfig | IDQLConfig | IQLConfig | RORLConfig | SACConfig | TD3Config
-Config = TypeVar("Config", AWACConfig, BCConfig, FQLConfig, IDQLConfig, IQLConfig, RORLConfig, SACConfig, TD3Config)
+AlgorithmConfig = (
+    AWACConfig | BCConfig | DEASConfig | FQLConfig | IDQLConfig | IQLConfig | RORLConfig | SACConfig | TD3Config
+)
+Config = TypeVar(
+    "Config", AWACConfig, BCConfig, DEASConfig, FQLConfig, IDQLConfig, IQLConfig, RORLConfig, SACConfig, TD3Config
+)
 
 
 def create(
@@ -65,6 +71,8 @@ def create(
             return rorl.create(config, spec, seeds, device, statistics)
         case AWACConfig():
             return awac.create(config, spec, seeds, device, statistics)
+        case DEASConfig():
+            return deas.create(config, spec, seeds, device, statistics)
         case FQLConfig():
             return fql.create(config, spec, seeds, device, statistics)
         case IDQLConfig():

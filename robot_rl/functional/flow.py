@@ -9,6 +9,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from robot_rl.functional.chunk import recorded
+
+EVALUATION_SEED = 0
+"""Of the noise from which an agent that does not explore draws the actions among which it chooses."""
+
 Velocity = Callable[[Tensor, Tensor], Tensor]
 """(x_t (B, A), t (B, 1)) -> velocity (B, A)."""
 
@@ -25,3 +30,31 @@ def integrate(velocity: Velocity, noise: Tensor, steps: int) -> Tensor:
         time = torch.full_like(noise[:, :1], step / steps)
         x = x + velocity(x, time) / steps
     return x.clamp(-1, 1)
+
+
+def flow_loss(velocity: Tensor, wanted: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Mean over rows and dimensions of |v(s, x_t, t) - (x_1 - x_0)|^2: FQL's equation 7 (arXiv:2502.02538).
+
+    Of action chunks, steps that were not recorded count as 0 in the mean, as in Q-chunking's code.
+    Shapes: (B, A) each, valid (B, H) -> ().
+    """
+    return recorded((velocity - wanted).square(), valid).mean()
+
+
+def candidates(network: Callable[[Tensor], Tensor], features: Tensor, noise: Tensor, steps: int) -> Tensor:
+    """N actions in each state, of a network of (features, x_t, t). Shapes: (B, F), (B, N, A) -> (B, N, A)."""
+    repeated = features.repeat_interleave(noise.shape[1], dim=0)  # (B * N, F)
+    action = integrate(lambda x, time: network(torch.cat([repeated, x, time], 1)), noise.flatten(0, 1), steps)
+    return action.view_as(noise)
+
+
+def candidate_noise(like: Tensor, count: int, size: int, generator: torch.Generator | None) -> Tensor:
+    """Noise for N actions in each state: of the generator, or, without one, the same for every state and call.
+
+    Shapes: like (B, F) -> (B, N, A).
+    """
+    rows, device = len(like), like.device
+    if generator is not None:
+        return torch.randn((rows, count, size), generator=generator, device=device, dtype=like.dtype)
+    fixed = torch.Generator(device).manual_seed(EVALUATION_SEED)
+    return torch.randn((1, count, size), generator=fixed, device=device, dtype=like.dtype).expand(rows, -1, -1)

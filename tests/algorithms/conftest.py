@@ -9,6 +9,7 @@ from robot_rl.algorithms import (
     AlgorithmConfig,
     AWACConfig,
     BCConfig,
+    DEASConfig,
     FQLConfig,
     IDQLConfig,
     IQLConfig,
@@ -16,11 +17,13 @@ from robot_rl.algorithms import (
     SACConfig,
     TD3Config,
 )
+from robot_rl.networks.critic_head import CriticHeadConfig
 from robot_rl.spec import ArraySpec, Spec
 from robot_rl.types import Batch
 
 WIDTHS = {"actor_hidden": [16, 16], "critic_hidden": [16, 16]}
 DIFFUSION = {"critic_hidden": [16, 16], "value_hidden": [16], "time_width": 8}
+HISTOGRAM = CriticHeadConfig(kind="hl_gauss", minimum=-10.0, maximum=10.0, atoms=21)
 CALIBRATED = {"conservative_weight": 5.0, "conservative_calibrated": True, "conservative_samples": 4}
 
 CONFIGS: dict[str, Callable[[], AlgorithmConfig]] = {
@@ -126,6 +129,10 @@ CONFIGS: dict[str, Callable[[], AlgorithmConfig]] = {
     "awac": lambda: AWACConfig(**WIDTHS),
     "awac_softmax": lambda: AWACConfig(
         **WIDTHS, weight_normalization="softmax", critic_layer_norm=True, gradient_clip=1.0, log_std="state_dependent"
+    ),
+    "deas": lambda: DEASConfig(**WIDTHS, value_hidden=[16, 16], critic_head=HISTOGRAM, value_target="distribution"),
+    "deas_scalar": lambda: DEASConfig(
+        **WIDTHS, value_hidden=[16], critic_layer_norm=False, temperature=1.0, candidates=4, gradient_clip=1.0
     ),
     "fql": lambda: FQLConfig(**WIDTHS),
     "fql_normalized": lambda: FQLConfig(

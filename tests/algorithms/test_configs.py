@@ -16,6 +16,7 @@ from robot_rl.algorithms import (
     ALGORITHM_CONFIGS,
     AWACConfig,
     BCConfig,
+    DEASConfig,
     FQLConfig,
     IDQLConfig,
     IQLConfig,
@@ -24,6 +25,7 @@ from robot_rl.algorithms import (
     TD3Config,
     awac,
     bc,
+    deas,
     fql,
     idql,
     iql,
@@ -35,6 +37,7 @@ from robot_rl.algorithms import (
 from robot_rl.config import register
 from robot_rl.errors import InputError
 from robot_rl.networks import build
+from robot_rl.networks.critic_head import CriticHeadConfig
 
 ALGORITHM_FILES = sorted((Path(__file__).parents[2] / "configs" / "algorithm").glob("*.yaml"))
 
@@ -289,6 +292,21 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "value_learning_rate": 3e-4,
         "gradient_clip": None,
     },
+    # csmile-1006/DEAS-Isaac-GR00T 1bfc846: gr00t/model/action_head/deas_critic.py, scripts/
+    "deas": {
+        "critic_hidden": [512, 512, 512, 512],
+        "critic_layer_norm": True,
+        "critic_count": 2,
+        "critic_head": CriticHeadConfig(kind="hl_gauss", minimum=-100.0, maximum=0.0, atoms=101, deviation=0.75),
+        "expectile": 0.9,
+        "value_target": "distribution",
+        "target_reduction": "min",
+        "critic_chunks": "all",
+        "temperature": 0.0,
+        "target_rate": 0.005,
+        "critic_learning_rate": 3e-4,
+        "value_learning_rate": 3e-4,
+    },
     # rail-berkeley/softlearning 13cf187: softlearning/algorithms/sac.py; what differs is said in the recipe
     "sac": {
         "actor_hidden": [256, 256],
@@ -313,6 +331,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 MODULES = {
     awac: AWACConfig,
     bc: BCConfig,
+    deas: DEASConfig,
     fql: FQLConfig,
     idql: IDQLConfig,
     iql: IQLConfig,
@@ -408,6 +427,9 @@ def test_overrides_that_cannot_be_are_refused(overrides: dict[str, Any], message
         (IDQLConfig, {"diffusion_steps": 0}, "diffusion_steps=0"),
         (IDQLConfig, {"exploration": "beast"}, "did you mean 'best'"),
         (IDQLConfig, {"time_features": 1}, "time_features=1"),
+        (DEASConfig, {"expectile": 1.0}, "expectile"),
+        (DEASConfig, {"critic_chunks": "hole"}, "did you mean 'whole'"),
+        (DEASConfig, {"candidates": 0}, "candidates=0"),
         (BCConfig, {"loss": "mse"}, "loss=mse"),
         (BCConfig, {"actor_dropout": 1.0}, "actor_dropout"),
         (SACConfig, {"critic_learning_rate": -3e-4}, r"sac critic_learning_rate=-0.0003 must lie in \[0, 1\]"),

@@ -17,6 +17,7 @@ from robot_rl.algorithms import (
     AlgorithmConfig,
     AWACConfig,
     BCConfig,
+    DEASConfig,
     FQLConfig,
     IDQLConfig,
     IQLConfig,
@@ -25,6 +26,7 @@ from robot_rl.algorithms import (
     TD3Config,
     create,
 )
+from robot_rl.networks.critic_head import CriticHeadConfig
 from robot_rl.seeding import Seeds
 from robot_rl.spec import ArraySpec, Spec
 from robot_rl.types import Batch
@@ -33,6 +35,7 @@ PATH = Path(__file__).with_name("golden.json")
 TOLERANCE = 2e-3  # float32 after ten Adam steps, across processors
 WIDTHS: dict[str, Any] = {"actor_hidden": [32, 32], "critic_hidden": [32, 32]}
 ENSEMBLE: dict[str, Any] = {"critic_count": 4, "critic_subset": 2, "critic_layer_norm": True}
+HISTOGRAM = CriticHeadConfig(kind="hl_gauss", minimum=-10.0, maximum=10.0, atoms=21)
 CONFIGS: dict[str, AlgorithmConfig] = {
     "bc": BCConfig(actor_hidden=[32, 32]),
     "iql": IQLConfig(**WIDTHS, value_hidden=[32, 32], actor_schedule_steps=100),
@@ -65,6 +68,9 @@ CONFIGS: dict[str, AlgorithmConfig] = {
     ),
     "droq": SACConfig(**WIDTHS, critic_dropout=0.1, critic_layer_norm=True),
     "enoto": SACConfig(**WIDTHS, critic_count=4, target_reduction="weighted_min_pair", disagreement_temperature=20.0),
+    "deas": DEASConfig(
+        **WIDTHS, value_hidden=[32, 32], critic_head=HISTOGRAM, value_target="distribution", critic_chunks="whole"
+    ),
     "fql": FQLConfig(**WIDTHS),
     "awac": AWACConfig(**WIDTHS, weight_normalization="softmax"),
     "edac": RORLConfig(**WIDTHS, critic_count=4, diversity_weight=1.0),
