@@ -85,7 +85,8 @@ def mean_along(steps: Sequence[float], scores: Sequence[float]) -> float:
         raise ValueError(f"{len(steps)} steps for {len(scores)} scores")
     if len(steps) == 1:
         return float(scores[0])
-    return float(np.trapz(scores, steps) / (steps[-1] - steps[0]))
+    heights = 0.5 * (np.asarray(scores[1:]) + np.asarray(scores[:-1]))
+    return float(np.average(heights, weights=np.diff(steps)))
 
 
 def regret(steps: Sequence[float], scores: Sequence[float]) -> float:
@@ -99,14 +100,15 @@ class SwitchDip:
 
     depth: float  # 0 where nothing was lost
     step: int  # where the lowest score was measured
-    recovery_step: int | None  # first later measurement that is back at the baseline; None: not within the run
+    recovery_step: int | None
+    """First later measurement that is back at the baseline; None: not within the run, or nothing was lost."""
 
 
 def switch_dip(baseline: float, steps: Sequence[int], scores: Sequence[float], window_steps: int) -> SwitchDip | None:
     """How far the score fell below what pre-training had reached, and when it was back.
 
-    The lowest of several noisy measurements lies below their mean, so a policy that does not change has a small dip too:
-    compare with the dip of an algorithm that does not learn online.
+    The lowest of several noisy measurements lies below their mean, so a policy that does not change has a small dip
+    too: compare with the dip of an algorithm that does not learn online.
 
     Args:
         baseline: score before the first online update.
@@ -122,7 +124,7 @@ def switch_dip(baseline: float, steps: Sequence[int], scores: Sequence[float], w
         return None
     lowest, where = min(window)
     if lowest >= baseline:
-        return SwitchDip(depth=0.0, step=where, recovery_step=where)
+        return SwitchDip(depth=0.0, step=where, recovery_step=None)
     back = [step for step, score in zip(steps, scores, strict=True) if step > where and score >= baseline]
     return SwitchDip(depth=baseline - lowest, step=where, recovery_step=back[0] if back else None)
 

@@ -1,7 +1,7 @@
 """The data of a benchmark, made by recipe: policies are trained, act, and what they did is recorded.
 
-Everything is seeded and named by a hash of its recipe, so a store that is there is never made again, and two machines of
-one CPU model make the same.
+Everything is seeded and named by a hash of its recipe, so a store that is there is never made again, and two machines
+of one CPU model make the same.
 """
 
 import json

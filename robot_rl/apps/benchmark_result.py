@@ -44,6 +44,7 @@ class Result:
     hash: str
     commit: str | None
     data_sha256: str
+    scale: tuple[float, float]  # scores that are 0 and 1
     curve: tuple[Point, ...]  # the first is the offline score, over all episodes before the first online update
     offline: float
     final: float
@@ -115,6 +116,7 @@ def read_result(path: Path) -> Result:
             hash=str(content["hash"]),
             commit=content["commit"],
             data_sha256=str(content["data"]["sha256"]),
+            scale=(float(content["scale"]["random"]), float(content["scale"]["reference"])),
             curve=tuple(curve),
             offline=curve[0].score,
             final=curve[-1].score,

@@ -177,7 +177,8 @@ def _row(
         return vars(estimator(numbers, statistic))
 
     flat = [run for of_task in runs for run in of_task]
-    recovered = [run for run in flat if run.recovery_step is not None]
+    fell = [run for run in flat if run.dip_depth]
+    recovered = [run for run in fell if run.recovery_step is not None]
     return {
         "algorithm": group.algorithm,
         "runs": len(flat),
@@ -186,6 +187,7 @@ def _row(
         "final": estimate(lambda run: run.final),
         "regret": estimate(lambda run: run.regret),
         "dip": estimate(lambda run: run.dip_depth),
+        "fell": len(fell),
         "recovered": len(recovered),
         "recovery_step": float(np.median([run.recovery_step for run in recovered])) if recovered else None,
         "cpu_s": float(np.mean([run.cpu_s for run in flat])),
@@ -230,8 +232,8 @@ def _warnings(results: Sequence[Result]) -> list[str]:
         counts = {a: sum(r.algorithm == a for r in of_task) for a in dict.fromkeys(r.algorithm for r in of_task)}
         if len(set(counts.values())) > 1:
             found.append(f"{task} is not complete, runs of each algorithm: {counts}")
-    if len({result.commit for result in results}) > 1:
-        found.append("the results come from more than one commit: see `commits` of table.json")
+        if len({result.scale for result in of_task}) > 1:
+            found.append(f"the results of {task} are normalised by different scales: see `scale` of its result files")
     return found
 
 
@@ -254,7 +256,7 @@ def as_markdown(content: Mapping[str, Any]) -> str:
         "Scores are normalised: 0 is the random policy, 1 the task's reference. In brackets 95 % intervals of a "
         "bootstrap that draws runs within each task. Offline: all episodes before the first online update. Regret: "
         "mean of 1 - score along the online steps. Dip: how far the score fell below the offline one in the first "
-        f"{content['dip_window_steps']} steps; back after: median over the runs that came back, of how many.",
+        f"{content['dip_window_steps']} steps; back after: the median step over the runs that fell and came back.",
         "",
         *(f"> {warning}\n" for warning in content["warnings"]),
         "## All tasks: interquartile mean over runs",
@@ -278,7 +280,8 @@ def as_markdown(content: Mapping[str, Any]) -> str:
 def _summary_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = ["| | runs | offline | final | regret | dip | back after | CPU s |", "|---|---|---|---|---|---|---|---|"]
     for row in rows:
-        back = "-" if row["recovery_step"] is None else f"{row['recovery_step']:.0f} ({row['recovered']})"
+        step = "-" if row["recovery_step"] is None else f"{row['recovery_step']:.0f}"
+        back = f"{step} ({row['recovered']} of {row['fell']})"
         numbers = [Estimate(**row[name]).text() for name in ("offline", "final", "regret", "dip")]
         lines.append(f"| {row['algorithm']} | {row['runs']} | {' | '.join(numbers)} | {back} | {row['cpu_s']:.0f} |")
     return lines
