@@ -1,6 +1,7 @@
 """Small agents and random batches for the tests of algorithms."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -173,6 +174,15 @@ CONFIGS: dict[str, Callable[[], AlgorithmConfig]] = {
         initialization="orthogonal",
     ),
 }
+
+HEADS = {
+    "hl_gauss": CriticHeadConfig(kind="hl_gauss", minimum=-60.0, maximum=40.0, atoms=11),
+    "c51": CriticHeadConfig(kind="c51", minimum=-60.0, maximum=40.0, atoms=11),
+    "quantile": CriticHeadConfig(kind="quantile", atoms=11),
+}
+for name in ("iql", "idql", "calql", "awac", "fql", "ro2o", "pars"):  # each agent with critics once
+    for kind in HEADS:
+        CONFIGS[f"{name}_{kind}"] = lambda name=name, kind=kind: replace(CONFIGS[name](), critic_head=HEADS[kind])
 
 
 @pytest.fixture(params=list(CONFIGS))
