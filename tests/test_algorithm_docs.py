@@ -26,26 +26,13 @@ RECIPES = {path.stem for path in (ROOT / "configs" / "algorithm").glob("*.yaml")
 EQUATIONS = ["equation", "code", "test", "differs, and why"]
 SETTINGS = ["setting", "here", "published", "differs, and why"]
 WAITING: set[str] = {
-    "awac",
     "bc",
     "calql",
     "cql",
     "droq",
-    "edac",
     "enoto",
-    "fql",
-    "idql",
-    "iql",
-    "pars",
-    "rebrac",
     "redq",
-    "riql",
     "rlpd",
-    "ro2o",
-    "rorl",
-    "sac_n",
-    "td3",
-    "td3_bc",
     "wsrl",
 }
 """Recipes whose page is still to be written."""
