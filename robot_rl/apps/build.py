@@ -19,6 +19,7 @@ from robot_rl.datasets.store import EpisodeStore
 from robot_rl.environment import Environment
 from robot_rl.errors import InputError, nearest
 from robot_rl.replay.buffer import ReplayBuffer
+from robot_rl.replay.finite import require_finite_episode
 from robot_rl.replay.instructions import Instructions
 from robot_rl.replay.weights import advantage_weights, return_weights
 from robot_rl.seeding import Seeds
@@ -125,6 +126,9 @@ def load_data(name: str, config: DatasetConfig, spec: Spec | None, whose: str) -
     )
     if not episodes:
         raise InputError(f"data set {name}: {config.path} has no episode left (keep={config.keep})")
+    for index, episode in enumerate(episodes):
+        wanted = store.spec.observation if spec is None else spec.observation
+        require_finite_episode(episode, wanted, f"data set {name} ({config.path}), episode {index}")
     if spec is not None and config.out_of_range == "error":
         _check_range(name, config, episodes, spec, whose)
     returns = [float(episode.reward.sum()) for episode in episodes]

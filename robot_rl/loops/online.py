@@ -28,7 +28,7 @@ def run_online(run: Run, phase: PhaseConfig) -> bool:
 
         step = environment.reset(seed=run.seeds.integer("episode", progress.episodes))
         run.policy.reset()
-        replay.begin(step.observation)
+        replay.begin(step.observation, name=f"training episode {progress.episodes}")
         progress.episodes += 1
         episode_return, length, success = 0.0, 0, False
         while not step.last and progress.phase_step < phase.steps:

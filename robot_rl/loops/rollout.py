@@ -9,6 +9,8 @@ import torch
 
 from robot_rl.algorithms.agent import Agent
 from robot_rl.environment import Environment
+from robot_rl.errors import InputError
+from robot_rl.replay.finite import LIVE, require_numbers
 from robot_rl.spec import Spec
 from robot_rl.transforms.action import ActionScale
 from robot_rl.types import Array, Episode, Policy, TimeStep
@@ -47,9 +49,21 @@ class AgentPolicy:
         return action
 
     def decide(self, observation: Mapping[str, Array]) -> Array:
-        """A new chunk, whatever is left of the last one. Shapes: each (*) -> (H, A)."""
+        """A new chunk, whatever is left of the last one. Shapes: each (*) -> (H, A).
+
+        Raises:
+            InputError: the actions are not numbers, because an observation or the agent's weights are not.
+        """
         action = self.agent.act(self._tensors(observation), explore=self.explore)[0]
-        return self.scale.unnormalize(action.unflatten(0, (self.action_chunk, -1)))
+        chunk = self.scale.unnormalize(action.unflatten(0, (self.action_chunk, -1)))
+        if not np.isfinite(chunk).all():
+            for key in self.spec.observation:
+                require_numbers(np.asarray(observation[key]), f"observation '{key}' of the environment", LIVE)
+            raise InputError(
+                f"the policy gives {chunk[0].tolist()} for observations that are numbers: its training has diverged, "
+                "so use a checkpoint from before"
+            )
+        return chunk
 
     @property
     def decided(self) -> Array | None:

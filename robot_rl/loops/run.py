@@ -23,6 +23,7 @@ from robot_rl.loops.rollout import AgentPolicy, Film
 from robot_rl.recorder import Progress, Recorder
 from robot_rl.replay.buffer import ReplayBuffer
 from robot_rl.replay.mixture import check_shares
+from robot_rl.replay.suspects import suspect
 from robot_rl.seeding import Seeds
 from robot_rl.transforms.reward import RewardTransform
 from robot_rl.types import Metrics
@@ -160,10 +161,13 @@ class Run:
             if not math.isfinite(value):
                 kept = checkpoint.checkpoints(self.folder / "checkpoints")
                 last = f"The last checkpoint is {kept[-1]}" if kept else "There is no checkpoint yet"
+                data = suspect(self.sources)
+                advice = "with smaller learning rates or rewards"
+                if data is not None:
+                    advice += f", or without a number that may be wrong: {data}"
                 raise InputError(
                     f"training diverged: {name} is {value} in phase {self.progress.phase} at step "
-                    f"{self.progress.phase_step}. {last}; going on ends in the same way, so begin a new run "
-                    "with smaller learning rates or rewards"
+                    f"{self.progress.phase_step}. {last}; going on ends in the same way, so begin a new run {advice}"
                 )
 
     def evaluate_at_end(self, *, last: bool) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor
 from robot_rl.errors import InputError
 from robot_rl.functional.bellman import monte_carlo_return
 from robot_rl.replay.columns import Column, MappedColumn
+from robot_rl.replay.finite import LIVE, require_finite_episode, require_numbers
 from robot_rl.replay.instructions import Instructions
 from robot_rl.replay.windows import select, window
 from robot_rl.spec import Spec
@@ -110,6 +111,8 @@ class ReplayBuffer:
         self._head = 0  # the next row to write
         self._open: list[int] = []  # rows of the running episode, oldest first
         self._instruction = -1  # of the running episode
+        self._running = ""  # what messages call the running episode
+        self._appended = 0  # finished episodes
         self._weighted = False  # an episode has a weight other than 1
 
     def __len__(self) -> int:
@@ -118,10 +121,23 @@ class ReplayBuffer:
 
     # Writing ----------------------------------------------------------------------------------------------------------
 
-    def begin(self, observation: Mapping[str, Array], instruction: str | None = None) -> None:
-        """Start an episode with its first observation."""
+    def begin(
+        self, observation: Mapping[str, Array], instruction: str | None = None, *, name: str = "the running episode"
+    ) -> None:
+        """Start an episode with its first observation.
+
+        Args:
+            observation: each (*).
+            instruction: its text, where there is one.
+            name: what messages call the episode.
+
+        Raises:
+            InputError: the observation holds what is not a number.
+        """
         if self._open:
             raise RuntimeError("an episode is running: finish it, or call `cut`")
+        self._running = name
+        self._require_numbers(observation, f"{name}, after the reset")
         self._instruction = self._number(instruction)
         self._open = [self._write_observation(observation)]
 
@@ -129,12 +145,16 @@ class ReplayBuffer:
         """Add one step of the running episode: the action that was applied, and what followed.
 
         Raises:
-            InputError: the episode does not fit into the buffer.
+            InputError: the episode does not fit into the buffer, or the step holds what is not a number.
         """
         if not self._open or step.action is None:
             raise RuntimeError("`add` needs a running episode and a step with its action")
         if len(self._open) >= self.capacity:
             raise InputError(f"an episode is longer than the replay buffer: set replay.capacity above {self.capacity}")
+        place = f"{self._running}, step {len(self._open) - 1}"
+        require_numbers(np.asarray(step.action), f"{place}: the applied action", LIVE)
+        require_numbers(np.asarray(step.reward, np.float64), f"{place}: the reward", LIVE)
+        self._require_numbers(step.observation, place)
         row = self._open[-1]
         self.action[row] = torch.from_numpy(self.scale.normalize(step.action))
         following = {key: np.asarray(values)[None] for key, values in step.observation.items()}
@@ -163,7 +183,7 @@ class ReplayBuffer:
             weight: each of its transitions is drawn so many times as often as one of weight 1.
 
         Raises:
-            InputError: an observation is missing, or the episode does not fit.
+            InputError: an observation is missing, the episode does not fit, or it holds what is not a number.
         """
         missing = set(self.spec.observation) - set(episode.observation)
         if missing:
@@ -176,6 +196,8 @@ class ReplayBuffer:
             raise InputError(f"an episode of {steps} steps does not fit into a replay buffer of {self.capacity} rows")
         if self._open:
             raise RuntimeError("an episode is running: finish it, or call `cut`")
+        require_finite_episode(episode, self.spec.observation, f"episode {self._appended}")
+        self._appended += 1
         rows = (self._head + np.arange(steps + 1)) % self.capacity
         index = torch.from_numpy(rows)
         self._forget(rows)
@@ -202,6 +224,10 @@ class ReplayBuffer:
         self._size = min(self._size + steps + 1, self.capacity)
         self._return_to_go(rows[:-1])
         self._admit_episode(rows[:-1] if bool(self.has_next[index[-2]]) else rows[:-2])
+
+    def _require_numbers(self, observation: Mapping[str, Array], place: str) -> None:
+        for key in self.observation:
+            require_numbers(np.asarray(observation[key]), f"{place}: observation '{key}'", LIVE)
 
     def _write_observation(self, observation: Mapping[str, Array]) -> int:
         row = self._head
@@ -249,13 +275,12 @@ class ReplayBuffer:
             raise RuntimeError("an episode is running: finish it, or call `cut`")
         self._cut_chunks = allowed
         before = self._rows_count
-        order = (self._head - self._size + np.arange(self._size)) % self.capacity  # oldest first
-        index = torch.from_numpy(order).to(self.device)
+        index = self.held().to(self.device)
         starts = self.has_next.index_select(0, index)
         if not allowed:
             starts &= window(self.has_next, index, self.action_chunk)[1][:, -1]
         self._rows_first = self._rows_count = 0
-        self._admit(order[starts.cpu().numpy()])
+        self._admit(index[starts].cpu().numpy())
         if before and not self._rows_count:
             raise InputError(
                 f"no episode has the {self.action_chunk} steps of a chunk: set replay.action_chunk lower, or choose an "
@@ -312,6 +337,10 @@ class ReplayBuffer:
             ring = self._rows[(self._rows_first + np.arange(self._rows_count)) % self.capacity]
             self._cumulative = np.cumsum(self._weight[ring])
         return self._cumulative
+
+    def held(self) -> Tensor:
+        """All rows that are there, oldest first. Shapes: (N,)."""
+        return torch.from_numpy((self._head - self._size + np.arange(self._size)) % self.capacity)
 
     def older(self, row: Tensor) -> Tensor:
         """How many rows before these are still there. Shapes: (B,) -> (B,)."""
