@@ -53,7 +53,8 @@ def _work(plan: Plan, console: Console) -> int:
     if only == "data":
         return 0
     failed = _run_all(plan, runs, console)
-    _tables(plan, console)
+    if any(planned.result.exists() for planned in plan.runs):
+        _tables(plan, console)
     return _report_failures(failed, console)
 
 

@@ -193,4 +193,4 @@ def _why(log: Path, begin: int, code: int) -> str:
         lines = file.read().decode(errors="replace").replace("\r", "\n").splitlines()
     told = [line.rstrip() for line in lines if line.strip()][-LAST_LINES:]
     how = f"signal {-code}" if code < 0 else f"exit status {code}"
-    return "\n".join([f"{how}; the end of {log}:", *told])
+    return "\n".join([how, f"the end of {log}:", *told])

@@ -193,7 +193,9 @@ def _apply_to_entry(verb: str, composed: DictConfig, override: Override) -> None
         with open_dict(node):
             node[name] = OmegaConf.structured(_entry_classes(verb)[field])
     add = override.is_add() or override.is_force_add()
-    OmegaConf.update(composed, ".".join([field, name, *rest]), override.value(), merge=True, force_add=add)
+    free = any(part in _free_mappings() for part in rest)
+    with open_dict(node) if free else contextlib.nullcontext():
+        OmegaConf.update(composed, ".".join([field, name, *rest]), override.value(), merge=True, force_add=add)
 
 
 def _refuse_unknown(node: DictConfig, prefix: str) -> None:
