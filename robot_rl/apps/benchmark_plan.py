@@ -3,14 +3,14 @@
 import hashlib
 import json
 from collections.abc import Collection, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from robot_rl.apps.build import config_hash, config_to_json
 from robot_rl.apps.compose import as_override, compose
 from robot_rl.benchmark_config import BenchmarkConfig, RecipeConfig
+from robot_rl.config import TrainConfig
 from robot_rl.errors import InputError, nearest
 
 SWITCH = ("warmup", "online")
@@ -90,8 +90,7 @@ class Plan:
             *self.config.settings,
             f"seed={seed}",
         ]
-        settings = config_to_json(compose("train", words))
-        settings["datasets"]["offline"]["path"] = self.data_hash(data)
+        digest = settings_hash(compose("train", words), data=self.data_hash(data))
         named = [as_override("name", f"{suite.name}_{task}_{algorithm}"), as_override("output", str(folder))]
         return PlannedRun(
             suite=suite.name,
@@ -101,7 +100,7 @@ class Plan:
             words=("train", *words, *named),
             folder=folder,
             result=(self.results / task / algorithm / f"seed_{seed}").with_suffix(".json"),
-            hash=config_hash(settings),
+            hash=digest,
         )
 
     def _phases(self) -> list[str]:
@@ -129,7 +128,7 @@ class Plan:
     def policy(self, name: str) -> PlannedPolicy:
         """A policy of the suite."""
         words = [*self.suite.policy_train, *self.suite.policies[name]]
-        digest = config_hash(config_to_json(compose("train", words)))
+        digest = settings_hash(compose("train", words))
         folder = self.folder / "policies" / f"{name}_{digest}"
         named = [as_override("name", name), as_override("output", str(folder))]
         return PlannedPolicy(name=name, words=("train", *words, *named), folder=folder)
@@ -144,7 +143,7 @@ class Plan:
             recipe = self.suite.data[data]
             trained = {policy.name: policy.folder.name for policy in self.policies(p.policy for p in recipe.parts)}
             described = {"recipe": asdict(recipe), "policies": trained, "environment": self.environment(data)}
-            self._hashes[data] = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
+            self._hashes[data] = _sha256(described)
         return self._hashes[data]
 
     @cached_property
@@ -160,6 +159,43 @@ class Plan:
         """Recipes that the chosen tasks need."""
         needed = dict.fromkeys(self.suite.tasks[task].data for task in self.tasks)
         return {name: self.suite.data[name] for name in needed}
+
+
+def settings_hash(config: TrainConfig, data: str = "") -> str:
+    """SHA-256 of the settings of a run that are not defaults, 12 digits; where it writes and reads is left out.
+
+    Without the defaults, a setting that a later version adds leaves the hash as it is; a default that a later version
+    changes does too, so results name the commit besides.
+
+    Args:
+        config: of the run.
+        data: hash of the recipe of its data.
+    """
+    settings = _not_default(config)
+    for name in ("name", "output", "resume"):
+        settings.pop(name, None)
+    for dataset in settings.get("datasets", {}).values():
+        dataset.pop("path")
+    return _sha256({"settings": settings, "data": data})
+
+
+def _not_default(value: Any) -> Any:
+    """Plain JSON of a configuration without what is as its dataclass has it; dataclasses say which they are."""
+    if is_dataclass(value) and not isinstance(value, type):
+        kept: dict[str, Any] = {"": type(value).__name__}
+        for item in fields(value):
+            now = getattr(value, item.name)
+            default = item.default_factory() if item.default_factory is not MISSING else item.default
+            if now != default:
+                kept[item.name] = _not_default(now)
+        return kept
+    if isinstance(value, dict):
+        return {str(key): _not_default(inner) for key, inner in value.items()}
+    return value
+
+
+def _sha256(described: Any) -> str:
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _chosen(wanted: list[str], known: Collection[str], key: str) -> list[str]:
