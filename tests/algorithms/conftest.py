@@ -136,6 +136,7 @@ CONFIGS: dict[str, Callable[[], AlgorithmConfig]] = {
         **WIDTHS, value_hidden=[16], critic_layer_norm=False, temperature=1.0, candidates=4, gradient_clip=1.0
     ),
     "fql": lambda: FQLConfig(**WIDTHS),
+    "qc": lambda: FQLConfig(**WIDTHS, extraction="best_of_n", candidates=4, flow_steps=3),
     "fql_normalized": lambda: FQLConfig(
         **WIDTHS, critic_layer_norm=False, normalize_value=True, target_reduction="min", gradient_clip=1.0
     ),

@@ -42,6 +42,21 @@ from robot_rl.networks.critic_head import CriticHeadConfig
 ALGORITHM_FILES = sorted((Path(__file__).parents[2] / "configs" / "algorithm").glob("*.yaml"))
 
 SQRT_2 = 1.4142135623730951
+QC: dict[str, Any] = {
+    "actor_hidden": [512, 512, 512, 512],
+    "critic_hidden": [512, 512, 512, 512],
+    "actor_layer_norm": False,
+    "critic_layer_norm": True,
+    "critic_count": 2,
+    "candidates": 32,
+    "critic_chunks": "whole",
+    "target_reduction": "mean",
+    "flow_steps": 10,
+    "target_rate": 0.005,
+    "actor_learning_rate": 3e-4,
+    "critic_learning_rate": 3e-4,
+    "gradient_clip": None,
+}
 CALQL: dict[str, Any] = {
     "log_std": "affine",
     "log_std_minimum": -20.0,
@@ -292,6 +307,9 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "value_learning_rate": 3e-4,
         "gradient_clip": None,
     },
+    # ColinQiyangLi/qc 48283b4: agents/acfql.py, README
+    "qc": QC | {"extraction": "best_of_n"},
+    "qc_fql": QC | {"extraction": "distilled", "distillation_weight": 100.0, "normalize_value": False},
     # csmile-1006/DEAS-Isaac-GR00T 1bfc846: gr00t/model/action_head/deas_critic.py, scripts/
     "deas": {
         "critic_hidden": [512, 512, 512, 512],
@@ -427,6 +445,8 @@ def test_overrides_that_cannot_be_are_refused(overrides: dict[str, Any], message
         (IDQLConfig, {"diffusion_steps": 0}, "diffusion_steps=0"),
         (IDQLConfig, {"exploration": "beast"}, "did you mean 'best'"),
         (IDQLConfig, {"time_features": 1}, "time_features=1"),
+        (FQLConfig, {"extraction": "best_of_m"}, "did you mean 'best_of_n'"),
+        (FQLConfig, {"candidates": 0}, "candidates=0"),
         (DEASConfig, {"expectile": 1.0}, "expectile"),
         (DEASConfig, {"critic_chunks": "hole"}, "did you mean 'whole'"),
         (DEASConfig, {"candidates": 0}, "candidates=0"),

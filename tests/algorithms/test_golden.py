@@ -72,6 +72,7 @@ CONFIGS: dict[str, AlgorithmConfig] = {
         **WIDTHS, value_hidden=[32, 32], critic_head=HISTOGRAM, value_target="distribution", critic_chunks="whole"
     ),
     "fql": FQLConfig(**WIDTHS),
+    "qc": FQLConfig(**WIDTHS, extraction="best_of_n", candidates=4),
     "awac": AWACConfig(**WIDTHS, weight_normalization="softmax"),
     "edac": RORLConfig(**WIDTHS, critic_count=4, diversity_weight=1.0),
     "ro2o": RORLConfig(
