@@ -1,4 +1,4 @@
-"""Updates per second of the agents, and of two ways to compute a critic ensemble.
+"""Updates per second of the agents, and of three ways to compute a critic ensemble.
 
     python benchmarks/updates.py [--threads 1] [--seconds 2] [--device cpu] [--only calql]
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from robot_rl.algorithms import AlgorithmConfig, BCConfig, IQLConfig, SACConfig, create
 from robot_rl.networks.ensemble import Ensemble
 from robot_rl.networks.initialize import Initialization
+from robot_rl.networks.layers import differentiable, one_by_one
 from robot_rl.seeding import Seeds
 from robot_rl.spec import ArraySpec, Spec
 from robot_rl.types import Batch
@@ -80,7 +81,8 @@ def random_batch(rows: int, device: torch.device) -> Batch:
 
 
 def ensembles(device: torch.device, seconds: float) -> None:
-    """Forward and backward pass of a critic ensemble: its members one after the other, and stacked."""
+    """Forward and backward pass of a critic ensemble: its gradient written out, or its members one after the other or
+    stacked under PyTorch's own differentiation."""
     for rows, actions, width, count in ((256, 1, 256, 2), (256, 1, 256, 10), (128, 1, 128, 10), (256, 30, 256, 2)):
         critic = Ensemble(
             OBSERVATION,
@@ -95,18 +97,16 @@ def ensembles(device: torch.device, seconds: float) -> None:
         features = torch.randn(rows, OBSERVATION, device=device)
         action = torch.randn(rows, actions, ACTION, device=device)
 
-        def one_by_one(features: Tensor, action: Tensor, stacked: list[Tensor], critic: Ensemble) -> Tensor:
-            members = zip(*(each.unbind(0) for each in stacked), strict=True)
-            return torch.stack([critic.network(features, action, list(member)) for member in members])
-
-        def at_once(features: Tensor, action: Tensor, stacked: list[Tensor], critic: Ensemble) -> Tensor:
-            return critic.network(features, action, stacked)
-
-        for way in (one_by_one, at_once):
-            inputs = (features, action, stacked, critic)
-            call = lambda way=way, inputs=inputs: torch.autograd.grad(way(*inputs).square().mean(), inputs[2])  # noqa: E731
+        layers, apart = critic.layers, [None] * count
+        ways: dict[str, Callable[[], Tensor]] = {
+            "written out": lambda f=features, a=action, c=critic: c(f, a),
+            "one by one": lambda f=features, a=action, p=layers, k=apart: one_by_one(f, a, p, k),
+            "at once": lambda f=features, a=action, p=layers: differentiable(f, a, p, None),
+        }
+        for name, way in ways.items():
+            call = lambda way=way, inputs=stacked: torch.autograd.grad(way().square().mean(), inputs)  # noqa: E731
             duration = seconds_each(call, device, seconds)
-            print(f"ensemble {count} x {width}x2, {rows} x {actions} rows, {way.__name__:10} {duration * 1e3:8.2f} ms")
+            print(f"ensemble {count} x {width}x2, {rows} x {actions} rows, {name:11} {duration * 1e3:8.2f} ms")
 
 
 def main() -> None:

@@ -192,7 +192,9 @@ class RORL:
             spread = head.spread(next_raw, discount, config.target_critics)
         if config.diversity_weight > 0:
             action = action.clone().requires_grad_()
-        raw = self.critic.raw(features, action)  # (E, B, Z)
+            raw = self.critic.apart(features, action)  # (E, B, Z)
+        else:
+            raw = self.critic.raw(features, action)
         q = head.q(raw)
         loss = head.error(raw, target, spread).sum()
         metrics = {

@@ -1,14 +1,14 @@
 """E critics as one computation on stacked weights."""
 
+import math
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from robot_rl.networks.critic_head import SCALAR, CriticHead
 from robot_rl.networks.initialize import Initialization, places
-from robot_rl.networks.mlp import LAYER_NORM_EPSILON
+from robot_rl.networks.layers import Keep, Layers, differentiable, draw_keep, on_cpu, one_by_one
 
 
 class Ensemble(nn.Module):
@@ -64,8 +64,8 @@ class Ensemble(nn.Module):
         Hidden units are dropped, before the LayerNorm (DroQ), only where a generator is given.
 
         The arithmetic is one batched computation. On a CPU, which has nothing to gain from wide launches, its members
-        run one after the other instead, so that activations stay in the cache: up to 1.4 times as fast
-        (`benchmarks/updates.py`), and the same numbers up to rounding.
+        run one after the other instead, so that activations stay in the cache (`benchmarks/updates.py`), with the same
+        numbers up to rounding.
 
         Shapes: features (B, F); action (B, A) -> (E, B, Z), or (B, N, A), N actions in each state, -> (E, B, N, Z);
         heads (K,) of indices, may repeat, gives K in place of E.
@@ -73,13 +73,14 @@ class Ensemble(nn.Module):
         if features.shape[1:] != (self.features,) or action.ndim not in (2, 3) or len(action) != len(features):
             found = f"{tuple(features.shape)} and {tuple(action.shape)}"
             raise ValueError(f"features and action are {found}: expected (B, {self.features}) and (B, A) or (B, N, A)")
-        parameters = [*self.weights, *self.biases, *self.norm_scales, *self.norm_offsets]
-        if heads is not None:
-            parameters = [each.index_select(0, heads) for each in parameters]
-        if features.device.type == "cpu":
-            members = zip(*(each.unbind(0) for each in parameters), strict=True)
-            return torch.stack([self.network(features, action, list(each), dropout_generator) for each in members])
-        return self.network(features, action, parameters, dropout_generator)
+        layers = self.layers if heads is None else self.layers.chosen(heads)
+        count = len(layers.biases[0])
+        rows = math.prod(action.shape[:-1])
+        if features.device.type != "cpu" or torch.compiler.is_compiling():
+            keep = self._keep(rows, dropout_generator, count)
+            return differentiable(features, action, layers, keep)
+        each = [self._keep(rows, dropout_generator) for _ in range(count)]
+        return on_cpu(features, action, layers, each, stacked=True)
 
     @torch.no_grad()
     def mean(self, features: Tensor, action: Tensor) -> Tensor:
@@ -87,51 +88,17 @@ class Ensemble(nn.Module):
         q: Tensor = self(features, action)  # (E, B)
         return q.mean(dim=0)
 
-    def network(
-        self,
-        features: Tensor,
-        action: Tensor,
-        parameters: list[Tensor],
-        dropout_generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Outputs of one critic from its parameters, or of all from the stacked ones: (E, ...) before each shape below.
+    def apart(self, features: Tensor, action: Tensor) -> Tensor:
+        """As `raw`, but each critic has a graph of its own: for terms in their slopes along actions."""
+        return one_by_one(features, action, self.layers, [None] * self.count)
 
-        Shapes: (B, F), (B, A) or (B, N, A) -> (B, Z) or (B, N, Z).
-        """
-        layers = len(self.weights)
-        weights, biases = parameters[:layers], parameters[layers : 2 * layers]
-        scales, offsets = parameters[2 * layers : 3 * layers - 1], parameters[3 * layers - 1 :]
-        if action.ndim == 2:
-            x = linear(torch.cat([features, action], dim=1), weights[0], biases[0])  # (B, H)
-        else:
-            state = linear(features, weights[0][..., : self.features], biases[0])  # (B, H), once for all N
-            x = torch.matmul(action.flatten(0, 1), weights[0][..., self.features :].mT)  # (B * N, H)
-            x = (x.unflatten(-2, action.shape[:2]) + state.unsqueeze(-2)).flatten(-3, -2)
-        for index in range(1, layers):
-            if self.dropout > 0 and dropout_generator is not None:
-                draw = torch.rand(x.shape, generator=dropout_generator, device=x.device)
-                x = x * (draw >= self.dropout) / (1 - self.dropout)
-            if scales:
-                x = layer_norm(x, scales[index - 1], offsets[index - 1])
-            x = linear(F.relu(x, inplace=True), weights[index], biases[index])
-        outputs: Tensor = x.unflatten(-2, action.shape[:-1])
-        return outputs
+    @property
+    def layers(self) -> Layers:
+        """The stacked parameters."""
+        return Layers([*self.weights], [*self.biases], [*self.norm_scales], [*self.norm_offsets])
 
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x weight^T + bias, of one layer or of a stack of E.
-
-    Shapes: x (M, in), weight (out, in), bias (out,) -> (M, out); stacked: x (E, M, in) or (M, in), weight (E, out, in),
-    bias (E, out) -> (E, M, out).
-    """
-    if weight.ndim == 2:
-        return F.linear(x, weight, bias)
-    return torch.baddbmm(bias.unsqueeze(1), x.expand(len(weight), *x.shape[-2:]), weight.mT)
-
-
-def layer_norm(x: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
-    """LayerNorm of the last axis, of one layer or of a stack. Shapes: x (M, H) or (E, M, H), others (H,) or (E, H)."""
-    if scale.ndim == 1:
-        return F.layer_norm(x, scale.shape, scale, offset, LAYER_NORM_EPSILON)
-    normalized = F.layer_norm(x, x.shape[-1:], eps=LAYER_NORM_EPSILON)
-    return torch.addcmul(offset.unsqueeze(1), normalized, scale.unsqueeze(1))
+    def _keep(self, rows: int, generator: torch.Generator | None, stack: int = 0) -> Keep:
+        if self.dropout == 0 or generator is None:
+            return None
+        widths = [weight.shape[1] for weight in self.weights[:-1]]
+        return draw_keep(rows, widths, self.dropout, generator, stack)

@@ -4,12 +4,9 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from robot_rl.networks.initialize import Initialization, places
-
-LAYER_NORM_EPSILON = 1e-6
-"""Flax's, in whose code the reference results were made."""
+from robot_rl.networks.layers import LAYER_NORM_EPSILON, Keep, Layers, differentiable, draw_keep, on_cpu
 
 
 class MLP(nn.Module):
@@ -38,13 +35,12 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor, dropout_generator: torch.Generator | None = None) -> Tensor:
         """Shapes: (B, inputs) -> (B, outputs). Units are dropped only where a generator is given."""
-        for index, layer in enumerate(self.layers[:-1]):
-            x = layer(x)
-            if self.dropout > 0 and dropout_generator is not None:
-                draw = torch.rand(x.shape, generator=dropout_generator, device=x.device)
-                x = x * (draw >= self.dropout) / (1 - self.dropout)
-            if len(self.norms):
-                x = self.norms[index](x)
-            x = F.relu(x, inplace=not self.dropout)
-        output: Tensor = self.layers[-1](x)
-        return output
+        keep: Keep = None
+        if self.dropout > 0 and dropout_generator is not None:
+            widths = [layer.out_features for layer in self.layers[:-1]]
+            keep = draw_keep(len(x), widths, self.dropout, dropout_generator)
+        weights, biases = [layer.weight for layer in self.layers], [layer.bias for layer in self.layers]
+        layers = Layers(weights, biases, [norm.weight for norm in self.norms], [norm.bias for norm in self.norms])
+        if x.device.type != "cpu" or torch.compiler.is_compiling():
+            return differentiable(x, None, layers, keep)
+        return on_cpu(x, None, layers, [keep], stacked=False)

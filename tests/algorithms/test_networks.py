@@ -12,6 +12,7 @@ from robot_rl.networks.actor import GaussianActor
 from robot_rl.networks.encoder import FlatEncoder
 from robot_rl.networks.ensemble import Ensemble
 from robot_rl.networks.initialize import Initialization
+from robot_rl.networks.layers import differentiable
 from robot_rl.networks.mlp import MLP
 from robot_rl.networks.optimize import adam, descend, held, step_with_zero_gradient
 from robot_rl.networks.scalar import Scalar
@@ -76,7 +77,7 @@ def test_trap_17_stacked_and_single_computation_agree_in_values_and_gradients(se
     action = torch.randn(*((7, 4, A) if several else (7, A)), generator=generator(1), requires_grad=True)
     stacked = [*critic.weights, *critic.biases, *critic.norm_scales, *critic.norm_offsets]
     results = []
-    for q in (critic(features, action), critic.network(features, action, stacked)[..., 0]):
+    for q in (critic(features, action), differentiable(features, action, critic.layers, None)[..., 0]):
         assert q.shape == (3, 7, 4) if several else (3, 7)
         weight = torch.linspace(-1, 1, q.numel()).view_as(q)
         results.append([q, *torch.autograd.grad((q * weight).sum(), [action, *stacked])])
