@@ -49,7 +49,9 @@ class BenchmarkTaskConfig:
     settings: dict[str, list[str]] = field(default_factory=dict)  # and of those of one algorithm
     random: float = MISSING  # score of uniform actions: 0 of the normalised score; `only=anchors` measures it
     reference: float = MISSING  # score that is 1 of the normalised one
-    reference_policy: str = MISSING  # whose score that is: expert, or a name of the suite's `policies`
+    reference_policy: str | None = None
+    """Whose score that is: `expert`, or a name of the suite's `policies`; None: it is not measured, such as a success
+    rate of 1, or a published number."""
 
 
 @dataclass(kw_only=True)
@@ -72,6 +74,7 @@ class SuiteConfig:
     online_steps: int = 5000  # environment steps in all, with those of the warm-up
     evaluate_at: list[int] = field(default_factory=list)  # environment steps since the switch; the last is always there
     batch_size: int = 256
+    hidden: list[int] = field(default_factory=lambda: [256, 256])  # what ${suite.hidden} in the words below stands for
     updates_per_step: float = 1.0  # online
     train: list[str] = field(default_factory=list)  # further words of every run
     policies: dict[str, list[str]] = field(default_factory=dict)
@@ -93,7 +96,8 @@ class SuiteConfig:
                 if algorithm not in self.algorithms:
                     place = f"suite.tasks.{name}.settings.{algorithm}"
                     raise InputError(f"{place}: {nearest(algorithm, self.algorithms)}")
-            self._check_policy(task.reference_policy, f"suite.tasks.{name}.reference_policy")
+            if task.reference_policy is not None:
+                self._check_policy(task.reference_policy, f"suite.tasks.{name}.reference_policy")
             if task.reference <= task.random:
                 raise InputError(
                     f"suite.tasks.{name}: reference={task.reference} must be above random={task.random}; "

@@ -41,7 +41,7 @@ def _work(plan: Plan, console: Console) -> int:
     if only == "anchors":
         scores, failed = measure_anchors(plan, jobs_of)
         for task, anchor in scores.items():
-            console.print(f"{task}: random: {anchor['random']:.4g}, reference: {anchor['reference']:.4g}")
+            console.print(f"{task}: {', '.join(f'{kind}: {score:.4g}' for kind, score in anchor.items())}")
         return _report_failures(failed, console)
     runs = [] if only == "data" else [planned for planned in plan.runs if not _is_done(planned)]
     if runs or only == "data":

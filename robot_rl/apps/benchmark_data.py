@@ -93,13 +93,16 @@ def is_finished(folder: Path) -> bool:
 
 def measure_anchors(plan: Plan, run: Run) -> tuple[dict[str, dict[str, float]], list[str]]:
     """Score of the random and of the reference policy in each chosen task, and what failed."""
-    failed = train_policies(plan, [plan.suite.tasks[task].reference_policy for task in plan.tasks], run)
+    policies = {task: plan.suite.tasks[task].reference_policy for task in plan.tasks}
+    failed = train_policies(plan, [policy for policy in policies.values() if policy is not None], run)
     if failed:
         return {}, failed
     jobs, places = [], {}
     for task in plan.tasks:
         chosen = plan.suite.tasks[task]
-        for kind, policy in (("random", "random"), ("reference", chosen.reference_policy)):
+        for kind, policy in (("random", "random"), ("reference", policies[task])):
+            if policy is None:
+                continue
             folder = plan.folder / "anchors" / plan.suite.name / task / kind
             words = [
                 *policy_words(plan, policy, chosen.environment),
