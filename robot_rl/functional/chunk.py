@@ -33,4 +33,5 @@ def recorded(error: Tensor, valid: Tensor | None) -> Tensor:
     """0 in place of the errors of steps that were not recorded. Shapes: (B, H * A), (B, H) -> (B, H * A)."""
     if valid is None:
         return error
-    return (error.unflatten(1, (valid.shape[1], -1)) * valid.unsqueeze(2)).flatten(1)
+    masked: Tensor = error.unflatten(1, (valid.shape[1], -1)) * valid.unsqueeze(2)
+    return masked.flatten(1)
