@@ -54,6 +54,40 @@ def test_training_that_diverges_stops_and_names_the_metric_the_phase_and_the_ste
         run_phases(run)
 
 
+def test_a_divergence_names_the_number_in_the_data_that_may_have_done_it(build, tmp_path) -> None:
+    run = build(tmp_path, {"offline": PhaseConfig(steps=100, batch_size=64)})
+    run.sources["offline"].reward[21 + 3] = 1e30  # episodes of 20 steps take 21 rows
+    found = r"a number that may be wrong: reward of 'offline' is 1e\+30 in its episode 1, step 3, \S+ times"
+    with pytest.raises(InputError, match=r"training diverged: .*" + found):
+        run_phases(run)
+
+
+class Failing(OneJointEnvironment):
+    """Its sensor gives NaN from the fourth step on."""
+
+    def step(self, action):
+        step = super().step(action)
+        return step if self._steps < 4 else replace(step, observation={"state": np.array((np.nan, 0.0), np.float32)})
+
+
+def test_a_step_that_is_no_number_stops_the_run_by_episode_and_step(build, tmp_path) -> None:
+    run = build(tmp_path, {"online": PhaseConfig(interact="policy", steps=10, batch_size=8, shares={"online": 1.0})})
+    run.environment = Failing()
+    message = r"training episode 0, step 3: observation 'state' is nan at \[0\] .* a sensor failed"
+    with pytest.raises(InputError, match=message):
+        run_phases(run)
+
+
+def test_an_observation_that_is_no_number_is_not_answered_with_an_action(build, tmp_path) -> None:
+    run = build(tmp_path, {"offline": PhaseConfig(steps=2, batch_size=4)})
+    with pytest.raises(InputError, match=r"observation 'state' of the environment is nan at \[1\]"):
+        run.policy.act({"state": np.array((0.0, np.nan), np.float32)})
+    with torch.no_grad():
+        next(run.agent.actor.parameters()).fill_(torch.nan)
+    with pytest.raises(InputError, match="its training has diverged"):
+        run.policy.act({"state": np.zeros(2, np.float32)})
+
+
 def test_what_has_diverged_is_never_saved(build, tmp_path) -> None:
     run = build(tmp_path, {"offline": PhaseConfig(steps=100, batch_size=8)}, every_s=0.0)
     run.sources["offline"].reward += 1e30
