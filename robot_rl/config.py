@@ -199,6 +199,21 @@ class EvaluationConfig:
 
 
 @dataclass(kw_only=True)
+class ExecutionConfig:
+    """How updates are run. The learning is the same; numbers differ by rounding."""
+
+    mode: str = "eager"
+    """`eager`, operation by operation; `compiled`, all of an update as one program, after tens of seconds of compiling;
+    `graphed`, as CUDA graphs, whose replay data lies on the device; `compiled_graphed`, both."""
+    updates_per_replay: int = 10
+    """Updates in one CUDA graph, in phases without interaction; log_every should be a multiple of it."""
+
+    def __post_init__(self) -> None:
+        require_choice(self.mode, ("eager", "compiled", "graphed", "compiled_graphed"), "execution.mode")
+        require_range(self.updates_per_replay, 1, 1000, "execution.updates_per_replay")
+
+
+@dataclass(kw_only=True)
 class TrainConfig:
     """`robot-rl train`: a run is a list of phases over data sets and an environment."""
 
@@ -208,6 +223,7 @@ class TrainConfig:
     resume: bool = False
     device: str = "cpu"
     threads: int = 1  # torch threads; two are slower than one for networks of this size on a busy machine
+    execution: ExecutionConfig = field(default_factory=ExecutionConfig)
     environment: Any = None  # where it acts and is evaluated; None trains from data alone
     datasets: dict[str, DatasetConfig] = field(default_factory=dict)
     algorithm: Any = MISSING

@@ -34,6 +34,7 @@ from robot_rl.config import TrainConfig
 from robot_rl.environment import Environment
 from robot_rl.errors import InputError
 from robot_rl.loops.evaluate import EpisodeResult
+from robot_rl.loops.execution import require_cuda
 from robot_rl.loops.phases import run_phases
 from robot_rl.loops.rollout import AgentPolicy, Film
 from robot_rl.loops.run import Evaluator, Run
@@ -59,7 +60,7 @@ def run(config: TrainConfig, words: Sequence[str] | None = None) -> int:
     console = Console(stderr=True)
     check(config)
     torch.set_num_threads(config.threads)
-    device_of(config.device)
+    require_cuda(config.execution, device_of(config.device))
     folder = Path(config.output).expanduser()
     with lock(folder), contextlib.ExitStack() as stack:
         config_json = config_to_json(config)
@@ -223,6 +224,7 @@ def _assemble(
         checkpoint_every_s=config.checkpoint_every_s,
         log_every=config.log_every,
         prefetch_workers=workers,
+        execution=config.execution,
     )
     if found is None:
         # Last, because these two make the folder a run: what was refused above leaves none behind.

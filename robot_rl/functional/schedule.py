@@ -22,7 +22,7 @@ class CountLog:
     """
 
     device: torch.device
-    numbers: list[tuple[Callable[..., float], int, tuple[Any, ...]]] = field(default_factory=list)
+    numbers: list[tuple[Callable[..., Any], int, tuple[Any, ...]]] = field(default_factory=list)
     """Function, offset of the count from that at the beginning, further arguments."""
     tensors: list[Tensor] = field(default_factory=list)  # of the numbers, each ()
     turns: dict[tuple[int, int], bool] = field(default_factory=dict)  # (offset, every) -> whether it was due
@@ -32,8 +32,8 @@ class CountLog:
         """Begin again with the first number."""
         self._next = 0
 
-    def number(self, function: Callable[..., float], count: int, offset: int, arguments: tuple[Any, ...]) -> Tensor:
-        """The tensor that stands for function(count, *arguments)."""
+    def number(self, function: Callable[..., Any], count: int, offset: int, arguments: tuple[Any, ...]) -> Tensor:
+        """The tensor that stands for function(count, *arguments), a scheduled one."""
         if self._next == len(self.numbers):
             self.numbers.append((function, offset, arguments))
             self.tensors.append(torch.tensor(function(count, *arguments), device=self.device))
@@ -43,13 +43,16 @@ class CountLog:
         return self.tensors[self._next - 1]
 
     def refill(self, count: int) -> None:
-        """Give the tensors the values that belong to an update which begins at `count`."""
+        """Give the tensors the values that belong to an update which begins at `count`.
+
+        Where that is itself being recorded, as for a compiled update in a CUDA graph, they come from its tensors.
+        """
         for tensor, (function, offset, arguments) in zip(self.tensors, self.numbers, strict=True):
             tensor.fill_(function(count + offset, *arguments))
 
     def fits(self, count: int) -> bool:
         """Whether all turns are at `count` as they were recorded."""
-        return all(((count + offset) % every == 0) == due for (offset, every), due in self.turns.items())
+        return all(is_due(count + offset, every) == due for (offset, every), due in self.turns.items())
 
 
 class RecordedCount(int):
@@ -61,7 +64,7 @@ class RecordedCount(int):
     @classmethod
     def begin(cls, count: int, log: CountLog, offset: int = 0) -> "RecordedCount":
         """The count at the beginning of what is recorded, or `offset` updates later, when it is `count`."""
-        recorded = cls(count)
+        recorded = cls(count.value if isinstance(count, RecordedCount) else count)
         recorded.log, recorded.offset = log, offset
         return recorded
 
@@ -94,7 +97,7 @@ def scheduled(function: Callable[..., float]) -> Callable[..., Any]:
     @wraps(function)
     def ask(updates: int, *arguments: Any) -> float | Tensor:
         if isinstance(updates, RecordedCount):
-            return updates.log.number(function, updates.value, updates.offset, arguments)
+            return updates.log.number(ask, updates.value, updates.offset, arguments)
         return function(updates, *arguments)
 
     return ask

@@ -3,8 +3,9 @@
 import torch
 
 from robot_rl.config import PhaseConfig
+from robot_rl.loops.execution import learner
 from robot_rl.loops.run import Run
-from robot_rl.replay.mixture import counts, sample_mixture
+from robot_rl.replay.mixture import counts, draw_mixture
 from robot_rl.types import Metrics
 
 
@@ -19,6 +20,7 @@ def run_online(run: Run, phase: PhaseConfig) -> bool:
     environment, progress, replay = run.environment, run.progress, run.sources["online"]
     repeats = max(1, round(phase.updates_per_step))
     every = round(1 / phase.updates_per_step) if 0 < phase.updates_per_step < 1 else 1
+    learning = learner(run.agent, run.sources, run.execution)
     metrics: Metrics = {}
 
     while progress.phase_step < phase.steps:
@@ -48,8 +50,8 @@ def run_online(run: Run, phase: PhaseConfig) -> bool:
                 rows = counts(phase.shares, sizes, progress.phase_step, phase.batch_size)
                 # A source that is still empty (no finished episode yet) is waited for, not replaced by another.
                 if all(sizes[name] > 0 for name, count in rows.items() if count):
-                    batch = sample_mixture(run.sources, rows, repeats, run.generator)
-                    metrics = run.agent.update(batch, critic_updates=repeats)
+                    drawn = draw_mixture(run.sources, rows, repeats, run.generator)
+                    metrics = learning.learn([drawn], critic_updates=repeats)
                     progress.updates += repeats
             run.after_step(phase, metrics)
         replay.cut()

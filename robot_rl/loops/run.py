@@ -15,7 +15,7 @@ from robot_rl import checkpoint
 from robot_rl.algorithms import with_overrides
 from robot_rl.algorithms.agent import Agent
 from robot_rl.clock import Clock
-from robot_rl.config import PhaseConfig
+from robot_rl.config import ExecutionConfig, PhaseConfig
 from robot_rl.environment import Environment
 from robot_rl.errors import InputError
 from robot_rl.loops.evaluate import EpisodeResult, evaluate
@@ -92,6 +92,7 @@ class Run:
     checkpoint_every_s: float
     log_every: int
     prefetch_workers: int = 0  # threads that gather batches ahead, in phases without interaction
+    execution: ExecutionConfig = field(default_factory=ExecutionConfig)  # of the updates
     progress: Progress = field(default_factory=Progress)
     saved: int = 0  # checkpoints written so far
     _saved_ns: int = 0
@@ -122,6 +123,15 @@ class Run:
         self._tick_steps, self._tick_updates = self.progress.environment_steps, self.progress.updates
 
     # Called by the loops ----------------------------------------------------------------------------------------------
+
+    def next_stop(self, phase: PhaseConfig, updates: int) -> int:
+        """The step up to which `updates` at a time may go on without anything being due in between.
+
+        It follows from the present step alone, so that an interrupted run goes on in the same pieces.
+        """
+        step = self.progress.phase_step
+        stops = [(step // every + 1) * every for every in (updates, self.log_every, phase.evaluate_every) if every > 0]
+        return min(*stops, *(at for at in phase.evaluate_at if at > step), phase.steps)
 
     def after_step(self, phase: PhaseConfig, metrics: Metrics) -> None:
         """Count, log and evaluate what is due after a step of the phase; `metrics` of its last update."""
