@@ -209,6 +209,21 @@ def test_recorded_actions_outside_the_bounds_are_refused_unless_clipping_is_aske
     assert train.run(compose("train", [clipped if "datasets" in word else word for word in words])) == 0
 
 
+def test_an_episode_with_a_reward_that_is_no_number_is_refused_by_name(store, tmp_path) -> None:
+    import zarr
+
+    spoiled = tmp_path / "spoiled.zarr"
+    shutil.copytree(store, spoiled)
+    ends = zarr.open_array(spoiled / "meta" / "episode_ends")[:]
+    rewards = zarr.open_array(spoiled / "steps" / "reward")
+    rewards[int(ends[1]) + 3] = float("nan")  # each episode has one row more than steps; this is step 3 of the third
+    message = r"data set offline \(\S+spoiled\.zarr\), episode 2: reward is nan at \[3\] .*inspect STORE --fix"
+    for weighting in ("uniform", "return"):
+        words = [f"+datasets.offline={{path:{spoiled},weighting:{weighting}}}"]
+        with pytest.raises(InputError, match=message):
+            train.run(compose("train", [*PENDULUM, *SMALL, *words, f"output={tmp_path}/run", *phases()]))
+
+
 def test_training_from_data_alone_needs_no_environment(store, tmp_path) -> None:
     words = [word for word in overrides(store, tmp_path / "run") if "environment" not in word and "online" not in word]
     assert train.run(compose("train", words)) == 0
