@@ -15,6 +15,7 @@ from robot_rl.networks.initialize import Initialization
 from robot_rl.networks.layers import differentiable
 from robot_rl.networks.mlp import MLP
 from robot_rl.networks.optimize import adam, descend, held, step_with_zero_gradient
+from robot_rl.networks.parameters import parameters_of
 from robot_rl.networks.scalar import Scalar
 from robot_rl.spec import ArraySpec, Spec
 from robot_rl.types import Batch
@@ -275,3 +276,45 @@ def test_gradients_are_clipped_to_a_norm() -> None:
     descend(adam(layer, 0.0), 30 * layer.weight[0, 0] + 40 * layer.weight[0, 1], learning_rate=0.0, gradient_clip=1.0)
     assert layer.weight.grad is not None
     torch.testing.assert_close(layer.weight.grad, torch.tensor([[0.6, 0.8]]))
+
+
+@pytest.mark.parametrize("clip", [None, 0.1])
+def test_a_step_without_bookkeeping_is_that_of_pytorch(clip: float | None) -> None:
+    """Also after a checkpoint, whose layout is PyTorch's."""
+    ours, theirs = (
+        MLP(3, [4], 2, layer_norm=True, initialization=Initialization(), generator=generator()) for _ in "ab"
+    )
+    quick, plain = adam(ours, 1e-2), torch.optim.Adam(theirs.parameters(), lr=1e-2, fused=True)
+    for number in range(6):
+        x = torch.randn(5, 3, generator=generator(number))
+        descend(quick, ours(x).square().mean(), learning_rate=1e-2 / (number + 1), gradient_clip=clip)
+        plain.param_groups[0]["lr"] = 1e-2 / (number + 1)
+        plain.zero_grad()
+        theirs(x).square().mean().backward()
+        if clip is not None:
+            nn.utils.clip_grad_norm_(theirs.parameters(), clip)
+        plain.step()
+        if number == 3:
+            state = quick.state_dict()
+            assert state["param_groups"][0].keys() == plain.state_dict()["param_groups"][0].keys()
+            quick = adam(ours, 1.0)
+            quick.load_state_dict(state)
+        for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+            assert torch.equal(one, other)
+    for index, entry in plain.state_dict()["state"].items():
+        for name, value in entry.items():
+            assert torch.equal(quick.state_dict()["state"][index][name], value)
+
+
+def test_a_parameter_without_a_gradient_stays() -> None:
+    layer = nn.Linear(2, 1)
+    before, optimizer = layer.bias.detach().clone(), adam(layer, 1.0)
+    for _ in range(2):
+        descend(optimizer, layer.weight.sum(), learning_rate=1.0, gradient_clip=None)
+    assert torch.equal(layer.bias, before)
+    assert list(optimizer.state) == [layer.weight]
+
+
+def test_parameters_are_those_of_pytorch_in_its_order() -> None:
+    for module in (ensemble(), actor("affine"), nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1, bias=False))):
+        assert [id(each) for each in parameters_of(module)] == [id(each) for each in module.parameters()]
