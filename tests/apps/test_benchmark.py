@@ -187,7 +187,7 @@ def test_it_stops_on_ctrl_c_or_when_it_is_killed_and_then_goes_on(finished, conf
         return metrics.read_text().count(f'"event": "{kind}"') if metrics.exists() else 0
 
     def wait_for(kind: str, count: int) -> None:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 300
         while events(kind) < count:
             assert time.monotonic() < deadline, f"no {kind} in {metrics}"
             time.sleep(0.05)
@@ -197,7 +197,7 @@ def test_it_stops_on_ctrl_c_or_when_it_is_killed_and_then_goes_on(finished, conf
         process = subprocess.Popen([sys.executable, "-m", "robot_rl", *words], stderr=subprocess.PIPE, text=True)
         wait_for("train", before + 1)
         process.send_signal(number)
-        _, told = process.communicate(timeout=60)
+        _, told = process.communicate(timeout=300)
         # the run itself is a process of its own: it notices, saves and ends
         wait_for("interrupt", 1 if number == signal.SIGINT else 2)
         if number == signal.SIGINT:
@@ -265,13 +265,13 @@ def test_a_job_ends_when_whoever_asked_for_it_is_gone(tmp_path) -> None:
     )
     assert process.stdin is not None
     process.stdin.close()
-    assert process.wait(60) != 0
+    assert process.wait(300) != 0
 
 
 def test_a_replay_buffer_gives_back_the_episodes_that_went_in() -> None:
     environment = OneJointEnvironment()
     scale = ActionScale.from_spec(environment.spec.action)
-    episodes = [run_episode(environment, OneJointExpert(environment.spec), seed=seed) for seed in range(4)]
+    episodes = [run_episode(environment, OneJointExpert(), seed=seed) for seed in range(4)]
     rows = sum(len(episode) + 1 for episode in episodes)
 
     def buffer(capacity: int) -> ReplayBuffer:
@@ -296,7 +296,7 @@ def test_an_episode_that_runs_is_no_episode_of_the_replay_buffer() -> None:
     environment = OneJointEnvironment()
     scale = ActionScale.from_spec(environment.spec.action)
     made = ReplayBuffer(environment.spec, capacity=100, scale=scale, reward=RewardTransform(), discount=0.9)
-    made.append(run_episode(environment, OneJointExpert(environment.spec), seed=0))
+    made.append(run_episode(environment, OneJointExpert(), seed=0))
     step = environment.reset(seed=1)
     made.begin(step.observation)
     made.add(environment.step(np.zeros(environment.spec.action.shape)))
