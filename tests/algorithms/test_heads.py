@@ -16,6 +16,8 @@ from torch import Tensor
 
 from robot_rl.algorithms import (
     AlgorithmConfig,
+    AWACConfig,
+    FQLConfig,
     IQLConfig,
     RORLConfig,
     SACConfig,
@@ -130,14 +132,25 @@ def returns_of(kind: str, next_raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def expected_errors(
-    kind: str, raw: np.ndarray, next_raw: np.ndarray, reward: np.ndarray, discount: np.ndarray, bonus: np.ndarray
+    kind: str,
+    raw: np.ndarray,
+    next_raw: np.ndarray,
+    reward: np.ndarray,
+    discount: np.ndarray,
+    bonus: np.ndarray,
+    reduction: str = "min",
 ) -> np.ndarray:
-    """Mean error of each critic against r + discount * (Z' + bonus), Z' of the critic of least mean: (E,)."""
+    """Mean error of each critic against r + discount * (Z' + bonus), with Z' of the critic of least mean, the mean of
+    all critics, or of each critic's own target. Shapes: (E, B, Z) twice, (B,)... -> (E,)."""
     least, losses = q_of(kind, next_raw).argmin(0), np.zeros(raw.shape[:2])
-    for row in range(raw.shape[1]):
-        atoms, probability = returns_of(kind, next_raw[least[row], row])
+    for critic, row in np.ndindex(losses.shape):
+        each = [returns_of(kind, member[row]) for member in next_raw]
+        if reduction == "mean":
+            atoms, probability = np.mean([a for a, _ in each], 0), np.mean([p for _, p in each], 0)
+        else:
+            atoms, probability = each[least[row] if reduction == "min" else critic]
         atoms = reward[row] + discount[row] * (atoms + bonus[row])
-        losses[:, row] = [error_of(kind, each[row], atoms, probability) for each in raw]
+        losses[critic, row] = error_of(kind, raw[critic, row], atoms, probability)
     return losses.mean(1)
 
 
@@ -433,6 +446,37 @@ def test_iql_takes_its_target_for_one_return(kind: str) -> None:
 
 
 SMALL: dict[str, Any] = {"actor_hidden": [8], "critic_hidden": [8]}
+
+
+@pytest.mark.parametrize("kind", list(HEADS))
+@pytest.mark.parametrize(
+    ("config", "reduction"),
+    [
+        (AWACConfig(**SMALL), "min"),
+        (FQLConfig(**SMALL), "mean"),
+        (FQLConfig(**SMALL, target_reduction="min"), "min"),
+        (RORLConfig(**SMALL, critic_count=3, backup_entropy=False), "min"),
+        (RORLConfig(**SMALL, critic_count=3, backup_entropy=False, target_critics="own"), "own"),
+        (SACConfig(**SMALL, critic_reduction="sum", backup_entropy=False, conservative_weight=1.0), "min"),
+        (SACConfig(**SMALL, critic_count=3, backup_entropy=False, target_reduction="mean"), "mean"),
+    ],
+    ids=["awac", "fql", "fql_min", "sac_n", "ro2o", "cql", "sac_mean"],
+)
+def test_critics_learn_from_the_reduced_distribution(
+    config: Any, reduction: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent, rows = wide(create(replace(config, critic_head=CONFIGS[kind]), SPEC, Seeds(0), CPU, None)), batch()
+    with torch.no_grad():
+        raw = agent.critic.raw(rows.observation["state"], rows.action)
+    seen, judge = [], agent.target_critic.raw
+    monkeypatch.setattr(agent.target_critic, "raw", lambda *inputs: seen.append(judge(*inputs)) or seen[-1])
+    loss = agent.update(rows)["critic/td_loss"]
+    raw, next_raw, reward, discount = arrays(raw, seen[0].view(raw.shape), rows.reward, rows.discount)
+    errors = expected_errors(kind, raw, next_raw, reward, discount, np.zeros(24), reduction)
+    averages = isinstance(config, FQLConfig) or getattr(config, "critic_reduction", "sum") == "mean"
+    close(loss, errors.mean() if averages else errors.sum())
+
+
 FURTHER: dict[str, AlgorithmConfig] = {
     "edac": RORLConfig(**SMALL, critic_count=3, diversity_weight=1.0, smoothness_weight=0.1, perturbations=3),
     "enoto": SACConfig(**SMALL, critic_count=4, target_reduction="weighted_min_pair", disagreement_temperature=9.0),
