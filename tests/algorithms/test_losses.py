@@ -136,6 +136,17 @@ def test_next_state_value_takes_the_best_action_of_the_worst_critic() -> None:
     close(entropy.soft_value(q, log_prob, torch.tensor(1.0), reduction="min", backup_entropy=True), [6.0])
 
 
+def test_next_state_value_of_the_best_action_of_each_critic() -> None:
+    # critic 0 is best at action 1, with 9; critic 1 at action 0, with 8: the minimum of their best is 8, that of one
+    # action at most 2
+    q, log_prob = torch.tensor([[[1.0, 9.0]], [[8.0, 2.0]]]), torch.tensor([[-1.0, -4.0]])
+    close(
+        entropy.soft_value(q, log_prob, torch.tensor(1.0), reduction="min", backup_entropy=False, best_of="each"), [8]
+    )
+    with pytest.raises(ValueError, match="no one entropy"):
+        entropy.soft_value(q, log_prob, torch.tensor(1.0), reduction="min", backup_entropy=True, best_of="each")
+
+
 def test_actor_loss_by_either_reduction() -> None:
     # row 0: Q 1, 3; row 1: Q 4, 0. Log probs -1, 2, temperature 0.5: -0.5, 1.
     # min: mean(-0.5 - 1, 1 - 0) = -0.25.  mean: mean(-0.5 - 2, 1 - 2) = -1.75
@@ -152,6 +163,17 @@ def test_temperature_falls_while_entropy_exceeds_its_target() -> None:
     close(loss.detach(), 0.7)
     assert temperature.grad is not None
     close(temperature.grad, 3.5)
+
+
+def test_the_logarithm_of_the_temperature_is_a_factor_of_constant_slope() -> None:
+    # log 0.2 * 3.5 = -5.633033; its slope by the logarithm is 3.5 at any temperature, 0.7 by the temperature itself
+    for factor, loss, slope in (("logarithm", -5.6330328, 3.5), ("temperature", 0.7, 0.7)):
+        logarithm = torch.tensor(math.log(0.2), requires_grad=True)
+        found = entropy.temperature_loss(logarithm.exp(), torch.tensor([-1.0, -2.0]), -2.0, factor=factor)
+        found.backward()
+        close(found.detach(), loss)
+        assert logarithm.grad is not None
+        close(logarithm.grad, slope)
 
 
 @settings(deadline=None)  # on a busy machine

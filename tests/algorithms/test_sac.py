@@ -333,6 +333,29 @@ def test_the_tuned_weight_starts_as_in_the_code_it_follows(
     assert (weight * learner.lagrange()).item() == pytest.approx(start, rel=1e-5)
 
 
+def test_the_actor_sees_critics_before_or_after_their_step(spec: Spec, make_batch: MakeBatch) -> None:
+    batch = make_batch(8)
+    losses = {
+        (seen, rate): agent(spec, actor_critics=seen, critic_learning_rate=rate).update(batch)["actor/loss"]
+        for seen in ("previous", "updated")
+        for rate in (0.0, 1e-2)
+    }
+    assert losses["previous", 1e-2] == losses["previous", 0.0] == losses["updated", 0.0]
+    assert losses["updated", 1e-2] != losses["updated", 0.0]
+
+
+def test_without_the_value_the_actor_clones_and_keeps_its_entropy(spec: Spec, make_batch: MakeBatch) -> None:
+    """The beginning of CQL's own code: temperature * log pi(a'|s) - log pi(a|s), whatever the critics say."""
+    cloning = {"actor_behaviour_cloning_weight": 1.0, "actor_behaviour_cloning_loss": "likelihood"}
+    learners = [agent(spec, actor_value_weight=0.0, critic_learning_rate=rate, **cloning) for rate in (0.0, 1e-2)]
+    first, second = (
+        torch.cat([each.detach().flatten() for each in learner.actor.parameters()])
+        for learner in learners
+        if learner.update(make_batch(8))
+    )
+    assert torch.equal(first, second)
+
+
 def test_exploring_takes_the_candidate_that_critics_hope_most_of(spec: Spec, make_batch: MakeBatch) -> None:
     config = SACConfig(
         actor_hidden=[16], critic_hidden=[16], critic_count=4, exploration_candidates=8, exploration_bonus=2.0
