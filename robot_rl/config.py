@@ -14,7 +14,15 @@ from omegaconf import MISSING
 from robot_rl.algorithms import ALGORITHM_CONFIGS
 from robot_rl.benchmark_config import BenchmarkConfig
 from robot_rl.checks import require_choice, require_minimum, require_range, require_success_reward
-from robot_rl.data_config import AdviseConfig, EditConfig, ExportConfig, IngestConfig, InspectConfig, ViewConfig
+from robot_rl.data_config import (
+    AdviseConfig,
+    CorruptionConfig,
+    EditConfig,
+    ExportConfig,
+    IngestConfig,
+    InspectConfig,
+    ViewConfig,
+)
 from robot_rl.errors import InputError
 
 
@@ -89,6 +97,7 @@ class DatasetConfig:
     """How often the transitions of an episode are drawn: `uniform`, by its `return`, or by its `advantage`, the return
     minus what is expected of its first observation (trajectory weighting, Hong et al., ICLR 2023)."""
     weighting_temperature: float = 0.1  # of what they are drawn by, scaled to [0, 1]: a small one prefers the best
+    corruption: CorruptionConfig = field(default_factory=CorruptionConfig)  # to see what a learner bears
 
     def __post_init__(self) -> None:
         require_choice(self.images, ("mapped", "memory"), "dataset images")

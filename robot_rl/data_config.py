@@ -41,6 +41,30 @@ class RewardRule:
 
 
 @dataclass(kw_only=True)
+class CorruptionConfig:
+    """A share of the transitions of a data set, made worse as it is read. The store is not changed."""
+
+    element: str = "none"
+    """What is changed: `observation`, `action`, `reward`, `dynamics` (the observation behind a step), or `none`."""
+    mode: str = "random"
+    """`random`: noise of up to `scale` deviations of a channel, rewards within 30 times `scale`; `adversarial`: the
+    change of that size that the critics of `attacker` like least, rewards times minus `scale`."""
+    rate: float = 0.3  # of the transitions
+    scale: float = 1.0  # in deviations of each channel over the data set
+    seed: int = 0  # which transitions, and their noise
+    attacker: str = ""  # folder of a run with algorithm=edac, sac_n or rorl, whose critics choose adversarial changes
+    attack_steps: int = 100
+
+    def __post_init__(self) -> None:
+        elements = ("none", "observation", "action", "reward", "dynamics")
+        require_choice(self.element, elements, "dataset corruption.element")
+        require_choice(self.mode, ("random", "adversarial"), "dataset corruption.mode")
+        require_range(self.rate, 0, 1, "dataset corruption.rate")
+        require_range(self.scale, 0, 1e6, "dataset corruption.scale")
+        require_range(self.attack_steps, 0, 100_000, "dataset corruption.attack_steps")
+
+
+@dataclass(kw_only=True)
 class ImageConfig:
     """How images are stored."""
 

@@ -25,6 +25,7 @@ from robot_rl.apps.build import (
 )
 from robot_rl.apps.build_environment import build_environment
 from robot_rl.apps.command import resume_command
+from robot_rl.apps.corruption import corrupted, require_single_transitions
 from robot_rl.apps.display import ConsoleDisplay
 from robot_rl.apps.report import write_report
 from robot_rl.apps.run_folder import find_checkpoint, lock, require_same_data, require_same_settings, write_facts
@@ -130,6 +131,7 @@ def _assemble(
             loaded[name] = load_data(name, dataset, first[1].spec, f"data set {first[0]}")
         else:
             loaded[name] = load_data(name, dataset, None, "")
+        loaded[name] = corrupted(name, dataset.corruption, loaded[name])
         facts = loaded[name].facts
         display.say(f"Data set {name}: {facts['episodes']} episodes, {facts['steps']} steps from {facts['path']}")
     spec: Spec = evaluation.spec if evaluation is not None else next(iter(loaded.values())).spec
@@ -154,6 +156,7 @@ def _assemble(
             for key, (mean, deviation) in next(iter(sources.values())).observation_statistics().items()
         }
     agent = build_agent(config, spec, statistics, config.seed)
+    require_single_transitions(config, agent)
     if training is not None and config.replay.capacity <= training.maximum_steps:
         raise InputError(
             f"replay.capacity={config.replay.capacity} cannot hold one episode of the environment, which has up to "
