@@ -76,10 +76,12 @@ class Ensemble(nn.Module):
         layers = self.layers if heads is None else self.layers.chosen(heads)
         count = len(layers.biases[0])
         rows = math.prod(action.shape[:-1])
-        if features.device.type != "cpu" or torch.compiler.is_compiling():
+        if features.device.type != "cpu":
             keep = self._keep(rows, dropout_generator, count)
             return differentiable(features, action, layers, keep)
         each = [self._keep(rows, dropout_generator) for _ in range(count)]
+        if torch.compiler.is_compiling():
+            return one_by_one(features, action, layers, each)
         return on_cpu(features, action, layers, each, stacked=True)
 
     @torch.no_grad()
