@@ -1,21 +1,17 @@
-"""Heads of critics: formulas in float64, properties, what algorithms make of them, and that they learn."""
+"""Heads of critics: formulas in float64, properties, and what algorithms make of them."""
 
 import math
-from dataclasses import fields, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from robot_rl.algorithms import (
-    AlgorithmConfig,
     AWACConfig,
     FQLConfig,
     IQLConfig,
@@ -23,10 +19,7 @@ from robot_rl.algorithms import (
     SACConfig,
     TD3Config,
     create,
-    with_overrides,
 )
-from robot_rl.config import register
-from robot_rl.errors import InputError
 from robot_rl.functional import tanh_gaussian
 from robot_rl.functional.bellman import squared_td_error
 from robot_rl.functional.distributional import (
@@ -38,7 +31,7 @@ from robot_rl.functional.distributional import (
     target_distribution,
 )
 from robot_rl.functional.ensemble import REDUCTIONS, reduce_heads, reduction_weight
-from robot_rl.networks.critic_head import SCALAR, CriticHead, CriticHeadConfig, critic_head
+from robot_rl.networks.critic_head import SCALAR, CriticHeadConfig, critic_head
 from robot_rl.seeding import Seeds
 from robot_rl.spec import ArraySpec, Spec
 from robot_rl.types import Batch
@@ -475,127 +468,3 @@ def test_critics_learn_from_the_reduced_distribution(
     errors = expected_errors(kind, raw, next_raw, reward, discount, np.zeros(24), reduction)
     averages = isinstance(config, FQLConfig) or getattr(config, "critic_reduction", "sum") == "mean"
     close(loss, errors.mean() if averages else errors.sum())
-
-
-FURTHER: dict[str, AlgorithmConfig] = {
-    "edac": RORLConfig(**SMALL, critic_count=3, diversity_weight=1.0, smoothness_weight=0.1, perturbations=3),
-    "enoto": SACConfig(**SMALL, critic_count=4, target_reduction="weighted_min_pair", disagreement_temperature=9.0),
-    "rlpd": SACConfig(**SMALL, critic_count=4, critic_subset=2, target_reduction="mean", actor_reduction="mean"),
-    "cql": SACConfig(
-        **SMALL,
-        conservative_weight=1.0,
-        conservative_subset=1,
-        max_target_backup=3,
-        max_target_of="each",
-        backup_entropy=False,
-    ),
-}
-
-
-@pytest.mark.parametrize("kind", list(HEADS))
-@pytest.mark.parametrize("name", list(FURTHER))
-def test_what_the_contract_leaves_out_updates_too(name: str, kind: str) -> None:
-    """Second derivatives, weights of critics and rows, subsets, and an action of each critic's own."""
-    agent = create(replace(FURTHER[name], critic_head=CONFIGS[kind]), SPEC, Seeds(0), CPU, None)
-    metrics = agent.update(batch())
-    assert all(math.isfinite(value) for value in metrics.values())
-    assert ("critic/target_outside" in metrics) == (kind != "quantile")
-
-
-# Settings -------------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"kind": "hl_gaus"}, "did you mean 'hl_gauss'"),
-        ({"kind": "c51", "maximum": 0.0}, "critic_head.kind=c51 needs critic_head.minimum"),
-        ({"kind": "hl_gauss", "minimum": 0.0}, "needs critic_head.maximum"),
-        ({"kind": "c51", "minimum": 1.0, "maximum": 1.0}, "minimum=1.0 must be below critic_head.maximum=1.0"),
-        ({"kind": "quantile", "minimum": 0.0}, "with quantile give null"),
-        ({"maximum": 0.0}, "with scalar give null"),
-        ({"kind": "c51", "minimum": -math.inf, "maximum": 1.0}, "minimum=-inf"),
-        ({"kind": "quantile", "atoms": 1}, "atoms=1"),
-        ({"kind": "quantile", "huber": 0.0}, "huber=0.0"),
-        ({"kind": "hl_gauss", "minimum": 0.0, "maximum": 1.0, "deviation": 0.0}, "deviation=0.0"),
-    ],
-)
-def test_heads_that_cannot_be_are_refused(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        CriticHeadConfig(**values)
-
-
-def test_settings_that_contradict_a_head_are_refused() -> None:
-    with pytest.raises(InputError, match="critic_huber"):
-        IQLConfig(critic_huber=1.0, critic_head=CONFIGS["quantile"])
-    with pytest.raises(InputError, match=r"infeasible_value=-50\.0"):
-        TD3Config(infeasible_weight=0.1, infeasible_value=-50.0, critic_head=CONFIGS["c51"])
-    with pytest.raises(InputError, match="critic_head shapes the networks"):
-        with_overrides(SACConfig(), {"critic_head": CONFIGS["c51"]})
-
-
-def test_every_setting_of_a_head_changes_it() -> None:
-    changes: dict[str, tuple[CriticHeadConfig, Any]] = {
-        "kind": (CONFIGS["c51"], "hl_gauss"),
-        "minimum": (CONFIGS["c51"], -9.0),
-        "maximum": (CONFIGS["hl_gauss"], 9.0),
-        "atoms": (CONFIGS["quantile"], 5),
-        "deviation": (CONFIGS["hl_gauss"], 2.0),
-        "huber": (CONFIGS["quantile"], 2.0),
-    }
-    assert {item.name for item in fields(CriticHeadConfig)} == set(changes)
-    for name, (config, value) in changes.items():
-        assert critic_head(replace(config, **{name: value})) != critic_head(config), name
-
-
-def test_a_head_is_chosen_on_the_command_line() -> None:
-    register()
-    words = ["+algorithm=iql", "algorithm.critic_head.kind=c51", "algorithm.critic_head.minimum=-100"]
-    with initialize_config_dir(str(Path(__file__).parents[2] / "configs"), version_base=None):
-        found = OmegaConf.to_object(compose(overrides=[*words, "algorithm.critic_head.maximum=0"]))["algorithm"]
-    assert found.critic_head == CriticHeadConfig(kind="c51", minimum=-100.0, maximum=0.0)
-
-
-# Learning -------------------------------------------------------------------------------------------------------------
-ONE_STEP = Spec(observation={"state": ArraySpec(shape=(1,))}, action=ArraySpec(shape=(1,)))
-LEARNERS: dict[str, AlgorithmConfig] = {
-    "td3": TD3Config(
-        actor_hidden=[32, 32], critic_hidden=[32, 32], actor_learning_rate=3e-3, critic_learning_rate=3e-3
-    ),
-    "iql": IQLConfig(
-        actor_hidden=[32, 32],
-        critic_hidden=[32, 32],
-        value_hidden=[32, 32],
-        actor_learning_rate=3e-3,
-        critic_learning_rate=3e-3,
-        value_learning_rate=3e-3,
-        inverse_temperature=10.0,
-    ),
-}
-
-
-@pytest.mark.parametrize("kind", list(HEADS))
-@pytest.mark.parametrize("name", list(LEARNERS))
-def test_a_policy_learns_from_a_distribution_of_returns(name: str, kind: str) -> None:
-    """The task of `test_learning.py`: reward -(a - s / 2)^2, and the episode is over. Random loses 0.417."""
-    limits = {} if kind == "quantile" else {"minimum": -2.5, "maximum": 0.5}
-    config = replace(LEARNERS[name], critic_head=replace(CONFIGS[kind], atoms=31, **limits))
-    agent, generator = create(config, ONE_STEP, Seeds(0), CPU, None), torch.Generator().manual_seed(0)
-    for _ in range(400):
-        state, action = (torch.rand((64, 1), generator=generator) * 2 - 1 for _ in range(2))
-        reward = -(action - state / 2).square()[:, 0]
-        seen = {"state": state}
-        agent.update(
-            Batch(
-                observation=seen, action=action, reward=reward, discount=torch.zeros(64), next_observation=seen,
-                monte_carlo_return=reward,
-            )
-        )  # fmt: skip
-    state = torch.linspace(-1, 1, 101)[:, None]
-    assert (agent.act({"state": state}, explore=False) - state / 2).square().mean() < 0.25 * 0.417
-    value = agent.value({"state": torch.zeros(2, 1)}, torch.tensor([[0.0], [1.0]]))
-    assert value is not None
-    close(value, [0.0, -1.0], 0.15)
-
-
-def test_every_head_keeps_to_the_protocol() -> None:
-    heads: list[CriticHead] = [SCALAR, *HEADS.values()]
-    assert [each.outputs for each in heads] == [1, ATOMS, ATOMS, ATOMS]
