@@ -83,7 +83,8 @@ def bin_centers(minimum: float, maximum: float, bins: int, like: Tensor) -> Tens
 def gaussian_histogram(target: Tensor, minimum: float, maximum: float, bins: int, deviation: float) -> Tensor:
     """HL-Gauss: p_z = [F(edge_{z+1}) - F(edge_z)] / [F(maximum) - F(minimum)] with F of N(target, deviation^2).
 
-    Section 3.1 and appendix A. The target is cut to [minimum, maximum] first: beyond, every bin would be empty.
+    Equation 3.3, normalised as in listing 2. The target is cut to [minimum, maximum] first: far outside, every bin
+    would be empty.
     Shapes: (*) -> (*, bins).
     """
     edges = torch.linspace(minimum, maximum, bins + 1, dtype=target.dtype, device=target.device)
@@ -93,10 +94,11 @@ def gaussian_histogram(target: Tensor, minimum: float, maximum: float, bins: int
 
 
 def project(atoms: Tensor, probability: Tensor, minimum: float, maximum: float, count: int) -> Tensor:
-    """C51's equation 7: p_z = sum_m p_m [1 - |cut(atom_m) - z| / width]_0^1, on `count` atoms from minimum to maximum.
+    """p_z = sum_m p_m [1 - |cut(atom_m) - z| / width]_0^1, on `count` atoms z from minimum to maximum.
 
-    Each atom, cut to the range, goes to its two neighbours by nearness, which keeps its mean. All pairs are formed:
-    no index depends on the data, so that it compiles, and adds up in the same order on every device.
+    C51's projection, section 4 and algorithm 1 (equation 3.4 of HL-Gauss's paper, and of one atom its "two-hot" 3.2).
+    Each atom, cut to the range, goes to its two neighbours by nearness, which keeps its mean. All pairs are formed: no
+    index depends on the data, so that it compiles, and adds up in the same order on every device.
     Shapes: (*, M), (*, M) -> (*, count).
     """
     width = (maximum - minimum) / (count - 1)
@@ -108,11 +110,11 @@ def project(atoms: Tensor, probability: Tensor, minimum: float, maximum: float, 
 
 # Quantiles ------------------------------------------------------------------------------------------------------------
 def quantile_loss(quantiles: Tensor, atoms: Tensor, probability: Tensor, threshold: float) -> Tensor:
-    """mean_z sum_m p_m |tau_z - 1[u < 0]| huber(u), u = atom_m - quantile_z, tau_z = (z + 1/2) / Z: equation 10.
+    """mean_z sum_m p_m |tau_z - 1[u < 0]| huber(u), u = atom_m - quantile_z, tau_z = (z + 1/2) / Z.
 
-    `huber` is u^2 / (2 threshold) below the threshold, |u| - threshold / 2 above: Huber's over the threshold, which
-    towards 0 gives the quantile loss itself. QR-DQN sums over z; the mean (as in TQC, arXiv:2005.04269) has the scale
-    of an error of Q. Shapes: (E, B, Z), (C, B, M) twice -> (E, B).
+    QR-DQN's algorithm 1. `huber` is u^2 / (2 threshold) below the threshold, |u| - threshold / 2 above: Huber's over
+    the threshold, which towards 0 gives the quantile loss itself. QR-DQN sums over z; the mean (as in TQC,
+    arXiv:2005.04269) has the scale of an error of Q. Shapes: (E, B, Z), (C, B, M) twice -> (E, B).
     """
     count = quantiles.shape[-1]
     level = (torch.arange(count, dtype=quantiles.dtype, device=quantiles.device) + 0.5) / count

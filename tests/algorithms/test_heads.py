@@ -63,7 +63,7 @@ def softmax(x: np.ndarray) -> np.ndarray:
 
 
 def histogram(y: float, low: float, high: float, bins: int, sigma: float) -> np.ndarray:
-    """HL-Gauss's appendix A."""
+    """HL-Gauss's equation 3.3, normalised as in its listing 2."""
     y, edges = min(max(y, low), high), np.linspace(low, high, bins + 1)
     cumulative = np.array([0.5 * (1 + math.erf((edge - y) / (sigma * math.sqrt(2)))) for edge in edges])
     return (cumulative[1:] - cumulative[:-1]) / (cumulative[-1] - cumulative[0])
@@ -84,7 +84,7 @@ def projected(atoms: np.ndarray, probability: np.ndarray, low: float, high: floa
 
 
 def quantile_error(quantiles: np.ndarray, atoms: np.ndarray, probability: np.ndarray, kappa: float) -> float:
-    """QR-DQN's equations 9 and 10, over kappa, averaged over quantiles."""
+    """QR-DQN's algorithm 1, over kappa, averaged over quantiles."""
     total = 0.0
     for i, quantile in enumerate(quantiles):
         tau = (2 * i + 1) / (2 * len(quantiles))
