@@ -10,6 +10,8 @@ from omegaconf import MISSING
 from robot_rl.checks import require_choice, require_minimum
 from robot_rl.errors import InputError, nearest
 
+ATTACKER = "{attacker}"
+
 
 @dataclass(kw_only=True)
 class PartConfig:
@@ -47,6 +49,9 @@ class BenchmarkTaskConfig:
     data: str = MISSING  # a name of the suite's `data`
     train: list[str] = field(default_factory=list)  # further words of every run of the task
     settings: dict[str, list[str]] = field(default_factory=dict)  # and of those of one algorithm
+    control: str | None = None
+    """The task without what this one adds, such as corrupted data: the tables say what is kept of its score."""
+    kind: str = ""  # of what it adds: tasks of one kind are averaged too
     random: float = MISSING  # score of uniform actions: 0 of the normalised score; `only=anchors` measures it
     reference: float = MISSING  # score that is 1 of the normalised one
     reference_policy: str | None = None
@@ -81,6 +86,9 @@ class SuiteConfig:
     """Policies that data and references come from: words of `robot-rl train` that train each."""
     policy_train: list[str] = field(default_factory=list)  # further words for all of them, before their own
     data: dict[str, RecipeConfig] = field(default_factory=dict)
+    attackers: dict[str, list[str]] = field(default_factory=dict)
+    """By data set: words of `robot-rl train` that train critics from it, which then corrupt it. In the words of a task
+    `{attacker}` stands for the folder of that run, as in datasets.offline.corruption.attacker."""
     anchor_episodes: int = 100  # for each score of `only=anchors`
     dip_window_steps: int = 2000  # environment steps after the switch in which the dip is sought
 
@@ -98,6 +106,7 @@ class SuiteConfig:
                     raise InputError(f"{place}: {nearest(algorithm, self.algorithms)}")
             if task.reference_policy is not None:
                 self._check_policy(task.reference_policy, f"suite.tasks.{name}.reference_policy")
+            self._check_control(name, task)
             if task.reference <= task.random:
                 raise InputError(
                     f"suite.tasks.{name}: reference={task.reference} must be above random={task.random}; "
@@ -108,6 +117,17 @@ class SuiteConfig:
                 self._check_policy(part.policy, f"suite.data.{name}")
                 if part.replay and part.policy not in self.policies:
                     raise InputError(f"suite.data.{name}: only a trained policy has a replay buffer, {part.policy} not")
+
+    def _check_control(self, name: str, task: BenchmarkTaskConfig) -> None:
+        if ATTACKER in "".join(task.train) and task.data not in self.attackers:
+            raise InputError(f"suite.tasks.{name} has {ATTACKER}, but there are no suite.attackers.{task.data}")
+        if task.control is not None:
+            place = f"suite.tasks.{name}.control={task.control}"
+            if task.control not in self.tasks:
+                raise InputError(f"{place}: {nearest(task.control, self.tasks)}")
+            control = self.tasks[task.control]
+            if control.control is not None or (control.random, control.reference) != (task.random, task.reference):
+                raise InputError(f"{place}: a control has no control of its own, and the same random and reference")
 
     def _check_policy(self, policy: str, place: str) -> None:
         if policy not in {"random", "expert", *self.policies}:
@@ -126,8 +146,8 @@ class BenchmarkConfig:
     tasks: list[str] = field(default_factory=list)  # none given: all of the suite
     seeds: list[int] = field(default_factory=list)  # none given: the suite's
     settings: list[str] = field(default_factory=list)
-    """Further words of every `robot-rl train`, such as evaluation.seed=3000000: other runs than without them, so give
-    them an output of their own."""
+    """Further words of every `robot-rl train`, quoted: "settings=['device=cuda']". They make other runs than without
+    them, so give them an output of their own."""
     workers: int = 1  # runs at the same time, each with one torch thread
     engine: str = "processes"
     """`processes` of this machine, or `ray`: a cluster at RAY_ADDRESS, or one of this machine's cores."""

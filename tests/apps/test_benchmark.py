@@ -179,7 +179,7 @@ def test_the_same_recipe_makes_the_same_data_and_another_one_gets_another_name(f
 def test_it_stops_on_ctrl_c_or_when_it_is_killed_and_then_goes_on(finished, configs, tmp_path) -> None:
     output, _ = finished
     shutil.copytree(output / "data", tmp_path / "data")
-    words = arguments(configs, tmp_path, "algorithms=[bc]", "suite.offline_steps=12000", "settings=[log_every=50]")
+    words = arguments(configs, tmp_path, "algorithms=[bc]", "suite.offline_steps=12000", "settings=['log_every=50']")
     run = tmp_path / "runs/tiny/cartpole/bc/seed_0"
     metrics = run / "metrics.jsonl"
 
@@ -336,13 +336,13 @@ def test_a_hash_knows_what_changes_numbers_and_nothing_else(configs, tmp_path) -
         return plan(configs, output, "algorithms=[bc]", *words).runs[0].hash
 
     assert digest() == digest(output=tmp_path / "elsewhere")
-    assert digest("settings=[algorithm.log_std_minimum=-5.0]") == digest()  # the default, written out
+    assert digest("settings=['algorithm.log_std_minimum=-5.0']") == digest()  # the default, written out
     others = [
-        digest("settings=[algorithm.actor_learning_rate=1e-4]"),
-        digest("settings=[phases.online.batch_size=9]"),
+        digest("settings=['algorithm.actor_learning_rate=1e-4']"),
+        digest("settings=['phases.online.batch_size=9']"),
         digest("seeds=[1]"),
         digest("suite.data.random.seed=9"),
-        digest("suite.tasks.cartpole.environment=[environment=reacher_easy]"),
+        digest("suite.tasks.cartpole.environment=['environment=reacher_easy']"),
     ]
     assert len({digest(), *others}) == 6
 
