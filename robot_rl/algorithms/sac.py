@@ -15,7 +15,7 @@ with the weights and the exploration of Lee et al. "SUNRISE". ICML 2021, arXiv:2
 All of them are this agent under different settings (`configs/algorithm/`), which is what makes the step from an offline
 to an online phase a change of settings: WSRL drops the conservative term and keeps everything else.
 
-Differences from the papers' public code, beside those that are settings below (commits in `docs/algorithms.md`):
+Differences from the papers' public code, beside those that are settings below (commits in `docs/algorithms/`):
 - critics share no weight; WSRL's ten share their output layer;
 - with several critic updates the conservative multiplier moves at each of them, in WSRL once, with the actor.
 
