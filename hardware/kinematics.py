@@ -1,0 +1,223 @@
+"""Where the tool is: forward kinematics of a serial chain, and a box that it must not leave.
+
+A chain is written as in URDF: for each joint the fixed transform from the frame of the joint before (x, y, z, then
+roll, pitch, yaw about fixed axes), and the axis about which, or along which, the joint moves.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from robot_rl.errors import InputError
+from robot_rl.types import Array
+
+EVALUATIONS = 8
+"""Poses looked at to certify one stop; where they do not suffice, the motion is refused."""
+
+ROUNDING_M = 1e-9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """A joint and the fixed transform before it."""
+
+    joint: str
+    prismatic: bool
+    xyz_m: tuple[float, float, float]
+    rpy_rad: tuple[float, float, float]
+    axis: tuple[float, float, float]  # need not have length one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chain:
+    """Links from the base outwards, then the tool in the frame of the last one."""
+
+    links: tuple[Link, ...]
+    tool_xyz_m: tuple[float, float, float]
+    tool_rpy_rad: tuple[float, float, float]
+
+
+def rotation_rpy(roll: float, pitch: float, yaw: float) -> Array:
+    """Rz(yaw) Ry(pitch) Rx(roll), which is URDF's. Shapes: -> (3, 3)."""
+    (cr, sr), (cp, sp), (cy, sy) = ((math.cos(x), math.sin(x)) for x in (roll, pitch, yaw))
+    return np.array(
+        [
+            [cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr],
+            [sy * cp, sy * sp * sr + cy * cr, sy * sp * cr - cy * sr],
+            [-sp, cp * sr, cp * cr],
+        ]
+    )
+
+
+def rotation_axis(axis: Array, angle_rad: float) -> Array:
+    """Rotation about a unit axis (Rodrigues). Shapes: (3,) -> (3, 3)."""
+    x, y, z = axis
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    rotation: Array = np.eye(3) + math.sin(angle_rad) * cross + (1 - math.cos(angle_rad)) * cross @ cross
+    return rotation
+
+
+def transform(rotation: Array, translation: Sequence[float] | Array) -> Array:
+    """Homogeneous. Shapes: (3, 3), (3,) -> (4, 4)."""
+    found = np.eye(4)
+    found[:3, :3] = rotation
+    found[:3, 3] = translation
+    return found
+
+
+def frames(chain: Chain, position: Sequence[float]) -> Array:
+    """Every joint's frame, then the tool's, in the base frame. Shapes: (L,) -> (L + 1, 4, 4), L the links."""
+    found = []
+    pose = np.eye(4)
+    for link, q in zip(chain.links, position, strict=True):
+        axis = np.asarray(link.axis) / np.linalg.norm(link.axis)
+        moved = transform(np.eye(3), axis * q) if link.prismatic else transform(rotation_axis(axis, q), np.zeros(3))
+        pose = pose @ transform(rotation_rpy(*link.rpy_rad), link.xyz_m) @ moved
+        found.append(pose)
+    found.append(pose @ transform(rotation_rpy(*chain.tool_rpy_rad), chain.tool_xyz_m))
+    return np.stack(found)
+
+
+class ToolPoint:
+    """The position of the tool alone, as quickly as plain Python can: about one microsecond a joint."""
+
+    def __init__(self, chain: Chain, names: Sequence[str], travel_m: Sequence[float]) -> None:
+        """For joint vectors in the order of `names`.
+
+        Args:
+            chain: whose joints are all in `names`, which may hold others too.
+            names: of the J joints.
+            travel_m: furthest that each prismatic joint goes from zero; not read for the others. Shapes: (J,).
+
+        Raises:
+            InputError: a joint of the chain is not in `names`.
+        """
+        order = {name: index for index, name in enumerate(names)}
+        missing = [link.joint for link in chain.links if link.joint not in order]
+        if missing:
+            raise InputError(f"kinematics moves joints that are not described: {missing}")
+        # With the frames turned so that every joint moves about, or along, its z axis.
+        fixed, turned = [], np.eye(4)
+        for link in chain.links:
+            to_axis = transform(_turn_z_to(np.asarray(link.axis, np.float64)), np.zeros(3))
+            fixed.append(turned @ transform(rotation_rpy(*link.rpy_rad), link.xyz_m) @ to_axis)
+            turned = to_axis.T
+        tool = turned @ transform(np.eye(3), chain.tool_xyz_m)
+        self._tool: tuple[float, ...] = tuple(tool[:3, 3].tolist())
+        self._links = [
+            (order[link.joint], link.prismatic, *pose[:3, :3].ravel().tolist(), *pose[:3, 3].tolist())
+            for link, pose in zip(chain.links, fixed, strict=True)
+        ][::-1]  # from the tool inwards
+        self.reach = [0.0] * len(names)
+        """The furthest the tool moves for a move of one rad, or m, of each joint, in m. Shapes: (J,)."""
+        distance = math.hypot(*self._tool)
+        for link, pose in zip(chain.links[::-1], fixed[::-1], strict=True):
+            index = order[link.joint]
+            self.reach[index] = 1.0 if link.prismatic else distance
+            distance += math.hypot(*pose[:3, 3]) + (abs(travel_m[index]) if link.prismatic else 0.0)
+
+    def __call__(self, position: Sequence[float]) -> tuple[float, float, float]:
+        """The tool in the base frame, in m. Shapes: (J,) -> (3,)."""
+        x, y, z = self._tool
+        for index, prismatic, xx, xy, xz, yx, yy, yz, zx, zy, zz, tx, ty, tz in self._links:
+            q = position[index]
+            if prismatic:
+                z += q
+            else:
+                c, s = math.cos(q), math.sin(q)
+                x, y = c * x - s * y, s * x + c * y
+            x, y, z = (
+                xx * x + xy * y + xz * z + tx,
+                yx * x + yy * y + yz * z + ty,
+                zx * x + zy * y + zz * z + tz,
+            )
+        return x, y, z
+
+
+def _turn_z_to(axis: Array) -> Array:
+    """A rotation that takes the z axis to `axis`. Shapes: (3,) -> (3, 3)."""
+    x, y, z = axis / np.linalg.norm(axis)
+    side = math.hypot(x, y)
+    if side < 1e-12:
+        return np.diag([1.0, 1.0, 1.0]) if z > 0 else np.diag([1.0, -1.0, -1.0])
+    return rotation_axis(np.array([-y, x, 0.0]) / side, math.atan2(side, z))
+
+
+class Workspace:
+    """A box that the tool must not leave, on its way and in the stop after it."""
+
+    def __init__(self, tool: ToolPoint, low_m: Sequence[float], high_m: Sequence[float]) -> None:
+        """In the base frame. Shapes: (3,), (3,)."""
+        self.tool = tool
+        self._low = tuple(x + ROUNDING_M for x in low_m)
+        self._high = tuple(x - ROUNDING_M for x in high_m)
+        self._roots = [math.sqrt(r) for r in tool.reach]
+
+    def margin_m(self, position: Sequence[float]) -> float:
+        """How far the tool is from the nearest face, negative outside. Shapes: (J,)."""
+        x, y, z = self.tool(position)
+        x0, y0, z0 = self._low
+        x1, y1, z1 = self._high
+        return min(x - x0, y - y0, z - z0, x1 - x, y1 - y, z1 - z)
+
+    def contains_path(
+        self,
+        at: Callable[[float], Sequence[float]],
+        duration_s: float,
+        acceleration: Sequence[float],
+        *,
+        start_margin_m: float | None = None,
+        detours: Sequence[float] | None = None,
+    ) -> bool:
+        """Whether the tool certainly stays in the box on a path, by bisection.
+
+        On a part of the path that takes t seconds and moves the joints by d, with reaches r, one of two is enough:
+
+        - The tool goes no further than L = sum r |d|, so it is within L / 2 of the nearer end: the distances of the two
+          ends from the faces add up to L.
+        - The box is convex, so the straight line between the ends stays inside. The tool is never further from it than
+          (sum r a t^2 + (sum sqrt(r) |d|)^2) / 8, the first from joints of acceleration a that do not move evenly, the
+          second from the curvature of their arcs: both ends are that far from the faces.
+
+        Args:
+            at: the joints at a time of the path. Shapes: -> (J,).
+            duration_s: of the path.
+            acceleration: of each joint at most. Shapes: (J,).
+            start_margin_m: `margin_m` of its start, where it is known.
+            detours: how much further each joint goes, back and forth, than from its start to its end. Shapes: (J,).
+
+        Returns:
+            False where the tool leaves the box, or where `EVALUATIONS` poses do not suffice to rule it out.
+        """
+        reach, roots = self.tool.reach, self._roots
+        detour = 0.0 if detours is None else sum([r * d for r, d in zip(reach, detours, strict=True)])
+        uneven = sum([r * a for r, a in zip(reach, acceleration, strict=True)]) / 8
+        q0, q1 = at(0.0), at(duration_s)
+        m0 = self.margin_m(q0) if start_margin_m is None else start_margin_m
+        m1 = self.margin_m(q1)
+        parts = [(0.0, q0, m0, duration_s, q1, m1)]
+        left = EVALUATIONS
+        while parts:
+            t0, q0, m0, t1, q1, m1 = parts.pop()
+            if m0 < 0 or m1 < 0:
+                return False
+            length = detour
+            bend = 0.0
+            for r, root, a, b in zip(reach, roots, q0, q1, strict=True):
+                d = abs(b - a)
+                length += r * d
+                bend += root * d
+            if m0 + m1 >= length:
+                continue
+            if min(m0, m1) >= uneven * (t1 - t0) ** 2 + bend * bend / 8:
+                continue
+            if left == 0:
+                return False
+            left -= 1
+            t = (t0 + t1) / 2
+            q = at(t)
+            m = self.margin_m(q)
+            parts += [(t, q, m, t1, q1, m1), (t0, q0, m0, t, q, m)]
+        return True

@@ -1,0 +1,135 @@
+"""The one exit to the robot: every command passes `Safety`, which returns what was sent and why it was changed."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from robot_rl.errors import InputError
+from robot_rl.hardware.description import Robot
+from robot_rl.hardware.kinematics import Workspace
+from robot_rl.hardware.limiter import LIMIT_NAMES, Limiter, Limits
+
+NOT_FINITE, SHAPE, WORKSPACE, STOPPED = (1 << bit for bit in range(len(LIMIT_NAMES), len(LIMIT_NAMES) + 4))
+"""Why the whole arm brakes instead of doing what it was told, as bits beside those of `limiter`."""
+REASON_NAMES = (*LIMIT_NAMES, "NaN or infinity", "wrong number of joints", "workspace", "stop")
+
+
+def reason_names(reasons: int) -> list[str]:
+    """The names of the bits that are set."""
+    return [name for bit, name in enumerate(REASON_NAMES) if reasons >> bit & 1]
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What left for the robot, and why it is not what was asked for."""
+
+    position: list[float]  # (J,), at the end of the coming control period
+    velocity: list[float]  # (J,), with which it gets there
+    changes: list[int]  # (J,), bits: the limits that changed each joint
+    reasons: int  # bits: all of `changes`, and what made the whole arm brake
+
+    @property
+    def unchanged(self) -> bool:
+        """The robot is sent what was asked for."""
+        return not self.reasons
+
+
+class Safety:
+    """Limits of joints and workspace, one call a control period; the state is that of the last command sent.
+
+    A position or velocity outside the limits is replaced by the nearest that they allow. A command that is no number
+    for each joint, or that takes the tool out of its box or to where it could not stop inside it, is answered by
+    braking; the stop has then been found safe one period before. So a target outside the box is not approached.
+    """
+
+    def __init__(self, limits: Limits, workspace: Workspace | None, period_s: float) -> None:
+        """Call `start` before the first command. `workspace` None: the tool may go where the joints allow."""
+        self._limiter = Limiter(limits, period_s)
+        self._workspace = workspace
+        self._joints = len(limits.names)
+        self._nothing = [0] * self._joints
+
+    @staticmethod
+    def of(robot: Robot, *, speed_scale: float = 1.0) -> "Safety":
+        """The limits of a description, at `speed_scale` times the speed."""
+        workspace = Workspace(robot.tool_point(), robot.workspace.low_m, robot.workspace.high_m)
+        return Safety(robot.limits.scaled(speed_scale), workspace, robot.control_period_s)
+
+    def start(self, position: Sequence[float]) -> None:
+        """Begin at rest at `position`. Shapes: (J,).
+
+        Raises:
+            InputError: the joints or the tool are outside their limits; names which, and where they are.
+        """
+        self._limiter.start(position)
+        if self._workspace is not None and self._workspace.margin_m(position) < 0:
+            at = [round(x, 4) for x in self._workspace.tool(position)]
+            raise InputError(f"the tool is at {at} m, outside the workspace: move it inside by hand first")
+
+    @property
+    def position(self) -> list[float]:
+        """The last position sent. Shapes: (J,)."""
+        return list(self._limiter.position)
+
+    @property
+    def at_rest(self) -> bool:
+        """The last command ended all motion."""
+        return self._limiter.at_rest
+
+    def send_position(self, target: Sequence[float]) -> Sent:
+        """Towards these positions. Shapes: (J,)."""
+        return self._send(target, velocity=False)
+
+    def send_velocity(self, target: Sequence[float]) -> Sent:
+        """With these velocities. Shapes: (J,)."""
+        return self._send(target, velocity=True)
+
+    def send_stop(self, reason: int = STOPPED) -> Sent:
+        """Brake as hard as the limits allow, and stay."""
+        limiter = self._limiter
+        limiter.propose_stop()
+        limiter.accept()
+        return Sent(list(limiter.position), list(limiter.sent_velocity), self._nothing, reason)
+
+    def _send(self, target: Sequence[float], *, velocity: bool) -> Sent:
+        if len(target) != self._joints:
+            return self.send_stop(SHAPE)
+        if not math.isfinite(sum(target)) and not all(map(math.isfinite, target)):
+            return self.send_stop(NOT_FINITE)
+        limiter = self._limiter
+        changes = limiter.propose_velocity(target) if velocity else limiter.propose_position(target)
+        reasons = 0
+        for change in changes:
+            reasons |= change
+        space = self._workspace
+        if space is not None:
+            outside = bool(reasons) and not velocity and space.margin_m(target) < 0
+            if outside or not self._stays_inside(space):
+                return self.send_stop(reasons | WORKSPACE)
+        limiter.accept()
+        return Sent(list(limiter.position), list(limiter.sent_velocity), changes, reasons)
+
+    def _stays_inside(self, workspace: Workspace) -> bool:
+        """The tool stays in its box up to the proposal and in the stop after it."""
+        limiter = self._limiter
+        margin = workspace.margin_m(limiter.next_position)
+        if margin < 0:
+            return False
+        reach = workspace.tool.reach
+        longest = 0.0
+        for r, d in zip(reach, limiter.next_stop_bound(), strict=True):
+            longest += r * d
+        if margin >= longest:
+            return True
+        stop = limiter.next_stop()
+        if stop is None:
+            return False
+        path, detours = stop
+
+        def at(time_s: float) -> Sequence[float]:
+            position: Sequence[float] = path.at_time(time_s)[0]
+            return position
+
+        return workspace.contains_path(
+            at, path.duration, limiter.limits.acceleration, start_margin_m=margin, detours=detours
+        )
