@@ -169,8 +169,7 @@ class IDQL:
     def update(self, batch: Batch, *, critic_updates: int = 1) -> Metrics:
         """One gradient step each on V, Q and the diffusion model, per chunk of rows."""
         parts = list(chunks(batch, critic_updates))
-        with torch.no_grad():
-            features, next_features = self.encoder(batch.observation), self.encoder(batch.next_observation)
+        features, next_features = self.encoder.both(batch)
         metrics: Metrics = {}
         for rows in parts:
             metrics = self._update_critic(batch, features[rows], next_features[rows], rows)

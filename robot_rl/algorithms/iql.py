@@ -183,8 +183,7 @@ class IQL:
     def update(self, batch: Batch, *, critic_updates: int = 1) -> Metrics:
         """One gradient step each on V, the policy and Q, then a Polyak step on the target, per chunk of rows."""
         parts = list(chunks(batch, critic_updates))
-        with torch.no_grad():
-            features, next_features = self.encoder(batch.observation), self.encoder(batch.next_observation)
+        features, next_features = self.encoder.both(batch)
         metrics: Metrics = {}
         for rows in parts:
             reward, discount = batch.reward[rows], batch.discount[rows]

@@ -158,8 +158,7 @@ class RORL:
     def update(self, batch: Batch, *, critic_updates: int = 1) -> Metrics:
         """Critics and targets once per chunk of rows, then actor and temperature once."""
         parts = list(chunks(batch, critic_updates))
-        with torch.no_grad():
-            features, next_features = self.encoder(batch.observation), self.encoder(batch.next_observation)
+        features, next_features = self.encoder.both(batch)
         metrics: Metrics = {}
         for rows in parts:
             metrics |= self._update_critic(batch, features[rows], next_features[rows], rows)

@@ -230,8 +230,7 @@ class SAC:
                 "set algorithm.conservative_calibrated=false in phases whose sources cannot give them"
             )
         parts = list(chunks(batch, critic_updates))
-        with torch.no_grad():
-            features, next_features = self.encoder(batch.observation), self.encoder(batch.next_observation)
+        features, next_features = self.encoder.both(batch)
         carry_on = self.config.step_with_zero_gradients and len(parts) > 1
         metrics: Metrics = {}
         previous: dict[str, Tensor] | None = None

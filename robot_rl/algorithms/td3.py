@@ -194,8 +194,7 @@ class TD3:
                 "phases whose sources cannot give them"
             )
         parts = list(chunks(batch, critic_updates))
-        with torch.no_grad():
-            features, next_features = self.encoder(batch.observation), self.encoder(batch.next_observation)
+        features, next_features = self.encoder.both(batch)
         metrics: Metrics = {}
         for rows in parts:
             metrics |= self._update_critic(batch, features, next_features, rows)

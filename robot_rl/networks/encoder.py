@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from robot_rl.errors import InputError
 from robot_rl.spec import Spec
+from robot_rl.types import Batch
 
 DEVIATION_FLOOR = 1e-6
 """Channels that vary less are constants: their mean is taken off, and they are not scaled."""
@@ -55,6 +56,11 @@ class FlatEncoder(nn.Module):
     def features(self) -> int:
         """F."""
         return int(self.mean.shape[0])
+
+    @torch.no_grad()
+    def both(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Features of the observations and of those that follow. Shapes: -> (B, F) twice."""
+        return self(batch.observation), self(batch.next_observation)
 
     def forward(self, observation: Mapping[str, Tensor]) -> Tensor:
         """Shapes: each (B, *) -> (B, F)."""
