@@ -37,7 +37,7 @@ from robot_rl.functional.distributional import cross_entropy, reduce_distributio
 from robot_rl.functional.ensemble import reduce_heads
 from robot_rl.functional.flow import candidate_noise, candidates, flow_loss, straight_path
 from robot_rl.functional.polyak import polyak_update
-from robot_rl.networks.build import critic_ensemble, initialization_of
+from robot_rl.networks.build import critic_ensemble, initialization_of, value_network
 from robot_rl.networks.critic_head import CriticHead, CriticHeadConfig
 from robot_rl.networks.encoder import FlatEncoder
 from robot_rl.networks.ensemble import Ensemble
@@ -255,14 +255,7 @@ def create(
         initialization=initialization_of(config),
         generator=seeds.torch("flow"),
     ).to(device)
-    value = MLP(
-        encoder.features,
-        config.value_hidden,
-        critic.head.outputs,
-        layer_norm=config.critic_layer_norm,
-        initialization=initialization_of(config),
-        generator=seeds.torch("value_network"),
-    ).to(device)
+    value = value_network(config, encoder.features, seeds, device, outputs=critic.head.outputs)
     return DEAS(
         config=config,
         action_size=action_size,

@@ -105,12 +105,12 @@ def critic_ensemble(
     ).to(device)
 
 
-def value_network(config: ValueSettings, features: int, seeds: Seeds, device: torch.device) -> MLP:
-    """The value of states, drawn from the seed `value_network`."""
+def value_network(config: ValueSettings, features: int, seeds: Seeds, device: torch.device, *, outputs: int = 1) -> MLP:
+    """The value of states, or the logits of its distribution, drawn from the seed `value_network`."""
     return MLP(
         features,
         config.value_hidden,
-        1,
+        outputs,
         layer_norm=config.critic_layer_norm,
         initialization=initialization_of(config),
         generator=seeds.torch("value_network"),
