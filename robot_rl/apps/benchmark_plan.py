@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Collection, Iterable
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -88,20 +88,25 @@ class Plan:
             *suite.algorithms[algorithm].train,
             *suite.tasks[task].settings.get(algorithm, []),
             *self.config.settings,
-            f"seed={seed}",
         ]
-        digest = settings_hash(compose("train", words), data=self.data_hash(data))
+        if (task, algorithm) not in self._composed:
+            self._composed[task, algorithm] = compose("train", words)
+        digest = settings_hash(replace(self._composed[task, algorithm], seed=seed), data=self.data_hash(data))
         named = [as_override("name", f"{suite.name}_{task}_{algorithm}"), as_override("output", str(folder))]
         return PlannedRun(
             suite=suite.name,
             task=task,
             algorithm=algorithm,
             seed=seed,
-            words=("train", *words, *named),
+            words=("train", *words, f"seed={seed}", *named),
             folder=folder,
             result=(self.results / task / algorithm / f"seed_{seed}").with_suffix(".json"),
             hash=digest,
         )
+
+    @cached_property
+    def _composed(self) -> dict[tuple[str, str], TrainConfig]:
+        return {}
 
     def _phases(self) -> list[str]:
         suite = self.suite
