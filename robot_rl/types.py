@@ -35,6 +35,7 @@ class Batch:
     next_action: Tensor | None = None  # (B, A), recorded at the next observation
     has_next_action: Tensor | None = None  # (B,), bool: false before a time limit, where nothing was recorded
     valid: Tensor | None = None  # (B, H), bool: false past the end of the episode, where the last action is repeated
+    recorded: Tensor | None = None  # (B,), bool: of a data set; false of the running robot
     instruction: Tensor | None = None  # (B,), int64, number of the text among the run's `Instructions`; -1: none
 
     def __len__(self) -> int:

@@ -25,7 +25,7 @@ PAGES = sorted((ROOT / "docs" / "algorithms").glob("*.md"))
 RECIPES = {path.stem for path in (ROOT / "configs" / "algorithm").glob("*.yaml")}
 EQUATIONS = ["equation", "code", "test", "differs, and why"]
 SETTINGS = ["setting", "here", "published", "differs, and why"]
-WAITING: set[str] = {"cqn_as"}
+WAITING: set[str] = set()
 """Recipes whose page is still to be written."""
 
 

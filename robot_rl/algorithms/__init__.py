@@ -6,10 +6,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from robot_rl.algorithms import awac, bc, deas, fql, idql, iql, rorl, sac, td3
+from robot_rl.algorithms import awac, bc, cqn, deas, fql, idql, iql, rorl, sac, td3
 from robot_rl.algorithms.agent import Agent, replaced
 from robot_rl.algorithms.awac import AWACConfig
 from robot_rl.algorithms.bc import BCConfig
+from robot_rl.algorithms.cqn import CQNConfig
 from robot_rl.algorithms.deas import DEASConfig
 from robot_rl.algorithms.fql import FQLConfig
 from robot_rl.algorithms.idql import IDQLConfig
@@ -24,6 +25,7 @@ from robot_rl.spec import Spec
 ALGORITHM_CONFIGS: dict[str, type] = {
     "awac": AWACConfig,
     "bc": BCConfig,
+    "cqn": CQNConfig,
     "deas": DEASConfig,
     "fql": FQLConfig,
     "idql": IDQLConfig,
@@ -34,10 +36,29 @@ ALGORITHM_CONFIGS: dict[str, type] = {
 }
 
 AlgorithmConfig = (
-    AWACConfig | BCConfig | DEASConfig | FQLConfig | IDQLConfig | IQLConfig | RORLConfig | SACConfig | TD3Config
+    AWACConfig
+    | BCConfig
+    | CQNConfig
+    | DEASConfig
+    | FQLConfig
+    | IDQLConfig
+    | IQLConfig
+    | RORLConfig
+    | SACConfig
+    | TD3Config
 )
 Config = TypeVar(
-    "Config", AWACConfig, BCConfig, DEASConfig, FQLConfig, IDQLConfig, IQLConfig, RORLConfig, SACConfig, TD3Config
+    "Config",
+    AWACConfig,
+    BCConfig,
+    CQNConfig,
+    DEASConfig,
+    FQLConfig,
+    IDQLConfig,
+    IQLConfig,
+    RORLConfig,
+    SACConfig,
+    TD3Config,
 )
 
 
@@ -71,6 +92,8 @@ def create(
             return rorl.create(config, spec, seeds, device, statistics)
         case AWACConfig():
             return awac.create(config, spec, seeds, device, statistics)
+        case CQNConfig():
+            return cqn.create(config, spec, seeds, device, statistics)
         case DEASConfig():
             return deas.create(config, spec, seeds, device, statistics)
         case FQLConfig():

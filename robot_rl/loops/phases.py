@@ -19,7 +19,8 @@ def run_phases(run: Run) -> bool:
         interact = phase.interact != "none"
         # Relative to the run's configuration, not to the phase before: what a phase does not name is as in the file.
         run.agent.config = with_overrides(run.base_config, phase.algorithm)
-        for source in run.sources.values():
+        for name, source in run.sources.items():
+            source.recorded, source.with_recorded = name != "online", "recorded" in run.agent.needs
             source.complete_only = "monte_carlo_return" in run.agent.needs
             source.with_next_action = "next_action" in run.agent.needs
             source.allow_cut_chunks("valid" in run.agent.needs)

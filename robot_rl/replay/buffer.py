@@ -80,6 +80,8 @@ class ReplayBuffer:
         self.tail = tail
         self.complete_only = complete_only
         self.with_next_action = False  # of batches; set by whoever knows what the algorithm needs
+        self.with_recorded = False  # of batches, likewise
+        self.recorded = True  # what these rows are: of a data set, or of the running robot
         self._cut_chunks = True  # rows whose chunk the end of the episode cuts are drawn too
         self.instructions = instructions
         self.device = torch.device(device)
@@ -385,6 +387,7 @@ class ReplayBuffer:
             has_next_action=has_next_action,
             instruction=None if self.instructions is None else self.instruction.index_select(0, row),
             valid=valid if self._cut_chunks else None,
+            recorded=torch.full_like(row, self.recorded, dtype=torch.bool) if self.with_recorded else None,
         )
 
     def _chunk(self, row: Tensor) -> tuple[Tensor, Tensor | None]:

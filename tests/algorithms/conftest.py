@@ -10,6 +10,7 @@ from robot_rl.algorithms import (
     AlgorithmConfig,
     AWACConfig,
     BCConfig,
+    CQNConfig,
     DEASConfig,
     FQLConfig,
     IDQLConfig,
@@ -130,6 +131,15 @@ CONFIGS: dict[str, Callable[[], AlgorithmConfig]] = {
     "awac": lambda: AWACConfig(**WIDTHS),
     "awac_softmax": lambda: AWACConfig(
         **WIDTHS, weight_normalization="softmax", critic_layer_norm=True, gradient_clip=1.0, log_std="state_dependent"
+    ),
+    "cqn": lambda: CQNConfig(critic_width=16, gru_layers=0, acting_network="target", gradient_clip=1.0),
+    "cqn_as": lambda: CQNConfig(
+        critic_width=16,
+        dueling=True,
+        critic_head=CriticHeadConfig(kind="c51", minimum=-2.0, maximum=2.0, atoms=11),
+        critic_weight=0.1,
+        cloning_weight=1.0,
+        padding="masked",
     ),
     "deas": lambda: DEASConfig(**WIDTHS, value_hidden=[16, 16], critic_head=HISTOGRAM, value_target="distribution"),
     "deas_scalar": lambda: DEASConfig(

@@ -17,6 +17,7 @@ from robot_rl.algorithms import (
     AlgorithmConfig,
     AWACConfig,
     BCConfig,
+    CQNConfig,
     DEASConfig,
     FQLConfig,
     IDQLConfig,
@@ -36,6 +37,7 @@ TOLERANCE = 2e-3  # float32 after ten Adam steps, across processors
 WIDTHS: dict[str, Any] = {"actor_hidden": [32, 32], "critic_hidden": [32, 32]}
 ENSEMBLE: dict[str, Any] = {"critic_count": 4, "critic_subset": 2, "critic_layer_norm": True}
 HISTOGRAM = CriticHeadConfig(kind="hl_gauss", minimum=-10.0, maximum=10.0, atoms=21)
+C51 = CriticHeadConfig(kind="c51", minimum=-2.0, maximum=2.0, atoms=11)
 CONFIGS: dict[str, AlgorithmConfig] = {
     "bc": BCConfig(actor_hidden=[32, 32]),
     "iql": IQLConfig(**WIDTHS, value_hidden=[32, 32], actor_schedule_steps=100),
@@ -68,6 +70,8 @@ CONFIGS: dict[str, AlgorithmConfig] = {
     ),
     "droq": SACConfig(**WIDTHS, critic_dropout=0.1, critic_layer_norm=True),
     "enoto": SACConfig(**WIDTHS, critic_count=4, target_reduction="weighted_min_pair", disagreement_temperature=20.0),
+    "cqn": CQNConfig(critic_width=32, gru_layers=0),
+    "cqn_as": CQNConfig(critic_width=32, dueling=True, critic_head=C51, critic_weight=0.1, cloning_weight=1.0),
     "deas": DEASConfig(
         **WIDTHS, value_hidden=[32, 32], critic_head=HISTOGRAM, value_target="distribution", critic_chunks="whole"
     ),

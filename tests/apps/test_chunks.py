@@ -31,7 +31,9 @@ def overrides(store: Path, output: Path, *more: str) -> list[str]:
     return [*PENDULUM, *QC, *SMALL, f"+datasets.offline={{path:{store}}}", f"output={output}", *PHASES, *more]
 
 
-@pytest.mark.parametrize(("name", "chunk", "discount"), [("lift_qc", 5, None), ("lift_deas", 5, 0.9)])
+@pytest.mark.parametrize(
+    ("name", "chunk", "discount"), [("lift_qc", 5, None), ("lift_deas", 5, 0.9), ("lift_cqn_as", 4, None)]
+)
 def test_an_experiment_of_chunks_composes(name, chunk, discount) -> None:
     config = compose("train", [f"experiment={name}"])
     assert (config.replay.action_chunk, config.replay.chunk_discount) == (chunk, discount)

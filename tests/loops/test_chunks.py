@@ -10,6 +10,7 @@ from torch import Tensor
 
 from robot_rl import checkpoint
 from robot_rl.algorithms import AlgorithmConfig
+from robot_rl.algorithms.cqn import CQNConfig
 from robot_rl.algorithms.fql import FQLConfig
 from robot_rl.algorithms.sac import SACConfig
 from robot_rl.config import PhaseConfig
@@ -18,6 +19,7 @@ from robot_rl.loops.phases import run_phases
 from robot_rl.loops.rollout import AgentPolicy, Film, run_episode
 from robot_rl.testing.fakes import SPEED_LIMIT_RAD_S, OneJointEnvironment
 from robot_rl.transforms.action import ActionScale
+from robot_rl.types import Batch, Metrics
 
 CPU = torch.device("cpu")
 SMALL = {"actor_hidden": [16], "critic_hidden": [16]}
@@ -127,3 +129,20 @@ def test_an_episode_begins_with_a_new_decision_online(build, tmp_path: Path) -> 
     state = run.sources["online"].observation["state"]
     rows = [*range(0, 20, 3), *range(21, 41, 3)]  # 20 steps take 21 rows
     assert decided == state[rows, 0].tolist()
+
+
+def test_batches_say_which_rows_are_of_a_data_set(build, tmp_path) -> None:
+    config = CQNConfig(critic_width=8, levels=1, cloning_weight=1.0)
+    phase = PhaseConfig(interact="policy", steps=3, batch_size=8, shares={"offline": 0.5, "online": 0.5})
+    run = build(tmp_path, {"online": phase}, config=config, action_chunk=3)
+    seen = []
+    update = run.agent.update
+
+    def watched(batch: Batch, *, critic_updates: int = 1) -> Metrics:
+        assert batch.recorded is not None
+        seen.append(batch.recorded.tolist())
+        return update(batch, critic_updates=critic_updates)
+
+    run.agent.update = watched
+    run_phases(run)
+    assert seen == [[True] * 4 + [False] * 4] * 3
