@@ -286,7 +286,7 @@ def test_a_replay_buffer_gives_back_the_episodes_that_went_in() -> None:
         for back, episode in zip(found, episodes[first:], strict=True):
             for key, values in episode.observation.items():
                 np.testing.assert_array_equal(back.observation[key], values)
-            np.testing.assert_allclose(back.action, episode.action, atol=1e-6)
+            np.testing.assert_allclose(back.action, episode.action, atol=1e-4)  # those at a bound are kept inside it
             np.testing.assert_allclose(back.reward, episode.reward, atol=1e-6)
             np.testing.assert_array_equal(back.terminated, episode.terminated)
             assert bool(back.truncated[-1]) == (not bool(episode.terminated[-1]))
