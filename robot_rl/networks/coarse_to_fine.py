@@ -119,5 +119,5 @@ class CoarseToFineCritic(nn.Module):
 
     def _bins(self, outputs: Tensor, bins: int, rows: int) -> Tensor:
         """Shapes: (B * L, H, A * bins * Z) -> (B, L, H * A, bins, Z)."""
-        each = outputs.unflatten(2, (-1, bins, self.head.outputs)).flatten(1, 2)
-        return each.unflatten(0, (rows, -1))
+        each: Tensor = outputs.unflatten(2, (-1, bins, self.head.outputs)).flatten(1, 2)
+        return each.reshape(rows, -1, *each.shape[1:])
