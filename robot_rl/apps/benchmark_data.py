@@ -14,7 +14,7 @@ import numpy as np
 
 from robot_rl import checkpoint
 from robot_rl.apps.benchmark_engine import Job, Outcome
-from robot_rl.apps.benchmark_plan import Plan
+from robot_rl.apps.benchmark_plan import Plan, PlannedPolicy
 from robot_rl.apps.build import config_from_json, empty_buffer
 from robot_rl.apps.compose import as_override
 from robot_rl.apps.report_read import read_run
@@ -73,17 +73,21 @@ def prepare(plan: Plan, run: Run) -> list[str]:
         elif stores:
             edit.merge(stores, store)
         shutil.rmtree(_parts(store))
-    return []
+    return _train(plan.attackers, run, "attackers")
 
 
 def train_policies(plan: Plan, names: Sequence[str], run: Run) -> list[str]:
     """Train those of the named policies that are not yet; returns what failed."""
+    return _train(plan.policies(names), run, "policies")
+
+
+def _train(policies: Sequence[PlannedPolicy], run: Run, title: str) -> list[str]:
     jobs = [
         Job(name=policy.name, words=(*policy.words, "resume=true"), folder=policy.folder)
-        for policy in plan.policies(names)
+        for policy in policies
         if not is_finished(policy.folder)
     ]
-    return [f"{outcome.job.name}: {outcome.message}" for outcome in run(jobs, "policies") if outcome.status == "failed"]
+    return [f"{outcome.job.name}: {outcome.message}" for outcome in run(jobs, title) if outcome.status == "failed"]
 
 
 def is_finished(folder: Path) -> bool:
@@ -181,7 +185,10 @@ def write_replay(run: Path, episodes: int, path: Path) -> None:
 
 
 def replay_episodes(buffer: ReplayBuffer) -> Iterator[Episode]:
-    """The whole episodes of a replay buffer, oldest first. `success` is not in it."""
+    """The whole episodes of a replay buffer, oldest first.
+
+    `success` is not in it, and actions at a bound lie 1e-5 of the half range inside it, as the buffer keeps them.
+    """
     _, state = buffer.state()
     count, size = int(state["capacity"]), int(state["size"])
     steps, final = buffer.step.numpy(), buffer.final.numpy()

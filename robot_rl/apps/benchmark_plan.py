@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from robot_rl.apps.compose import as_override, compose
-from robot_rl.benchmark_config import BenchmarkConfig, RecipeConfig
+from robot_rl.benchmark_config import ATTACKER, BenchmarkConfig, RecipeConfig
 from robot_rl.config import TrainConfig
 from robot_rl.errors import InputError, nearest
 
@@ -84,14 +84,17 @@ class Plan:
             as_override("+datasets.offline.path", str(self.store(data))),
             *self._phases(),
             *suite.train,
-            *suite.tasks[task].train,
+            *self._task_words(task),
             *suite.algorithms[algorithm].train,
             *suite.tasks[task].settings.get(algorithm, []),
             *self.config.settings,
         ]
         if (task, algorithm) not in self._composed:
             self._composed[task, algorithm] = compose("train", words)
-        digest = settings_hash(replace(self._composed[task, algorithm], seed=seed), data=self.data_hash(data))
+        attacked = self.attacker(data).folder.name if self.is_attacked(task) else ""
+        digest = settings_hash(
+            replace(self._composed[task, algorithm], seed=seed), data=self.data_hash(data) + attacked
+        )
         named = [as_override("name", f"{suite.name}_{task}_{algorithm}"), as_override("output", str(folder))]
         return PlannedRun(
             suite=suite.name,
@@ -103,6 +106,13 @@ class Plan:
             result=(self.results / task / algorithm / f"seed_{seed}").with_suffix(".json"),
             hash=digest,
         )
+
+    def _task_words(self, task: str) -> list[str]:
+        chosen = self.suite.tasks[task]
+        if not self.is_attacked(task):
+            return chosen.train
+        folder = str(self.attacker(chosen.data).folder)
+        return [word.replace(ATTACKER, folder) for word in chosen.train]
 
     @cached_property
     def _composed(self) -> dict[tuple[str, str], TrainConfig]:
@@ -137,6 +147,33 @@ class Plan:
         folder = self.folder / "policies" / f"{name}_{digest}"
         named = [as_override("name", name), as_override("output", str(folder))]
         return PlannedPolicy(name=name, words=("train", *words, *named), folder=folder)
+
+    def is_attacked(self, task: str) -> bool:
+        """Whether critics corrupt the data of a task."""
+        return any(ATTACKER in word for word in self.suite.tasks[task].train)
+
+    def attacker(self, data: str) -> PlannedPolicy:
+        """The run whose critics corrupt a data set."""
+        if data not in self._attackers:
+            words = [as_override("+datasets.offline.path", str(self.store(data))), *self.suite.attackers[data]]
+            digest = settings_hash(compose("train", words), data=self.data_hash(data))
+            folder = self.folder / "policies" / f"attacker_{data}_{digest}"
+            words += [as_override("name", f"attacker_{data}"), as_override("output", str(folder))]
+            attacker = PlannedPolicy(name=f"attacker of {data}", words=("train", *words), folder=folder)
+            self._attackers[data] = attacker
+        return self._attackers[data]
+
+    @cached_property
+    def _attackers(self) -> dict[str, PlannedPolicy]:
+        return {}
+
+    @property
+    def attackers(self) -> list[PlannedPolicy]:
+        """Those that the chosen tasks need."""
+        return [
+            self.attacker(data)
+            for data in dict.fromkeys(self.suite.tasks[t].data for t in self.tasks if self.is_attacked(t))
+        ]
 
     def policies(self, names: Iterable[str]) -> list[PlannedPolicy]:
         """Those among `names` that are trained."""
@@ -181,6 +218,7 @@ def settings_hash(config: TrainConfig, data: str = "") -> str:
         settings.pop(name, None)
     for dataset in settings.get("datasets", {}).values():
         dataset.pop("path")
+        dataset.get("corruption", {}).pop("attacker", None)
     return _sha256({"settings": settings, "data": data})
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from robot_rl import checkpoint
+from robot_rl.apps.benchmark_kept import kept, kept_table
 from robot_rl.apps.benchmark_plan import Plan
 from robot_rl.apps.benchmark_result import Result, read_result
 from robot_rl.datasets.store_files import clear_disk_errors
@@ -164,6 +165,7 @@ def _content(
             for task in plan.tasks
         },
         "improvement": _improvement(groups, estimator),
+        "kept": kept(plan.suite.tasks, results, plan.algorithms, plan.config.resamples),
     }
 
 
@@ -269,6 +271,7 @@ def as_markdown(content: Mapping[str, Any]) -> str:
         if rows:
             lines += [f"## {task}: mean over runs", "", *_summary_table(rows), ""]
             lines += [*_steps_table(rows, content["steps"]), ""]
+    lines += kept_table(content["kept"])
     for name, pairs in content["improvement"].items():
         if pairs:
             title = {"final": "final score", "regret": "regret"}[name]
