@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +186,7 @@ def _row(
         "algorithm": group.algorithm,
         "runs": len(flat),
         "offline": estimate(lambda run: run.offline),
-        "scores": {str(step): estimate(lambda run, at=step: _at(run, at)) for step in steps if step > 0},
+        "scores": {str(step): estimate(partial(_at, step=step)) for step in steps if step > 0},
         "final": estimate(lambda run: run.final),
         "regret": estimate(lambda run: run.regret),
         "dip": estimate(lambda run: run.dip_depth),
