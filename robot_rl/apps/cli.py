@@ -178,3 +178,7 @@ def _load(verb: str, given: list[str]) -> Callable[[Any], int]:
 
             return doctor.run
     raise LookupError(f"{verb} is in config.VERB_CONFIGS, but cli._load does not know it")
+
+
+if __name__ == "__main__":  # torchrun -m robot_rl.apps.cli train ...
+    sys.exit(main())

@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,11 +35,13 @@ from robot_rl.clock import MonotonicClock
 from robot_rl.config import TrainConfig
 from robot_rl.environment import Environment
 from robot_rl.errors import InputError
+from robot_rl.loops.distributed import Ranks, SharedEnvironment, average_gradients, connected
 from robot_rl.loops.evaluate import EpisodeResult
 from robot_rl.loops.execution import require_cuda
 from robot_rl.loops.phases import run_phases
 from robot_rl.loops.rollout import AgentPolicy, Film
 from robot_rl.loops.run import Evaluator, Run
+from robot_rl.loops.trace import generators
 from robot_rl.networks.encoder import DEVIATION_FLOOR
 from robot_rl.recorder import Progress, Recorder
 from robot_rl.replay.buffer import ReplayBuffer
@@ -58,26 +61,37 @@ def run(config: TrainConfig, words: Sequence[str] | None = None) -> int:
         words: the command line behind `robot-rl`, to be told to whoever wants to repeat the run; None where a program
             calls.
     """
-    console = Console(stderr=True)
     check(config)
     torch.set_num_threads(config.threads)
-    require_cuda(config.execution, device_of(config.device))
+    with connected() as ranks:
+        return _train(config, words, ranks)
+
+
+def _train(config: TrainConfig, words: Sequence[str] | None, ranks: Ranks) -> int:
+    console = Console(stderr=True, quiet=not ranks.first)
     folder = Path(config.output).expanduser()
-    with lock(folder), contextlib.ExitStack() as stack:
+    with lock(folder) if ranks.first else contextlib.nullcontext(), contextlib.ExitStack() as stack:
         config_json = config_to_json(config)
-        found = find_checkpoint(folder, config_json, resume=config.resume)
+        found = find_checkpoint(folder, config_json, resume=config.resume) if ranks.first else None
+        told = ranks.tell("" if found is None else str(found))
+        found = Path(told) if told else None
+        config = of_rank(config, ranks)
+        require_cuda(config.execution, device_of(config.device))
         training, evaluation = None, None
         if config.environment is not None:
             if any(phase.interact != "none" for phase in config.phases.values()):
                 training = stack.enter_context(contextlib.closing(build_environment(config.environment)))
+                training = SharedEnvironment(training, ranks) if ranks.count > 1 else training
             evaluation = stack.enter_context(contextlib.closing(build_environment(config.environment)))
         display = stack.enter_context(ConsoleDisplay(console))
-        if evaluation is not None and config.evaluation.videos > 0:
+        if evaluation is not None and config.evaluation.videos > 0 and ranks.first:
             check_rendering(evaluation, "evaluation.videos")
-        this = _assemble(config, config_json, folder, training, evaluation, display, stack, found, words)
+        this = _assemble(config, config_json, folder, training, evaluation, display, stack, found, words, ranks)
         with _stop_on_signal(display) as requested:
             this.stop_requested = lambda: bool(requested)
             finished = run_phases(this)
+    if not ranks.first:
+        return 0 if finished else 130
     report = write_report(folder)
     if finished:
         console.print(f"[bold green]Finished.[/] Report: {report}")
@@ -110,6 +124,27 @@ def check(config: TrainConfig) -> None:
         raise InputError("a data set cannot be called 'online': that is the running robot's own replay buffer")
 
 
+def of_rank(config: TrainConfig, ranks: Ranks) -> TrainConfig:
+    """What one of several processes runs: its share of each batch, on its own device.
+
+    Raises:
+        InputError: batches that do not divide, or updates that cannot be shared.
+    """
+    if ranks.count == 1:
+        return config
+    if config.execution.mode != "eager":
+        raise InputError(
+            f"execution.mode={config.execution.mode} under torchrun: gradients are averaged between processes by eager "
+            "updates only. Set execution.mode=eager, or start one process"
+        )
+    phases = {
+        name: replace(phase, batch_size=ranks.rows(phase.batch_size, f"phases.{name}"))
+        for name, phase in config.phases.items()
+    }
+    device = f"cuda:{ranks.place}" if config.device == "cuda" else config.device
+    return replace(config, phases=phases, device=device)
+
+
 def _assemble(
     config: TrainConfig,
     config_json: dict[str, Any],
@@ -120,6 +155,7 @@ def _assemble(
     stack: contextlib.ExitStack,
     found: Path | None,
     words: Sequence[str] | None,
+    ranks: Ranks,
 ) -> Run:
     seeds = Seeds(config.seed)
     loaded: dict[str, LoadedData] = {}
@@ -146,7 +182,7 @@ def _assemble(
         sources[name] = empty_buffer(config, spec, rows, instructions, mapped=mapped)
         for episode, weight in zip(data.episodes, data.weights, strict=True):
             sources[name].append(episode, weight=weight)
-    statistics = None
+    statistics = None  # of all the data, also where a rank learns from a share of it
     if config.normalize_observations and sources:
         statistics = {
             key: (
@@ -155,7 +191,19 @@ def _assemble(
             )
             for key, (mean, deviation) in next(iter(sources.values())).observation_statistics().items()
         }
+    for name, data in loaded.items():
+        if ranks.count > 1:
+            shared = ranks.share(list(zip(data.episodes, data.weights, strict=True)), f"data set {name}")
+            rows = sum(len(episode) + 1 for episode, _ in shared)
+            mapped = config.datasets[name].images == "mapped"
+            sources[name] = empty_buffer(config, spec, rows, instructions, mapped=mapped)
+            for episode, weight in shared:
+                sources[name].append(episode, weight=weight)
     agent = build_agent(config, spec, statistics, config.seed)
+    average_gradients(agent, ranks)
+    if not ranks.first:
+        for generator in generators(agent):
+            generator.manual_seed(seeds.integer("agent", "rank", ranks.rank))
     require_single_transitions(config, agent)
     if training is not None and config.replay.capacity <= training.maximum_steps:
         raise InputError(
@@ -176,12 +224,15 @@ def _assemble(
     }
     tensors: dict[str, torch.Tensor] = {}
     state: dict[str, Any] = {}
-    if found is None:
-        recorder = Recorder(folder)
-    else:
+    if found is not None:
         tensors, state = checkpoint.load(found)
         require_same_settings(state["config"], config_json, found)
         require_same_data(state["datasets"], origin["datasets"], found)
+    if not ranks.first:  # what another process than the first would record is dropped
+        recorder = Recorder(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+    elif found is None:
+        recorder = Recorder(folder)
+    else:
         recorder = Recorder(folder, resume_at=state["metrics_bytes"], work=Progress(**state["progress"]).work)
 
     stack.callback(recorder.close)
@@ -193,7 +244,7 @@ def _assemble(
         action_chunk=config.replay.action_chunk,
     )
     evaluator = None
-    if evaluation is not None:
+    if evaluation is not None and ranks.first:
         evaluator = Evaluator(
             environment=evaluation,
             policy=policy,
@@ -222,19 +273,21 @@ def _assemble(
         display=display,
         clock=MonotonicClock(),
         seeds=seeds,
-        generator=seeds.torch("batches"),
+        generator=seeds.torch("batches") if ranks.first else seeds.torch("batches", ranks.rank),
         stop_requested=lambda: False,
         checkpoint_every_s=config.checkpoint_every_s,
         log_every=config.log_every,
         prefetch_workers=workers,
         execution=config.execution,
+        ranks=ranks,
     )
-    if found is None:
+    ranks.require_same(agent)
+    if found is None and ranks.first:
         # Last, because these two make the folder a run: what was refused above leaves none behind.
         write_facts(folder, config, config_json, origin, words)
         if config.resume:
             display.say(f"{folder} has no checkpoint yet: starting from the beginning")
-    else:
+    elif found is not None:
         this.restore(int(found.name), tensors, state)
         display.say(f"Going on from {found}: phase {this.progress.phase}, step {this.progress.phase_step}")
     return this

@@ -31,7 +31,7 @@ def run_offline(run: Run, phase: PhaseConfig) -> bool:
     )
     with batches:
         while progress.phase_step < phase.steps:
-            if run.stop_requested():
+            if run.should_stop():
                 return False
             metrics = learning.update(batches.next(), critic_updates=repeats)
             progress.phase_step += 1
@@ -45,7 +45,7 @@ def _run_graphed(run: Run, phase: PhaseConfig, learning: GraphedUpdates, draw: D
     """As `run_offline`, many steps at a time."""
     progress, repeats = run.progress, round(phase.updates_per_step)
     while progress.phase_step < phase.steps:
-        if run.stop_requested():
+        if run.should_stop():
             return False
         end = run.next_stop(phase, learning.updates_per_replay)
         drawn = [draw(step, run.generator) for step in range(progress.phase_step, end)]

@@ -24,7 +24,7 @@ def run_online(run: Run, phase: PhaseConfig) -> bool:
     metrics: Metrics = {}
 
     while progress.phase_step < phase.steps:
-        if run.stop_requested():
+        if run.should_stop():
             return False
         run.save_if_due()
 

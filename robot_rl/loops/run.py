@@ -18,8 +18,10 @@ from robot_rl.clock import Clock
 from robot_rl.config import ExecutionConfig, PhaseConfig
 from robot_rl.environment import Environment
 from robot_rl.errors import InputError
+from robot_rl.loops.distributed import Ranks
 from robot_rl.loops.evaluate import EpisodeResult, evaluate
 from robot_rl.loops.rollout import AgentPolicy, Film
+from robot_rl.loops.trace import generators
 from robot_rl.recorder import Progress, Recorder
 from robot_rl.replay.buffer import ReplayBuffer
 from robot_rl.replay.mixture import check_shares
@@ -88,11 +90,12 @@ class Run:
     clock: Clock
     seeds: Seeds
     generator: torch.Generator  # draws batches and uniform actions
-    stop_requested: Callable[[], bool]
+    stop_requested: Callable[[], bool]  # of this process; the loops ask `should_stop`
     checkpoint_every_s: float
     log_every: int
     prefetch_workers: int = 0  # threads that gather batches ahead, in phases without interaction
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)  # of the updates
+    ranks: Ranks = field(default_factory=Ranks)  # the processes that learn together
     progress: Progress = field(default_factory=Progress)
     saved: int = 0  # checkpoints written so far
     _saved_ns: int = 0
@@ -123,6 +126,10 @@ class Run:
         self._tick_steps, self._tick_updates = self.progress.environment_steps, self.progress.updates
 
     # Called by the loops ----------------------------------------------------------------------------------------------
+
+    def should_stop(self) -> bool:
+        """A stop was requested, of whichever process."""
+        return self.ranks.any(self.stop_requested())
 
     def next_stop(self, phase: PhaseConfig, updates: int) -> int:
         """The step up to which `updates` at a time may go on without anything being due in between.
@@ -182,11 +189,12 @@ class Run:
 
     def evaluate_at_end(self, *, last: bool) -> bool:
         """Evaluate and film at the end of a phase; False when a stop was requested meanwhile: it is then done again."""
+        done = True
         try:
             self.evaluate(at_end=True, last=last)
         except EvaluationStoppedError:
-            return False
-        return True
+            done = False
+        return self.ranks.decide(done)
 
     def evaluate(self, *, at_end: bool = False, last: bool = False) -> None:
         """Evaluate the present policy on new seeds; films only at the end of a phase.
@@ -231,7 +239,8 @@ class Run:
     def save_if_due(self) -> None:
         """Write a checkpoint when the last one is old enough. To be called where no episode is running."""
         now = self.clock.now_ns()
-        if now - self._saved_ns >= max(self.checkpoint_every_s * 1e9, self._save_ns / SAVING_SHARE):
+        due = now - self._saved_ns >= max(self.checkpoint_every_s * 1e9, self._save_ns / SAVING_SHARE)
+        if self.ranks.decide(due):
             self.tick()
             self.save()
 
@@ -254,29 +263,53 @@ class Run:
         self._require_finite({name: float(value.sum()) for name, value in tensors.items() if value.is_floating_point()})
         tensors = {f"agent.{key}": value for key, value in tensors.items()}
         tensors["generator"] = self.generator.get_state()
+        if self.ranks.count > 1:
+            self.ranks.require_same(self.agent)
+            tensors["ranks"] = torch.stack(self.ranks.gather(torch.cat([each.get_state() for each in self._own])))
         state: dict[str, Any] = {
             **self.origin,
             "progress": asdict(self.progress),
             "agent": agent_state,
             "metrics_bytes": self.recorder.sync(),
+            "ranks": self.ranks.count,
         }
         if "online" in self.sources:
             replay, state["replay"] = self.sources["online"].state()
             tensors |= {f"replay.{key}": value for key, value in replay.items()}
         self.saved += 1
-        checkpoint.save(self.folder / "checkpoints", self.saved, tensors, state)
+        if self.ranks.first:
+            checkpoint.save(self.folder / "checkpoints", self.saved, tensors, state)
         self._saved_ns = self.clock.now_ns()
         self._save_ns = self._saved_ns - begin
 
     def restore(self, number: int, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
-        """Undo `save` on a run that was built from the same configuration."""
+        """Undo `save` on a run that was built from the same configuration.
+
+        Raises:
+            InputError: another number of processes saved it.
+        """
+        before = state.get("ranks", 1)
+        if before != self.ranks.count:
+            raise InputError(
+                f"the run in {self.folder} is one of {before} process(es), not of {self.ranks.count}: go on with "
+                f"`torchrun --nproc-per-node {before}`, or without torchrun where it is one"
+            )
 
         def under(prefix: str) -> dict[str, torch.Tensor]:
             return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
         checkpoint.unpack_agent(self.agent, under("agent."), state["agent"])
         self.generator.set_state(tensors["generator"])
+        if self.ranks.count > 1:
+            sizes = [len(each.get_state()) for each in self._own]
+            for generator, own in zip(self._own, tensors["ranks"][self.ranks.rank].split(sizes), strict=True):
+                generator.set_state(own.clone())
         self.progress = Progress(**state["progress"])
         if "online" in self.sources:
             self.sources["online"].restore(under("replay."), state["replay"])
         self.saved = number
+
+    @property
+    def _own(self) -> list[torch.Generator]:
+        """The generators that differ from rank to rank."""
+        return [self.generator, *generators(self.agent)]
