@@ -136,3 +136,27 @@ def written(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     return yaml.safe_dump(value, default_flow_style=True).removesuffix("\n").removesuffix("\n...")
+
+
+NO_FORMULAS = {"functional/schedule.py", "functional/attack.py", "algorithms/agent.py", "algorithms/__init__.py"}
+"""When something is due, what an evaluation does to observations, and what agents have in common."""
+
+
+def test_every_loss_and_target_is_on_a_page() -> None:
+    """Public functions of `functional/` and of the algorithms, unless only functions that are on a page call them."""
+    named = {reference for page in PAGES for reference in references(page.read_text("utf-8"))}
+    functions: dict[tuple[str, str], ast.FunctionDef] = {}
+    for folder in ("functional", "algorithms"):
+        for path in sorted((ROOT / "robot_rl" / folder).glob("*.py")):
+            inside = f"{folder}/{path.name}"
+            for node in ast.parse(path.read_text("utf-8")).body if inside not in NO_FORMULAS else ():
+                if isinstance(node, ast.FunctionDef):
+                    functions[inside, node.name] = node
+    covered, reached = set(), [key for key in functions if key in named]
+    while reached:
+        key = reached.pop()
+        covered.add(key)
+        called = {getattr(node, "id", getattr(node, "attr", None)) for node in ast.walk(functions[key])}
+        reached += [each for each in functions if each[1] in called and each not in covered]
+    public = {key for key in functions if not key[1].startswith("_") and key[1] != "create"}
+    assert {f"{path}::{name}" for path, name in public - covered} == set()
