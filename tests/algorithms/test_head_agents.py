@@ -156,3 +156,50 @@ def test_what_the_contract_leaves_out_updates_too(
     metrics = agent.update(make_batch(24))
     assert all(math.isfinite(value) for value in metrics.values())
     assert ("critic/target_outside" in metrics) == (kind != "quantile")
+
+
+@pytest.mark.parametrize("kind", ["scalar", *CONFIGS])
+def test_returns_of_a_coin_at_every_step_are_learned_by_bootstrapping(kind: str) -> None:
+    """Rewards of -1 or 3 for ever, discount 1/2: the return is uniform between -2 and 6, its deviation 8 / sqrt(12)."""
+    limits = {"minimum": -4.0, "maximum": 8.0} if kind in ("c51", "hl_gauss") else {}
+    head = CriticHeadConfig(kind=kind, atoms=25 if kind == "quantile" else 51, huber=0.1, **limits)
+    config = TD3Config(
+        actor_hidden=[4], critic_hidden=[8], critic_learning_rate=1e-2, target_rate=0.05, actor_every=10_000,
+        target_updates="critic", critic_head=head,
+    )  # fmt: skip
+    agent, generator = create(config, ONE_STEP, Seeds(0), CPU, None), torch.Generator().manual_seed(0)
+    same = {"state": torch.zeros(64, 1)}
+    for step in range(400):
+        if step == 300:
+            agent.config = with_overrides(config, {"critic_learning_rate": 1e-3})
+        reward = torch.randint(2, (64,), generator=generator) * 4.0 - 1.0
+        action = torch.rand((64, 1), generator=generator) * 2 - 1
+        agent.update(
+            Batch(
+                observation=same, action=action, reward=reward, discount=torch.full((64,), 0.5), next_observation=same
+            )
+        )
+    with torch.no_grad():
+        raw = agent.critic.raw(torch.zeros(1, 1), torch.zeros(1, 1))[:, 0]  # (2, Z)
+    torch.testing.assert_close(critic_head(head).q(raw), torch.full((2,), 2.0), rtol=0, atol=0.2)
+    if kind == "c51":
+        atoms = torch.linspace(-4, 8, 51)
+        deviation = (raw.softmax(1) @ atoms.square() - (raw.softmax(1) @ atoms).square()).sqrt()
+        torch.testing.assert_close(deviation, torch.full((2,), 2.31), rtol=0, atol=0.2)
+    if kind == "quantile":
+        levels = (torch.arange(25) + 0.5) / 25
+        torch.testing.assert_close(raw.mean(dim=0), -2 + 8 * levels, rtol=0, atol=0.5)
+
+
+@pytest.mark.parametrize("kind", list(CONFIGS))
+def test_rewards_far_outside_the_range_leave_weights_finite(
+    kind: str, spec: Spec, make_batch: Callable[..., Batch]
+) -> None:
+    agent: Any = create(SACConfig(**SMALL, critic_head=CONFIGS[kind]), spec, Seeds(0), CPU, None)
+    for seed in range(5):
+        batch = make_batch(24, seed)
+        metrics = agent.update(replace(batch, reward=1e6 * batch.reward))
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert all(torch.isfinite(each).all() for each in agent.critic.parameters())
+    if kind != "quantile":
+        assert metrics["critic/target_outside"] == 1
