@@ -5,6 +5,7 @@ The switch from offline to online is the step from one phase of the list to the 
 
 from robot_rl import checkpoint
 from robot_rl.algorithms import with_overrides
+from robot_rl.config import PhaseConfig
 from robot_rl.loops.offline import run_offline
 from robot_rl.loops.online import run_online
 from robot_rl.loops.run import Run
@@ -17,13 +18,7 @@ def run_phases(run: Run) -> bool:
         progress.phase = names[progress.phase_index]
         phase = run.phases[progress.phase]
         interact = phase.interact != "none"
-        # Relative to the run's configuration, not to the phase before: what a phase does not name is as in the file.
-        run.agent.config = with_overrides(run.base_config, phase.algorithm)
-        for name, source in run.sources.items():
-            source.recorded, source.with_recorded = name != "online", "recorded" in run.agent.needs
-            source.complete_only = "monte_carlo_return" in run.agent.needs
-            source.with_next_action = "next_action" in run.agent.needs
-            source.allow_cut_chunks("valid" in run.agent.needs)
+        apply_settings(run, phase)
         if not progress.phase_begun:
             progress.phase_begun = True
             run.recorder.event("phase_start", progress, interact=interact)
@@ -42,3 +37,14 @@ def run_phases(run: Run) -> bool:
         progress.phase_step, progress.phase_begun = 0, False
         run.save()
     return True
+
+
+def apply_settings(run: Run, phase: PhaseConfig) -> None:
+    """Make agent and sources what the phase wants, whatever they were before."""
+    # Relative to the run's configuration, not to the phase before: what a phase does not name is as in the file.
+    run.agent.config = with_overrides(run.base_config, phase.algorithm)
+    for name, source in run.sources.items():
+        source.recorded, source.with_recorded = name != "online", "recorded" in run.agent.needs
+        source.complete_only = "monte_carlo_return" in run.agent.needs
+        source.with_next_action = "next_action" in run.agent.needs
+        source.allow_cut_chunks("valid" in run.agent.needs)
