@@ -243,7 +243,8 @@ class RORL:
         self._descend("actor", loss, config.actor_learning_rate)
         temperature = self.temperature()
         wanted = config.target_entropy_per_dimension * self.action_size
-        self._descend("temperature", temperature_loss(temperature, log_prob, wanted), config.temperature_learning_rate)
+        change = temperature_loss(temperature, log_prob, wanted, factor="logarithm")  # as all four public codes
+        self._descend("temperature", change, config.temperature_learning_rate)
         return metrics | {"actor/temperature": temperature.detach()}
 
     @property
