@@ -15,9 +15,17 @@ from robot_rl.transforms.action import EDGE
 
 
 def sample(mean: Tensor, log_std: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """An action and its log density, both differentiable in mean and log_std. Shapes: each (*, A) -> (*, A), (*)."""
-    u = gaussian.sample(mean, log_std, generator)
-    return torch.tanh(u), gaussian.log_prob(mean, log_std, u) - _log_jacobian(u)
+    """An action and its log density, both differentiable in mean and log_std. Shapes: each (*, A) -> (*, A), (*).
+
+    As `log_prob`, of u = mean + exp(log_std) * noise: the noise is the standardized u, so that the mean drops out.
+    """
+    noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+    u = torch.addcmul(mean, log_std.exp(), noise)
+    negative = -2 * u
+    # Minus the log density, but for its constant: noise^2 / 2 + log_std - 2 u - 2 softplus(-2 u).
+    each = torch.add(negative, F.softplus(negative), alpha=-2) + torch.add(log_std, noise.square(), alpha=0.5)
+    constant = mean.shape[-1] * (0.5 * math.log(2 * math.pi) + 2 * math.log(2))
+    return torch.tanh(u), -constant - each.sum(dim=-1)
 
 
 def log_prob(mean: Tensor, log_std: Tensor, action: Tensor) -> Tensor:

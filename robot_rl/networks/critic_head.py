@@ -110,7 +110,7 @@ class ScalarHead:
 
     def q(self, raw: Tensor) -> Tensor:
         """The output. Shapes: (*, 1) -> (*)."""
-        return raw[..., 0]
+        return raw.squeeze(-1)  # whose gradient is a view, where that of an index is a copy
 
     def spread(self, next_raw: Tensor, discount: Tensor, reduction: str, best_of: str = "reduced") -> Spread | None:
         """None: a mean needs the mean only."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from robot_rl.networks.critic_head import SCALAR, CriticHead
 from robot_rl.networks.initialize import Initialization, places
 from robot_rl.networks.layers import Keep, Layers, differentiable, draw_keep, on_cpu, one_by_one
+from robot_rl.networks.parameters import parameters_of
 
 
 class Ensemble(nn.Module):
@@ -74,8 +75,7 @@ class Ensemble(nn.Module):
             found = f"{tuple(features.shape)} and {tuple(action.shape)}"
             raise ValueError(f"features and action are {found}: expected (B, {self.features}) and (B, A) or (B, N, A)")
         layers = self.layers if heads is None else self.layers.chosen(heads)
-        count = len(layers.biases[0])
-        rows = math.prod(action.shape[:-1])
+        count, rows = layers.biases[0].shape[0], math.prod(action.shape[:-1])
         if features.device.type != "cpu":
             keep = self._keep(rows, dropout_generator, count)
             return differentiable(features, action, layers, keep)
@@ -97,7 +97,8 @@ class Ensemble(nn.Module):
     @property
     def layers(self) -> Layers:
         """The stacked parameters."""
-        return Layers([*self.weights], [*self.biases], [*self.norm_scales], [*self.norm_offsets])
+        lists = (self.weights, self.biases, self.norm_scales, self.norm_offsets)
+        return Layers(*(parameters_of(each) for each in lists))
 
     def _keep(self, rows: int, generator: torch.Generator | None, stack: int = 0) -> Keep:
         if self.dropout == 0 or generator is None:

@@ -192,8 +192,10 @@ class _Pass:
         self.features = features
         self.members: list[Sequence[Tensor]] = [parameters]
         if stacked:
-            self.members = [[each[index] for each in parameters] for index in range(len(parameters[0]))]
-        states, block = len(features), max(BLOCK // self.each, 1)
+            self.members = [[each[index] for each in parameters] for index in range(parameters[0].shape[0])]
+        states, block = features.shape[0], max(BLOCK // self.each, 1)
+        # oneDNN's product is the faster one of many rows, if it is wide too.
+        self.many = ONEDNN and states * self.each >= ONEDNN_ROWS and features.dtype is torch.float32
         self.blocks: list[tuple[slice, slice] | None] = [None]
         if states > block:
             # As even as can be: a small last block costs as many calls as a large one.
@@ -226,7 +228,7 @@ class _Pass:
             state = None if state is None else state[block[0]]
             action = None if action is None else action[block[1]]
         if action is None or state is None:
-            x = _product(features, member[0], member[count], rectified=plain)
+            x = self._product(features, member[0], member[count], rectified=plain)
         else:
             x = torch.mm(action, member[0][:, self.size :].t())
             x.view(-1, self.each, x.shape[1]).add_(state.unsqueeze(1))
@@ -243,7 +245,7 @@ class _Pass:
             if not plain:
                 x.relu_()
             saved.hidden.append(x)
-            x = _product(x, member[index], member[count + index], rectified=plain and index < count - 1)
+            x = self._product(x, member[index], member[count + index], rectified=plain and index < count - 1)
         return x, saved
 
     def backward(
@@ -258,10 +260,10 @@ class _Pass:
         if needs_own:
             own = [torch.empty_like(each, memory_format=torch.contiguous_format) for each in parameters]
             given = [[each[index] for each in own] for index in range(len(self.members))] if self.stacked else [own]
-        features = self.features.new_empty(len(self.features), self.size) if needs_features else None
+        features = self.features.new_empty(self.features.shape[0], self.size) if needs_features else None
         action = None
         if needs_action:
-            action = self.features.new_empty(len(gradients[0]), self.members[0][0].shape[1] - self.size)
+            action = self.features.new_empty(gradients[0].shape[0], self.members[0][0].shape[1] - self.size)
         for index, member in enumerate(self.members):
             # Transposed, because rows of other lengths than multiples of a vector are slow to write.
             first = member[0].new_empty(member[0].shape[::-1]) if needs_own else None
@@ -315,7 +317,7 @@ class _Pass:
             if own:
                 _accumulate(own[index], g.t(), x, more)
                 _sum(own[count + index], g, more)
-            g = _gradient_product(g, member[index])
+            g = self._gradient_product(g, member[index])
             _rectify(g, x, 0, grad_input=g)
             if self.norms:
                 scale, offset = 2 * count + index - 1, 3 * count + index - 2
@@ -335,30 +337,26 @@ class _Pass:
                 g.mul_(keep[index - 1] if block is None else keep[index - 1][block[1]])
         return g
 
+    def _product(self, x: Tensor, weight: Tensor, bias: Tensor, *, rectified: bool) -> Tensor:
+        """x weight^T + bias, and its ReLU. Shapes: (M, in), (out, in), (out,) -> (M, out)."""
+        if self.many and min(weight.shape) >= ONEDNN_WIDTH:
+            return _onednn(x, weight, bias, "relu" if rectified else "none", [], "")
+        y = F.linear(x, weight, bias)
+        return y.relu_() if rectified else y
+
+    def _gradient_product(self, g: Tensor, weight: Tensor) -> Tensor:
+        """g weight. Shapes: (M, out), (out, in) -> (M, in)."""
+        if self.many and min(weight.shape) >= ONEDNN_WIDTH:
+            return _onednn(g, weight.t(), None, "none", [], "")
+        return torch.mm(g, weight)
+
+
+def _onednn(*arguments: Any) -> Tensor:
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(*arguments)
+    return product
+
 
 _rectify = torch.ops.aten.threshold_backward.grad_input
-
-
-def _fused(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN's product is the faster one: of many rows, and wide."""
-    return ONEDNN and len(x) >= ONEDNN_ROWS and min(weight.shape) >= ONEDNN_WIDTH and x.dtype == torch.float32
-
-
-def _product(x: Tensor, weight: Tensor, bias: Tensor, *, rectified: bool) -> Tensor:
-    """x weight^T + bias, and its ReLU. Shapes: (M, in), (out, in), (out,) -> (M, out)."""
-    if _fused(x, weight):
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "relu" if rectified else "none", [], "")
-        return y
-    y = F.linear(x, weight, bias)
-    return y.relu_() if rectified else y
-
-
-def _gradient_product(g: Tensor, weight: Tensor) -> Tensor:
-    """g weight. Shapes: (M, out), (out, in) -> (M, in)."""
-    if _fused(g, weight):
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(g, weight.t(), None, "none", [], "")
-        return y
-    return torch.mm(g, weight)
 
 
 def _accumulate(out: Tensor, left: Tensor, right: Tensor, more: bool) -> None:

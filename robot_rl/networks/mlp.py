@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from robot_rl.networks.initialize import Initialization, places
 from robot_rl.networks.layers import LAYER_NORM_EPSILON, Keep, Layers, differentiable, draw_keep, on_cpu
+from robot_rl.networks.parameters import parameters_of
 
 
 class MLP(nn.Module):
@@ -39,8 +40,8 @@ class MLP(nn.Module):
         if self.dropout > 0 and dropout_generator is not None:
             widths = [layer.out_features for layer in self.layers[:-1]]
             keep = draw_keep(len(x), widths, self.dropout, dropout_generator)
-        weights, biases = [layer.weight for layer in self.layers], [layer.bias for layer in self.layers]
-        layers = Layers(weights, biases, [norm.weight for norm in self.norms], [norm.bias for norm in self.norms])
+        parameters, norms = parameters_of(self.layers), parameters_of(self.norms)  # weight, bias, weight, bias, ...
+        layers = Layers(parameters[::2], parameters[1::2], norms[::2], norms[1::2])
         if x.device.type != "cpu" or torch.compiler.is_compiling():
             return differentiable(x, None, layers, keep)
         return on_cpu(x, None, layers, [keep], stacked=False)
