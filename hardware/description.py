@@ -82,7 +82,8 @@ class Watchdogs:
     takeover_hold_s: float  # silence of the operator's device, while it has the robot, after which the robot holds
     takeover_stop_s: float  # and after which it stops
     frozen_s: float  # joint states that do not change while the command moves
-    future_s: float  # how far ahead of our clock a stamp may be
+    clock_jump_s: float  # how far the stamps of the joint states may jump ahead between two of them
+    answer_age_s: float  # how old the observation may be that a command answers, when the command arrives
     invalid_commands: int  # in a row, after which it stops
     tracking_errors: int  # joint states in a row
     missed_deadlines: int  # control periods in a row
@@ -318,7 +319,8 @@ def _watchdogs(top: Section) -> Watchdogs:
         takeover_hold_s=seconds["takeover_hold_s"],
         takeover_stop_s=seconds["takeover_stop_s"],
         frozen_s=seconds["frozen_s"],
-        future_s=seconds["future_s"],
+        clock_jump_s=seconds["clock_jump_s"],
+        answer_age_s=seconds["answer_age_s"],
         invalid_commands=section.whole("invalid_commands", low=1),
         tracking_errors=section.whole("tracking_errors", low=1),
         missed_deadlines=section.whole("missed_deadlines", low=1),

@@ -65,7 +65,7 @@ class Limits:
                 raise InputError(f"{name}: the lowest position {low} lies above the highest {high}")
 
     def scaled(self, velocity: float) -> "Limits":
-        """The same positions at `velocity` times the speed, in (0, 1]; acceleration by its square, jerk by its cube."""
+        """The same with `velocity` times the speed, in (0, 1]: slower, but it stops as quickly."""
         if not 0 < velocity <= 1:
             raise InputError(f"a speed scale of {velocity} does not lie in (0, 1]")
         return Limits(
@@ -73,8 +73,8 @@ class Limits:
             low=self.low,
             high=self.high,
             velocity=tuple(x * velocity for x in self.velocity),
-            acceleration=tuple(x * velocity**2 for x in self.acceleration),
-            jerk=tuple(x * velocity**3 for x in self.jerk),
+            acceleration=self.acceleration,
+            jerk=self.jerk,
         )
 
 

@@ -227,9 +227,9 @@ def test_a_start_outside_is_refused(position: float) -> None:
         Limiter(limits(), PERIOD_S).start([position])
 
 
-def test_scaling_time_scales_the_whole_motion() -> None:
+def test_a_scaled_motion_is_slower_but_stops_as_quickly() -> None:
     slow = limits().scaled(0.5)
-    assert (slow.velocity, slow.acceleration, slow.jerk) == ((1.0,), (2.5,), (50.0,))
+    assert (slow.velocity, slow.acceleration, slow.jerk) == ((1.0,), (10.0,), (400.0,))
     for factor in (0.0, 1.5, math.nan):
         with pytest.raises(InputError, match="speed scale"):
             limits().scaled(factor)

@@ -1,0 +1,597 @@
+"""The states, takeover, authority, and every way of dying with its declared end and time, in fake time."""
+
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from rig import MS, Rig
+
+from robot_rl.hardware.commands import Command, stop_time_s
+from robot_rl.hardware.states import MOVING, TRANSITIONS, Event, State
+
+
+def at_rest(rig: Rig) -> bool:
+    return rig.state in (State.FAULT, State.DISARMED) and rig.speed() == 0
+
+
+# The table
+
+
+def test_every_state_is_left_and_only_a_person_leaves_fault() -> None:
+    assert {state for state, _ in TRANSITIONS} == set(State)
+    assert [(event, after) for (state, event), after in TRANSITIONS.items() if state is State.FAULT] == [
+        (Event.FAIL, State.FAULT),
+        (Event.CLEAR, State.DISARMED),
+    ]
+    assert all((state, Event.FAIL) in TRANSITIONS for state in State)
+    assert all(TRANSITIONS[state, Event.FAIL] is State.STOPPING for state in MOVING)
+
+
+# Arming
+
+
+def test_a_run_from_arming_to_disarming() -> None:
+    rig = Rig().armed()
+    assert rig.outputs[-1].source == "policy"
+    assert rig.outputs[-1].answers_ns is not None
+    assert not rig.outputs[-1].intervened
+    rig.governor.disarm(rig.now)
+    rig.seconds_until(lambda: at_rest(rig))
+    assert rig.state is State.DISARMED
+    rig.run(0.1)
+    assert rig.outputs[-1].sent is None
+    rig.assert_within_limits()
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda rig: rig.silent.add("permit"), "no permit of the operator"),
+        (lambda rig: rig.silent.add("heartbeat"), "no heartbeat of policy"),
+        (lambda rig: rig.silent.add("robot"), "no joint states that are young enough"),
+        (lambda rig: rig.silent.add("wrench"), "no wrench is measured"),
+        (lambda rig: setattr(rig, "force_N", 100.0), "a force of 100 N, beyond 40"),
+        (lambda rig: rig.measured.__setitem__(1, rig.home[1] + 0.15), "panda_joint2 is at -0.6354, not within 0.1"),
+        (lambda rig: rig.measured.__setitem__(3, 0.5), "panda_joint4 is at 0.5"),
+        (lambda rig: rig.governor.release("policy", rig.now), "nobody has claimed the robot"),
+        (lambda rig: rig.governor.stop("x", rig.now), "the governor is fault: x pressed stop"),
+    ],
+)
+def test_arming_is_refused_with_the_reason(break_it: Callable[[Rig], object], message: str) -> None:
+    rig = Rig()
+    rig.run(0.2)
+    rig.governor.claim("policy", rig.now)
+    break_it(rig)
+    rig.run(1.0)
+    refusal = rig.governor.arm(rig.now)
+    assert refusal is not None
+    assert message in refusal
+    assert rig.state in (State.DISARMED, State.FAULT)
+    assert all(output.sent is None for output in rig.outputs)
+
+
+def test_a_robot_that_moves_is_not_armed() -> None:
+    rig = Rig()
+    rig.run(0.2)
+    rig.governor.claim("policy", rig.now)
+    rig.clock.advance(0.005)
+    rig.governor.on_joint_states(
+        rig.robot.names, rig.measured, [0.0, 0.1, 0, 0, 0, 0, 0], [], rig.stamp_ns + 5 * MS, rig.now
+    )
+    assert "panda_joint2 moves with 0.1 a second" in str(rig.governor.arm(rig.now))
+
+
+def test_a_first_command_far_from_the_robot_is_refused_and_arming_ends() -> None:
+    rig = Rig(policy=lambda rig: [x + 0.2 for x in rig.home])
+    rig.run(0.2)
+    rig.governor.claim("policy", rig.now)
+    assert rig.governor.arm(rig.now) is None
+    rig.run(0.5)
+    assert rig.state is State.ARMING
+    assert "too far from a first command" in str(rig.command([x + 0.2 for x in rig.home]))
+    rig.seconds_until(lambda: at_rest(rig))
+    assert rig.state is State.DISARMED
+    assert rig.measured == rig.home
+    assert rig.governor.refused["handover"] > 5
+
+
+def test_joints_are_matched_by_name() -> None:
+    rig = Rig()
+    rig.run(0.1)
+    names = ["gripper", *reversed(rig.robot.names)]
+    rig.governor.on_joint_states(names, [9.0, *range(7)], [], [], rig.stamp_ns + 1, rig.now)
+    assert rig.governor.joint_states.position == [6, 5, 4, 3, 2, 1, 0]
+
+
+# Dying. How long until the robot stands still: silence, then the brake, and two control periods.
+
+
+def bound_s(rig: Rig, silence_s: float) -> float:
+    return silence_s + stop_time_s(rig.robot.limits) + 2 * rig.robot.control_period_s
+
+
+SILENCES = {
+    "robot": ("observation_stop_s", "no new joint states"),
+    "heartbeat": ("heartbeat_stop_s", "no heartbeat of policy"),
+    "policy": ("command_stop_s", "no command of policy"),
+    "permit": ("permit_stop_s", "no permit of the operator"),
+    "wrench": ("observation_stop_s", "no wrench"),
+}
+
+
+@pytest.mark.parametrize("who", SILENCES)
+@pytest.mark.parametrize("silence_s", [0.2, 2.0, math.inf])
+def test_silence_ends_as_declared(who: str, silence_s: float) -> None:
+    rig = Rig().armed()
+    dog, cause = SILENCES[who]
+    allowed_s = getattr(rig.robot.watchdogs, dog)
+    rig.silent.add(who)
+    period_s = {"heartbeat": 0.05, "policy": 0.05, "permit": 0.1}.get(who, 0.005)
+    if silence_s + period_s < allowed_s:
+        rig.run(silence_s)
+        rig.silent.clear()
+        rig.run(0.5)
+        assert rig.state is State.ACTIVE
+        assert rig.outputs[-1].source == "policy"
+    else:
+        took = rig.seconds_until(lambda: at_rest(rig))
+        assert took <= bound_s(rig, allowed_s)
+        assert rig.state is State.FAULT
+        assert cause in rig.governor.causes[0]
+        if silence_s < math.inf:
+            rig.run(max(silence_s - took, 0))
+            rig.silent.clear()
+        standing = rig.measured
+        rig.run(3.0)
+        assert rig.state is State.FAULT  # it does not come back by itself
+        assert rig.measured == standing
+        assert rig.outputs[-1].sent is None
+    rig.assert_within_limits()
+
+
+def test_a_silent_policy_makes_the_robot_hold_and_it_goes_on_when_the_policy_does() -> None:
+    rig = Rig().armed()
+    rig.silent.add("policy")
+    took = rig.seconds_until(lambda: rig.outputs[-1].source == "hold" and rig.speed() == 0)
+    assert took <= bound_s(rig, rig.robot.watchdogs.command_hold_s)
+    assert rig.state is State.ACTIVE
+    rig.silent.clear()
+    rig.run(0.1)
+    assert rig.outputs[-1].source == "policy"
+    rig.assert_within_limits()
+
+
+@pytest.mark.parametrize("silence_s", [0.2, 2.0])
+def test_a_governor_that_hung_stops_the_robot_when_it_goes_on(silence_s: float) -> None:
+    rig = Rig().armed()
+    rig.silent.add("governor")
+    rig.run(silence_s)
+    rig.silent.clear()
+    assert rig.seconds_until(lambda: at_rest(rig)) <= bound_s(rig, 0)
+    assert rig.state is State.FAULT
+    assert "missed" in rig.governor.causes[0]
+    assert rig.governor.missed == round(silence_s / 0.005)
+    rig.assert_within_limits()
+
+
+def test_a_few_missed_periods_are_counted_and_nothing_else() -> None:
+    rig = Rig().armed()
+    rig.silent.add("governor")
+    rig.run(0.015)
+    rig.silent.clear()
+    rig.run(0.5)
+    assert rig.state is State.ACTIVE
+    assert rig.outputs[-1].missed == 3
+    rig.assert_within_limits()
+
+
+def test_a_second_tick_in_a_period_sends_nothing() -> None:
+    rig = Rig().armed()
+    assert rig.governor.tick(rig.now + MS).sent is None
+    assert rig.governor.early == 1
+    rig.run(0.1)
+    rig.assert_within_limits()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_commands_that_are_no_numbers_are_refused_and_the_third_in_a_row_stops(value: float) -> None:
+    rig = Rig().armed()
+    rig.policy = lambda rig: [value] * 7
+    took = rig.seconds_until(lambda: at_rest(rig))
+    assert took <= bound_s(rig, 3 * 0.05)
+    assert rig.state is State.FAULT
+    assert rig.governor.causes == ["3 invalid commands in a row, the last because it holds NaN or infinity"]
+    rig.assert_within_limits()
+
+
+def test_one_broken_command_among_good_ones_changes_nothing() -> None:
+    rig = Rig().armed()
+    for _ in range(10):
+        assert rig.command([math.nan] * 7) == "it holds NaN or infinity"
+        rig.run(0.1)
+    assert rig.state is State.ACTIVE
+    assert rig.governor.refused["invalid"] == 10
+
+
+def test_a_flood_stops_the_robot() -> None:
+    rig = Rig().armed()
+    for _ in range(200):
+        rig.run(0.005)
+        rig.command(rig.wave())
+    assert rig.state is State.FAULT
+    assert "floods" in rig.governor.causes[0]
+    rig.assert_within_limits()
+
+
+def test_commands_that_answer_old_joint_states_are_refused_and_stop_the_robot() -> None:
+    rig = Rig().armed()
+    old = rig.stamp_ns
+    rig.run(0.3)
+    rig.silent.add("policy")
+    assert "0.300 s old" in str(rig.command(rig.wave(), stamp_ns=old))
+    assert "did not arrive here" in str(rig.command(rig.wave(), stamp_ns=old + 10**15))
+    assert rig.state is State.ACTIVE
+    assert rig.command(rig.wave(), stamp_ns=0)
+    assert rig.seconds_until(lambda: at_rest(rig)) <= bound_s(rig, 0)
+    assert "3 invalid commands" in rig.governor.causes[0]
+
+
+def test_a_command_that_answers_older_joint_states_than_the_last_is_refused() -> None:
+    rig = Rig().armed()
+    before = rig.stamp_ns - 5 * MS
+    assert rig.command(rig.wave()) is None
+    assert "older joint states than the command before" in str(rig.command(rig.wave(), stamp_ns=before))
+
+
+@pytest.mark.parametrize("jump_s", [-3600.0, -1.0, 1.0, 3600.0])
+def test_a_jump_of_the_robots_clock_stops_and_a_new_run_is_possible(jump_s: float) -> None:
+    rig = Rig().armed()
+    rig.stamp_offset_ns += round(jump_s * 1e9)
+    rig.policy = lambda rig: list(rig.measured)
+    assert rig.seconds_until(lambda: at_rest(rig)) <= bound_s(rig, rig.robot.watchdogs.observation_stop_s)
+    assert rig.state is State.FAULT
+    assert ("jumped ahead" if jump_s > 0 else "set back") in rig.governor.causes[0]
+    rig.run(0.5)
+    assert rig.governor.clear() is None
+    assert rig.governor.arm(rig.now) is None
+    rig.run(0.2)
+    assert rig.state is State.ACTIVE
+
+
+def test_our_own_clock_going_back_stops() -> None:
+    rig = Rig().armed()
+    rig.clock.time_ns -= 10**9
+    rig.take(rig.governor.tick(rig.now))
+    assert rig.state is State.STOPPING
+    assert "our clock went back by 1.000 s" in rig.governor.causes[0]
+    rig.seconds_until(lambda: at_rest(rig))
+    rig.assert_within_limits()
+
+
+def test_frozen_stamps_are_silence() -> None:
+    rig = Rig().armed()
+    rig.silent.add("robot")
+    for _ in range(100):
+        rig.governor.on_joint_states(rig.robot.names, rig.measured, [], [], rig.stamp_ns, rig.now)
+        rig.run(0.005)
+    assert rig.state is State.FAULT
+    assert "no new joint states" in rig.governor.causes[0]
+
+
+def test_joint_states_that_do_not_change_while_the_command_moves_stop_the_robot() -> None:
+    rig = Rig(policy=lambda rig: [x + 0.3 * math.sin(rig.now / 1e9) for x in rig.home]).armed()
+    rig.stuck = set(range(7))
+    rig.seconds_until(lambda: at_rest(rig))
+    assert "have not changed" in rig.governor.causes[0]
+
+
+def test_a_joint_that_does_not_follow_stops_the_robot() -> None:
+    rig = Rig(policy=lambda rig: [x + 0.15 * math.sin(rig.now / 1e9) for x in rig.home]).armed()
+    rig.stuck = {2}
+    rig.seconds_until(lambda: at_rest(rig))
+    assert "panda_joint3 is at" in rig.governor.causes[0]
+    rig.assert_within_limits()
+
+
+def test_a_collision_stops_the_robot() -> None:
+    rig = Rig().armed()
+    rig.force_N = 80.0
+    assert rig.seconds_until(lambda: at_rest(rig)) <= bound_s(rig, 0.005)
+    assert "a force of 80 N, beyond 40" in rig.governor.causes[0]
+
+
+def test_an_effort_beyond_its_limit_stops_the_robot() -> None:
+    rig = Rig().armed()
+    rig.clock.advance(0.001)
+    rig.governor.on_joint_states(
+        rig.robot.names, rig.measured, [], [0, 0, 0, 88.0, 0, 0, 0], rig.stamp_ns + MS, rig.now
+    )
+    assert rig.state is State.STOPPING
+    assert rig.governor.causes == ["panda_joint4 measures an effort of 88, beyond 87"]
+
+
+def test_joint_states_that_are_no_numbers_are_silence() -> None:
+    rig = Rig().armed()
+    rig.measured = [math.nan] * 7
+    rig.silent.add("policy")
+    rig.run(0.005)
+    assert rig.governor.joint_states.ignored == 1
+    assert all(map(math.isfinite, rig.governor.joint_states.position))
+
+
+@pytest.mark.parametrize("state", list(State))
+def test_the_operators_stop_works_in_every_state(state: State) -> None:
+    rig = Rig()
+    rig.run(0.2)
+    if state is State.HOMING:
+        rig.measured[0] += 0.3
+        rig.run(0.2)
+        assert rig.governor.home(rig.now) is None
+        rig.run(0.3)
+    elif state is State.ARMING:
+        rig.governor.claim("policy", rig.now)
+        rig.silent.add("policy")
+        assert rig.governor.arm(rig.now) is None
+        rig.run(0.1)
+    elif state is not State.DISARMED:
+        rig.armed()
+        if state is State.TAKEOVER:
+            rig.held, rig.person = True, [0.5] * 7
+            rig.run(0.2)
+        elif state is State.STOPPING:
+            rig.governor.disarm(rig.now)
+            rig.run(0.005)
+        elif state is State.FAULT:
+            rig.governor.stop("somebody", rig.now)
+            rig.run(1.0)
+    assert rig.state is state
+    rig.governor.stop("the operator", rig.now)
+    assert rig.seconds_until(lambda: at_rest(rig)) <= bound_s(rig, 0)
+    assert rig.state is State.FAULT
+    assert "the operator pressed stop" in rig.governor.causes
+    rig.run(1.0)
+    assert rig.state is State.FAULT
+
+
+def test_the_latch_is_left_by_a_person_and_everything_is_checked_again() -> None:
+    rig = Rig().armed()
+    rig.silent.add("permit")
+    rig.run(1.0)
+    assert rig.state is State.FAULT
+    assert "fault" in str(rig.governor.arm(rig.now))
+    assert "fault" in str(rig.governor.home(rig.now))
+    assert rig.governor.clear() is None
+    assert rig.governor.clear() == "the governor is disarmed, not in fault"
+    assert "no permit" in str(rig.governor.arm(rig.now))
+    rig.silent.clear()
+    rig.run(0.2)
+    assert rig.governor.arm(rig.now) is None
+
+
+# Authority
+
+
+def test_one_controller_commands_and_another_is_refused() -> None:
+    rig = Rig().armed()
+    far = [x + 0.5 for x in rig.home]
+    before = rig.governor.refused["authority"]
+    assert rig.governor.claim("other", rig.now) == "policy commands: release it first"
+    for _ in range(100):
+        assert rig.command(far, source="other") == "other has not claimed the robot"
+        rig.governor.on_heartbeat("other", rig.now)
+        rig.run(0.005)
+    assert rig.state is State.ACTIVE
+    assert rig.governor.refused["authority"] - before == 100
+    assert max(abs(a - b) for a, b in zip(rig.measured, rig.home, strict=True)) < 0.06
+
+
+def test_anothers_heartbeat_does_not_keep_a_dead_policy_alive() -> None:
+    rig = Rig().armed()
+    rig.silent |= {"heartbeat"}
+    for _ in range(200):
+        rig.governor.on_heartbeat("other", rig.now)
+        rig.run(0.005)
+    assert rig.state is State.FAULT
+
+
+def test_a_release_while_moving_stops_and_another_may_then_claim() -> None:
+    rig = Rig().armed()
+    assert rig.governor.release("other", rig.now) == "other does not command"
+    assert rig.governor.release("policy", rig.now) is None
+    assert "claim it while it is disarmed" in str(rig.governor.claim("other", rig.now))
+    rig.seconds_until(lambda: at_rest(rig))
+    assert rig.state is State.DISARMED
+    assert rig.governor.claim("other", rig.now) is None
+
+
+# Takeover
+
+
+def test_a_takeover_and_the_handover_back_are_bumpless() -> None:
+    rig = Rig().armed()
+    rig.held, rig.person = True, [0.4, 0, 0, 0, 0, 0, 0]
+    rig.run(0.5)
+    assert rig.state is State.TAKEOVER
+    assert rig.outputs[-1].source == "person"
+    assert rig.outputs[-1].intervened
+    assert rig.measured[0] > 0.1
+    rig.held = False
+    rig.policy = lambda rig: list(rig.home)  # blind: it answers as if nobody had moved the robot
+    rig.run(0.4)
+    assert rig.state is State.ARMING
+    assert rig.speed() == 0
+    rig.policy = lambda rig: [x + 0.02 for x in rig.measured]
+    rig.run(0.2)
+    assert rig.state is State.ACTIVE
+    assert rig.outputs[-1].source == "policy"
+    rig.assert_within_limits()
+
+
+def test_a_command_from_before_the_handover_does_not_take_the_robot_back() -> None:
+    rig = Rig().armed()
+    rig.held = True
+    rig.run(0.3)
+    before, rig.held = rig.stamp_ns, False
+    rig.silent.add("policy")
+    rig.seconds_until(lambda: rig.state is State.ARMING and rig.speed() == 0)
+    assert "before the handover" in str(rig.command(rig.measured, stamp_ns=before))
+    assert rig.command(rig.measured) is None
+    assert rig.state is State.ACTIVE
+
+
+def test_a_device_with_positions_of_its_own_does_not_make_the_robot_jump() -> None:
+    rig = Rig().armed()
+    rig.silent.add("policy")
+    rig.held = True
+    rig.run(0.02)
+    rig.silent.add("device")
+    start, device = rig.measured, [7.0, -7.0, 3.0, 0.0, 0.0, 0.0, 0.0]
+    for step in range(20):
+        rig.governor.on_takeover(True, rig.now)
+        assert rig.governor.on_person([x + 0.002 * step for x in device], False, rig.now) is None
+        rig.run(0.02)
+    moved = [a - b for a, b in zip(rig.measured, start, strict=True)]
+    assert all(0.02 < x < 0.05 for x in moved)
+    rig.assert_within_limits()
+
+
+@pytest.mark.parametrize("silence_s", [0.2, 2.0, math.inf])
+def test_a_silent_device_makes_the_robot_hold_and_then_stops_it(silence_s: float) -> None:
+    rig = Rig().armed()
+    rig.held, rig.person = True, [0.3] * 7
+    rig.run(0.2)
+    rig.silent.add("device")
+    rig.run(min(silence_s, 0.6))
+    dogs = rig.robot.watchdogs
+    if silence_s < dogs.takeover_stop_s:
+        assert rig.state is State.TAKEOVER
+        assert rig.outputs[-1].source == "hold"
+        rig.silent.clear()
+        rig.run(0.1)
+        assert rig.outputs[-1].source == "person"
+    else:
+        assert rig.seconds_until(lambda: at_rest(rig)) <= bound_s(rig, dogs.takeover_stop_s - 0.6)
+        assert rig.state is State.FAULT
+        assert "person's device" in rig.governor.causes[0]
+    rig.assert_within_limits()
+
+
+def test_a_policy_that_dies_while_a_person_has_the_robot_does_not_stop_the_person() -> None:
+    rig = Rig().armed()
+    rig.held, rig.person = True, [0.1] * 7
+    rig.run(0.1)
+    rig.silent |= {"policy", "heartbeat"}
+    rig.run(1.5)
+    assert rig.state is State.TAKEOVER
+    rig.held = False
+    rig.run(0.1)
+    assert rig.state in (State.STOPPING, State.FAULT)
+    assert "no heartbeat" in rig.governor.causes[0]
+
+
+# Resets and homing
+
+
+def test_homing_is_slow_keeps_the_limits_and_ends_disarmed() -> None:
+    rig = Rig()
+    rig.measured[0] += 0.4
+    rig.run(0.2)
+    assert "ask for `home`" in str(rig.governor.claim("policy", rig.now) or rig.governor.arm(rig.now))
+    rig.positions = [list(rig.measured)] * 3
+    assert rig.governor.home(rig.now) is None
+    rig.seconds_until(lambda: at_rest(rig), 20)
+    assert rig.state is State.DISARMED
+    assert rig.measured == pytest.approx(rig.home, abs=1e-6)
+    rig.assert_within_limits()
+    assert max(max(map(abs, o.sent.velocity)) for o in rig.outputs if o.sent) <= 0.2 * 2.61
+    assert rig.governor.arm(rig.now) is None
+
+
+def test_homing_that_is_blocked_says_so() -> None:
+    rig = Rig()
+    rig.run(0.2)
+    pose = list(rig.home)
+    pose[1] = 1.2  # the hand would go into the table
+    assert rig.governor.home(rig.now, pose) is None
+    rig.seconds_until(lambda: at_rest(rig), 20)
+    assert rig.state is State.FAULT
+    assert "homing is blocked: " in rig.governor.causes[0]
+    assert "workspace" in rig.governor.causes[0]
+
+
+def test_a_reset_pose_that_is_no_pose_is_refused() -> None:
+    rig = Rig()
+    rig.run(0.2)
+    assert "no number for each joint" in str(rig.governor.home(rig.now, [math.nan] * 7))
+    assert "no number for each joint" in str(rig.governor.home(rig.now, [0.0]))
+
+
+# Chunks
+
+
+def chunk(rig: Rig, values: list[list[float]], offsets_s: list[float], velocity: bool = False) -> str | None:
+    command = Command(
+        source="policy",
+        stamp_ns=rig.stamp_ns,
+        names=rig.robot.names,
+        values=values,
+        offsets_s=offsets_s,
+        velocity=velocity,
+    )
+    return rig.governor.on_command(command, rig.now)
+
+
+def test_a_chunk_is_followed_in_time_and_its_end_begins_the_silence() -> None:
+    rig = Rig(policy=lambda rig: list(rig.home)).armed()
+    rig.silent.add("policy")
+    steps = [[x + 0.002 * k for x in rig.home] for k in range(11)]
+    assert chunk(rig, steps, [0.05 * k for k in range(11)]) is None
+    rig.run(0.4)
+    assert rig.measured[0] == pytest.approx(rig.home[0] + 0.016, abs=0.003)
+    assert rig.outputs[-1].source == "policy"
+    rig.run(0.2)
+    assert rig.outputs[-1].source == "policy"  # 0.1 s after its end
+    rig.run(0.2)
+    assert rig.outputs[-1].source == "hold"
+    rig.assert_within_limits()
+
+
+@pytest.mark.parametrize(
+    ("values", "offsets_s", "message"),
+    [
+        ([], [], "0 steps"),
+        ([[0.0] * 7], [0.0, 0.1], "1 steps and 2 times"),
+        ([[0.0] * 6], [0.0], "not one number for each joint"),
+        ([[0.0] * 7] * 2, [0.1, 0.1], "do not increase"),
+        ([[0.0] * 7] * 2, [0.0, math.nan], "do not increase"),
+        ([[0.0] * 7] * 2, [0.0, 9.0], "further than command_stop_s"),
+    ],
+)
+def test_a_chunk_that_makes_no_sense_is_refused(
+    values: list[list[float]], offsets_s: list[float], message: str
+) -> None:
+    rig = Rig().armed()
+    assert message in str(chunk(rig, values, offsets_s))
+
+
+def test_a_command_for_other_joints_is_refused() -> None:
+    rig = Rig().armed()
+    command = Command(source="policy", stamp_ns=rig.stamp_ns, names=["a"] * 7, values=[[0.0] * 7])
+    assert "it names ['a'" in str(rig.governor.on_command(command, rig.now))
+
+
+def test_a_command_by_velocity_is_followed() -> None:
+    rig = Rig().armed()
+    rig.silent.add("policy")
+    rig.run(0.3)
+    assert chunk(rig, [[0.2, 0, 0, 0, 0, 0, 0]], [0.0], velocity=True) is None
+    rig.run(0.1)
+    sent = rig.outputs[-1].sent
+    assert sent is not None
+    assert sent.velocity[0] == pytest.approx(0.2)
+    rig.assert_within_limits()
