@@ -270,6 +270,7 @@ def test_all_losses_and_their_weighted_sums_are_the_formulas(name: str) -> None:
     # The entropy, 16 rows of 2 dimensions, against its target of -2: the first step of Adam is as long as its rate.
     entropy = -squashed(*gaussian(actor, s), noise)[1].mean()
     assert float(metrics["actor/entropy"]) == pytest.approx(entropy, rel=1e-5)
+    assert float(agent.temperature.raw.grad) == pytest.approx(entropy + 2, rel=1e-5)  # by its logarithm
     expected = 0.5 * math.exp(-1e-2 * math.copysign(1, entropy + 2))
     assert float(agent.temperature().detach()) == pytest.approx(expected, rel=1e-5)
 

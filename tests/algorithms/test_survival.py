@@ -21,6 +21,7 @@ from torch import nn
 from robot_rl.algorithms import AlgorithmConfig, create
 from robot_rl.algorithms.agent import Agent
 from robot_rl.config import register
+from robot_rl.networks.critic_head import CriticHeadConfig
 from robot_rl.replay.buffer import ReplayBuffer
 from robot_rl.replay.weights import advantage_weights, return_weights
 from robot_rl.seeding import Seeds
@@ -86,8 +87,11 @@ def episode(seed: int, steps: int = 25, change: Change = lambda arrays: None) ->
     )
 
 
-def learn(recipe: str, episodes: list[Episode], *, reward_scale: float = 1.0) -> Agent:
+def learn(
+    recipe: str, episodes: list[Episode], *, reward_scale: float = 1.0, head: CriticHeadConfig | None = None
+) -> Agent:
     """An agent after some updates; every metric of every update was a number."""
+    config = small(recipe) if head is None else replace(small(recipe), critic_head=head)
     chunk = CHUNKS.get(recipe, 1)
     buffer = ReplayBuffer(
         SPEC,
@@ -100,7 +104,7 @@ def learn(recipe: str, episodes: list[Episode], *, reward_scale: float = 1.0) ->
     for each in episodes:
         buffer.append(each)
     statistics = buffer.observation_statistics()
-    agent = create(small(recipe), SPEC.chunked(chunk), Seeds(0), torch.device("cpu"), statistics)
+    agent = create(config, SPEC.chunked(chunk), Seeds(0), torch.device("cpu"), statistics)
     buffer.complete_only = "monte_carlo_return" in agent.needs
     buffer.with_next_action = "next_action" in agent.needs
     buffer.allow_cut_chunks("valid" in agent.needs)
@@ -126,6 +130,14 @@ def learn(recipe: str, episodes: list[Episode], *, reward_scale: float = 1.0) ->
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_rewards_scaled_by_a_thousand_are_survived(recipe: str) -> None:
     learn(recipe, [episode(seed) for seed in range(4)], reward_scale=1e3)
+
+
+@pytest.mark.parametrize("kind", ["hl_gauss", "c51", "quantile"])
+@pytest.mark.parametrize("recipe", ["rlpd", "td3", "iql", "sac_n", "awac", "fql", "idql"])
+def test_critics_of_distributions_survive_returns_beyond_their_range(recipe: str, kind: str) -> None:
+    ranged = kind != "quantile"
+    head = CriticHeadConfig(kind=kind, minimum=-10.0 if ranged else None, maximum=10.0 if ranged else None, atoms=11)
+    learn(recipe, [episode(0, steps=5)], reward_scale=1e3, head=head)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
