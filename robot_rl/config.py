@@ -120,6 +120,9 @@ class ReplayConfig:
     action_chunk: int = 1
     """H: the agent decides on so many steps at once and sees nothing until they are done. A transition's action is H
     recorded ones, its reward their discounted sum, its next observation that after them."""
+    chunk_ensemble: float | None = None
+    """None plays a chunk to its end. A number decides at every step and plays the mean of what the last H decisions say
+    of it, weighted by exp(-number * k), k = 0 for the oldest (CQN-AS and ACT: 0.01)."""
     chunk_discount: float | None = None
     """Per step, of the rewards inside a chunk (DEAS: gamma_1, and `discount` is gamma_2); None is `discount`."""
     n_step_counts: str = "chunks"  # chunks | steps: what `n_step` counts; CQN-AS: steps
@@ -142,6 +145,8 @@ class ReplayConfig:
             raise InputError(f"replay.discount={self.discount} must lie in [0, 1)")
         require_minimum(self.n_step, 1, "replay.n_step")
         require_minimum(self.action_chunk, 1, "replay.action_chunk")
+        if self.chunk_ensemble is not None:
+            require_range(self.chunk_ensemble, -100.0, 100.0, "replay.chunk_ensemble")
         require_choice(self.n_step_counts, ("chunks", "steps"), "replay.n_step_counts")
         if self.chunk_discount is not None:
             require_range(self.chunk_discount, 0.0, 1.0, "replay.chunk_discount")
@@ -254,6 +259,21 @@ class TrainConfig:
 
 
 @dataclass(kw_only=True)
+class ProfileConfig(TrainConfig):
+    """`robot-rl profile`: a little of a run, with the settings of the whole."""
+
+    phase: str | None = None  # the one that is measured; None measures each
+    seconds: float = 5.0  # about so long a phase
+    operators: int = 8  # largest operations that are listed
+    trace: str | None = None  # a JSON file for perfetto or chrome://tracing
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_range(self.seconds, 0.01, 3600.0, "seconds")
+        require_minimum(self.operators, 0, "operators")
+
+
+@dataclass(kw_only=True)
 class EvaluateConfig:
     """`robot-rl evaluate RUN`: episodes of a policy in an environment, optionally recorded."""
 
@@ -299,6 +319,7 @@ VERB_CONFIGS: dict[str, type] = {
     "edit": EditConfig,
     "export": ExportConfig,
     "train": TrainConfig,
+    "profile": ProfileConfig,
     "evaluate": EvaluateConfig,
     "benchmark": BenchmarkConfig,
     "doctor": DoctorConfig,

@@ -124,8 +124,16 @@ def _policy(
     under = {key.removeprefix("agent."): value for key, value in trained.tensors.items() if key.startswith("agent.")}
     checkpoint.unpack_agent(agent, under, trained.state["agent"])
     scale = ActionScale.from_spec(spec.action)
-    steps = trained.config.replay.action_chunk
-    return AgentPolicy(agent=agent, spec=spec, scale=scale, device=device, explore=config.explore, action_chunk=steps)
+    replay = trained.config.replay
+    return AgentPolicy(
+        agent=agent,
+        spec=spec,
+        scale=scale,
+        device=device,
+        explore=config.explore,
+        action_chunk=replay.action_chunk,
+        chunk_ensemble=replay.chunk_ensemble,
+    )
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """Agents that decide on several steps at once: open loop, forgotten between episodes, resumed like any other."""
 
+import math
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -70,6 +71,25 @@ def test_what_is_left_of_a_chunk_is_forgotten_with_the_episode() -> None:
         np.testing.assert_allclose(
             episode.action[:, 0] / SPEED_LIMIT_RAD_S, [0.01 * number, 0.01 * (number + 1)], atol=1e-6
         )
+
+
+def test_an_ensemble_plays_the_mean_of_what_the_last_decisions_say_of_a_step() -> None:
+    policy = replace(policy_of(Counter(3)), chunk_ensemble=math.log(2))
+    for _ in range(2):  # what an episode decided is forgotten with it
+        policy.agent.decisions = 0
+        episode = run_episode(OneJointEnvironment(maximum_steps=4), policy, seed=0)
+        # Decision n says 0.01 (n + age) of a step: of the second 2 and 2; of the third, oldest first, 3, 3 and 3.
+        np.testing.assert_allclose(episode.action[:, 0] / SPEED_LIMIT_RAD_S, [0.01, 0.02, 0.03, 0.04], atol=1e-6)
+
+    def decide(observation: dict[str, Tensor], *, explore: bool) -> Tensor:
+        policy.agent.decisions += 1
+        return 0.1 * torch.full((1, 3), float(policy.agent.decisions))
+
+    policy.agent.decisions, policy.agent.act = 0, decide
+    episode = run_episode(OneJointEnvironment(maximum_steps=4), policy, seed=0)
+    # Weights 1, 1/2, 1/4, the oldest first: 1; (1 + 2/2) / 1.5; (1 + 2/2 + 3/4) / 1.75; (2 + 3/2 + 4/4) / 1.75.
+    expected = [0.1, 0.1 * 2 / 1.5, 0.1 * 2.75 / 1.75, 0.1 * 4.5 / 1.75]
+    np.testing.assert_allclose(episode.action[:, 0] / SPEED_LIMIT_RAD_S, expected, atol=1e-6)
 
 
 def test_a_film_shows_the_value_of_decisions_and_of_the_mode_between_them() -> None:
