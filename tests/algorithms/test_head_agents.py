@@ -22,6 +22,7 @@ from robot_rl.algorithms import (
 )
 from robot_rl.config import register
 from robot_rl.errors import InputError
+from robot_rl.loops.execution import CompiledUpdate, as_traced
 from robot_rl.networks.critic_head import CriticHeadConfig, critic_head
 from robot_rl.seeding import Seeds
 from robot_rl.spec import ArraySpec, Spec
@@ -203,3 +204,16 @@ def test_rewards_far_outside_the_range_leave_weights_finite(
     assert all(torch.isfinite(each).all() for each in agent.critic.parameters())
     if kind != "quantile":
         assert metrics["critic/target_outside"] == 1
+
+
+@pytest.mark.parametrize("kind", list(CONFIGS))
+def test_a_traced_update_with_a_head_is_the_eager_one_up_to_rounding(
+    kind: str, spec: Spec, make_batch: Callable[..., Batch]
+) -> None:
+    config = replace(FURTHER["cql"], critic_head=CONFIGS[kind])
+    eager, traced = (create(config, spec, Seeds(0), CPU, None) for _ in range(2))
+    update = CompiledUpdate(agent=traced, compiler=as_traced)
+    for seed in range(3):
+        wanted, found = eager.update(make_batch(8, seed)), update(make_batch(8, seed))
+        for name, value in wanted.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5, msg=name)
