@@ -12,9 +12,9 @@ On recorded rows two terms make the recorded bin the best: a margin and, with di
 
 Formulas and numbers are those of the authors' code (github younggyoseo/CQN-AS 00b4886: `humanoid_src` for vectors,
 `rlbench_src` for images and demonstrations); the papers could not be opened. Simplifications: observations are vectors,
-without the images' encoder and the layer of 64 units behind proprioception in `rlbench_src`; chunks are played to their
-end, where theirs average what the last H decisions said of a step (temporal ensemble); the noise of exploration is
-drawn with the decision, not moved to a bin, as theirs adds it to the step. Each level is a sequence of its own for the
+without the images' encoder and the layer of 64 units behind proprioception in `rlbench_src`; the noise of exploration
+is drawn with the decision, where theirs adds it to the step. Theirs plays the mean of what the last H decisions say of
+a step, which is a setting of the run (`replay.chunk_ensemble`). Each level is a sequence of its own for the
 GRU; in `rlbench_src` one of two ways through the network runs one sequence through all levels. Successful episodes of
 the robot are not added to the recorded rows.
 
@@ -162,8 +162,7 @@ class CQN:
     def update(self, batch: Batch, *, critic_updates: int = 1) -> Metrics:
         """One gradient step and a Polyak step of the target, per chunk of rows."""
         parts = list(chunks(batch, critic_updates))
-        with torch.no_grad():
-            features, next_features = self.encoder(batch.observation), self.encoder(batch.next_observation)
+        features, next_features = self.encoder.both(batch)
         metrics: Metrics = {}
         for rows in parts:
             metrics = self._update_critic(batch, features[rows], next_features[rows], rows)
