@@ -14,9 +14,9 @@ Formulas and numbers are those of the authors' code (github younggyoseo/CQN-AS 0
 `rlbench_src` for images and demonstrations); the papers could not be opened. Simplifications: observations are vectors,
 without the images' encoder and the layer of 64 units behind proprioception in `rlbench_src`; the noise of exploration
 is drawn with the decision, where theirs adds it to the step. Theirs plays the mean of what the last H decisions say of
-a step, which is a setting of the run (`replay.chunk_ensemble`). Each level is a sequence of its own for the
-GRU; in `rlbench_src` one of two ways through the network runs one sequence through all levels. Successful episodes of
-the robot are not added to the recorded rows.
+a step, which is a setting of the run (`replay.chunk_ensemble`). Each level is a sequence of its own for the GRU; in
+`rlbench_src` one of two ways through the network runs one sequence through all levels. Successful episodes of the robot
+are not added to the recorded rows.
 
 Letters: B batch, H steps of a chunk, L levels, D dimensions of a chunk, Z outputs of a bin, A action (of a whole
 chunk), F features.
