@@ -59,7 +59,7 @@ def small(recipe: str) -> AlgorithmConfig:
         value = getattr(config, item.name)
         if item.name.endswith("_hidden"):
             narrow[item.name] = [16] * len(value)
-        elif item.name == "actor_width":
+        elif item.name in ("actor_width", "critic_width"):
             narrow[item.name] = 16
         elif item.name in FEWER:
             narrow[item.name] = min(value, FEWER[item.name])
