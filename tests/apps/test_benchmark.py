@@ -318,6 +318,16 @@ def test_every_word_of_a_suite_is_right(suite, tmp_path) -> None:
         assert config.phases["warmup"].steps + config.phases["online"].steps == made.suite.online_steps
 
 
+def test_a_phase_that_a_suite_adds_takes_shares_and_settings_but_no_unknown_key() -> None:
+    words = ["environment=cartpole_swingup", "+phases.online={interact: policy, steps: 5}"]
+    given = ["phases.online.shares={offline: 0.5, online: 0.5}", "phases.online.algorithm={conservative_weight: 0.0}"]
+    phase = compose("train", [*words, *given, "phases.online.algorithm.max_target_backup=0"]).phases["online"]
+    assert phase.shares == {"offline": 0.5, "online": 0.5}
+    assert phase.algorithm == {"conservative_weight": 0.0, "max_target_backup": 0}
+    with pytest.raises(InputError, match="stps"):
+        compose("train", [*words, "phases.online.stps=3"])
+
+
 def test_filters_choose_and_names_that_are_not_there_are_told(configs, tmp_path) -> None:
     chosen = plan(configs, tmp_path, "algorithms=[bc]", "seeds=[4,5]")
     assert [(run.algorithm, run.seed) for run in chosen.runs] == [("bc", 4), ("bc", 5)]
