@@ -165,6 +165,10 @@ def _load(verb: str, given: list[str]) -> Callable[[Any], int]:
             from robot_rl.apps import train
 
             return partial(train.run, words=given)
+        case "profile":
+            from robot_rl.apps import profile
+
+            return profile.run
         case "evaluate":
             from robot_rl.apps import evaluate
 

@@ -50,6 +50,11 @@ EXAMPLES = {
         ("robot-rl train lift resume=true", "go on after Ctrl-C, a crash or kill -9"),
         ("robot-rl train lift --print-config", "show what would run"),
     ],
+    "profile": [
+        ("robot-rl profile lift", "where the time of a run goes, phase by phase"),
+        ("robot-rl profile lift phase=offline execution.mode=compiled", "of one phase, run in another way"),
+        ("robot-rl profile lift phase=online trace=trace.json", "with a trace for https://ui.perfetto.dev"),
+    ],
     "evaluate": [
         ("robot-rl evaluate runs/lift/seed_0 episodes=50 videos=3", "the newest checkpoint of a run"),
         ("robot-rl evaluate policy=random environment=lift record=data/random.zarr", "record episodes into a store"),

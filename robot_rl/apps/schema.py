@@ -30,6 +30,7 @@ POSITIONAL = {
     "edit": ("operation", "store"),
     "export": ("store", "target"),
     "train": ("experiment",),
+    "profile": ("experiment",),
     "evaluate": ("run",),
     "benchmark": (),
     "doctor": (),

@@ -86,7 +86,7 @@ def _train(config: TrainConfig, words: Sequence[str] | None, ranks: Ranks) -> in
         display = stack.enter_context(ConsoleDisplay(console))
         if evaluation is not None and config.evaluation.videos > 0 and ranks.first:
             check_rendering(evaluation, "evaluation.videos")
-        this = _assemble(config, config_json, folder, training, evaluation, display, stack, found, words, ranks)
+        this = assemble(config, config_json, folder, training, evaluation, display, stack, found, words, ranks)
         with _stop_on_signal(display) as requested:
             this.stop_requested = lambda: bool(requested)
             finished = run_phases(this)
@@ -145,7 +145,7 @@ def of_rank(config: TrainConfig, ranks: Ranks) -> TrainConfig:
     return replace(config, phases=phases, device=device)
 
 
-def _assemble(
+def assemble(
     config: TrainConfig,
     config_json: dict[str, Any],
     folder: Path,
@@ -157,6 +157,23 @@ def _assemble(
     words: Sequence[str] | None,
     ranks: Ranks,
 ) -> Run:
+    """The run, restored from `found` where there is one; where there is none, the folder becomes that of a run.
+
+    Args:
+        config: as this process runs it.
+        config_json: as it was given.
+        folder: of the run.
+        training: where it acts; None where no phase does.
+        evaluation: where it is evaluated; None where there is no environment.
+        display: shows a person where it is.
+        stack: closes what is opened here.
+        found: the checkpoint to go on from.
+        words: see `run`.
+        ranks: the processes that learn together.
+
+    Raises:
+        InputError: data, environment and configuration do not fit each other.
+    """
     seeds = Seeds(config.seed)
     loaded: dict[str, LoadedData] = {}
     for name, dataset in config.datasets.items():
