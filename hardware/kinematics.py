@@ -9,9 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from robot_rl.errors import InputError
-from robot_rl.types import Array
+
+Array = NDArray[np.float64]  # not that of robot_rl.types, which would bring torch into the governor's process
 
 EVALUATIONS = 8
 """Poses looked at to certify one stop; where they do not suffice, the motion is refused."""

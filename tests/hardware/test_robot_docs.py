@@ -1,6 +1,8 @@
 """What docs/robot.md says is so."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 from robot_rl.hardware.commands import stop_time_s
@@ -30,9 +32,15 @@ def test_every_watchdog_is_in_the_table_of_ways_of_dying() -> None:
 
 def test_the_times_to_rest_are_those_of_the_descriptions() -> None:
     for name in available():
-        assert f"{stop_time_s(load(name).limits):.2f} s for {name}.yaml" in PAGE
+        assert f"{stop_time_s(load(name).limits):.2f} s for {name}.yaml" in " ".join(PAGE.split())
 
 
 def test_the_python_runs() -> None:
     for code in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
         exec(compile(code, "docs/robot.md", "exec"), {})  # noqa: S102 - our own page
+
+
+def test_the_governor_is_small_it_needs_neither_torch_nor_a_simulator_nor_ros() -> None:
+    code = "import sys, robot_rl.hardware.governor; print({'torch', 'mujoco', 'hydra', 'rclpy'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
