@@ -6,6 +6,7 @@ The switch from offline to online is the step from one phase of the list to the 
 from robot_rl import checkpoint
 from robot_rl.algorithms import with_overrides
 from robot_rl.config import PhaseConfig
+from robot_rl.errors import InputError
 from robot_rl.loops.offline import run_offline
 from robot_rl.loops.online import run_online
 from robot_rl.loops.run import Run
@@ -40,7 +41,11 @@ def run_phases(run: Run) -> bool:
 
 
 def apply_settings(run: Run, phase: PhaseConfig) -> None:
-    """Make agent and sources what the phase wants, whatever they were before."""
+    """Make agent and sources what the phase wants, whatever they were before.
+
+    Raises:
+        InputError: whole chunks of actions are wanted, and no episode is long enough for one.
+    """
     # Relative to the run's configuration, not to the phase before: what a phase does not name is as in the file.
     run.agent.config = with_overrides(run.base_config, phase.algorithm)
     for name, source in run.sources.items():
@@ -48,3 +53,10 @@ def apply_settings(run: Run, phase: PhaseConfig) -> None:
         source.complete_only = "monte_carlo_return" in run.agent.needs
         source.with_next_action = "next_action" in run.agent.needs
         source.allow_cut_chunks("valid" in run.agent.needs)
+    if phase.interact != "none" and run.environment is not None and "valid" not in run.agent.needs:
+        steps, limit = run.policy.action_chunk, run.environment.maximum_steps
+        if steps > limit:
+            raise InputError(
+                f"replay.action_chunk={steps}, but an episode has {limit} steps at most, so none holds a whole chunk: "
+                "set it lower"
+            )

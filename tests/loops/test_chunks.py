@@ -15,6 +15,7 @@ from robot_rl.algorithms.cqn import CQNConfig
 from robot_rl.algorithms.fql import FQLConfig
 from robot_rl.algorithms.sac import SACConfig
 from robot_rl.config import PhaseConfig
+from robot_rl.errors import InputError
 from robot_rl.loops.evaluate import evaluate
 from robot_rl.loops.phases import run_phases
 from robot_rl.loops.rollout import AgentPolicy, Film, run_episode
@@ -166,3 +167,12 @@ def test_batches_say_which_rows_are_of_a_data_set(build, tmp_path) -> None:
     run.agent.update = watched
     run_phases(run)
     assert seen == [[True] * 4 + [False] * 4] * 3
+
+
+def test_chunks_that_no_episode_of_the_robot_can_hold_are_refused(build, tmp_path) -> None:
+    phase = {"online": PhaseConfig(interact="policy", steps=30, batch_size=8)}
+    run = build(tmp_path / "sac", phase, config=CONFIGS["sac"], action_chunk=21)
+    run.sources.pop("offline")
+    with pytest.raises(InputError, match="has 20 steps at most"):
+        run_phases(run)
+    assert run_phases(build(tmp_path / "fql", phase, config=CONFIGS["fql"], action_chunk=21))
