@@ -259,6 +259,7 @@ def assemble(
         scale=ActionScale.from_spec(spec.action),
         device=torch.device(config.device),
         action_chunk=config.replay.action_chunk,
+        chunk_ensemble=config.replay.chunk_ensemble,
     )
     evaluator = None
     if evaluation is not None and ranks.first:
