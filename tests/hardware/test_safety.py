@@ -82,13 +82,11 @@ def test_no_limit_is_ever_exceeded(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_no_limit_is_ever_exceeded_in_a_million_sequences() -> None:
-    start = time.monotonic()
-    worst: dict[str, float] = {}
-    for name, sequences in (("panda", 600_000), ("ur5e", 200_000), ("so101", 200_000)):
-        found = attack(name, sequences, 5, seed=1)
-        print(name, sequences, found, f"{time.monotonic() - start:.0f} s", flush=True)
-        worst = {key: max(worst.get(key, -math.inf), value) for key, value in found.items()}
+@pytest.mark.parametrize(("name", "sequences"), [("panda", 600_000), ("ur5e", 200_000), ("so101", 200_000)])
+def test_no_limit_is_ever_exceeded_in_a_million_sequences(name: str, sequences: int) -> None:
+    start = time.process_time()
+    worst = attack(name, sequences, 5, seed=1)
+    print(name, sequences, worst, f"{time.process_time() - start:.0f} s of processor time", flush=True)
     assert_none_exceeded(worst)
 
 
