@@ -28,7 +28,7 @@ def kept(
     for name, task in tasks.items():
         if task.control is not None:
             groups.setdefault((task.control, task.kind), []).append(name)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for algorithm in algorithms:
         for (control, kind), names in groups.items():
             found = {name: scores[name, algorithm] for name in names if (name, algorithm) in scores}
@@ -42,13 +42,14 @@ def kept(
                 name: _ratio(np.asarray([of_task[seed] for seed in seeds]), base, drawn)
                 for name, of_task in found.items()
             }
-            described = {"algorithm": algorithm, "control": control, "kind": kind, "seeds": seeds}
+            described: dict[str, Any] = {"algorithm": algorithm, "control": control, "kind": kind, "seeds": seeds}
             for name, ratio in ratios.items():
                 score = float(np.mean([found[name][seed] for seed in seeds]))
                 both = {"score": score, "control_score": float(base.mean())}
                 rows.append(described | {"task": name} | both | _estimate(*ratio))
-            together = [np.mean([ratio[part] for ratio in ratios.values()], axis=0) for part in (0, 1)]
-            rows.append(described | {"task": None, "tasks": len(ratios)} | _estimate(float(together[0]), together[1]))
+            value = float(np.mean([ratio[0] for ratio in ratios.values()]))
+            resampled = np.mean([ratio[1] for ratio in ratios.values()], axis=0)
+            rows.append(described | {"task": None, "tasks": len(ratios)} | _estimate(value, resampled))
     return rows
 
 
