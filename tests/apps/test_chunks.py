@@ -1,6 +1,7 @@
 """Experiments of action chunks compose, and a run of them is trained, evaluated and resumed like any other."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from robot_rl import checkpoint
 from robot_rl.apps import evaluate, train
 from robot_rl.apps.compose import compose
 from robot_rl.errors import InputError
+from robot_rl.loops.rollout import AgentPolicy
+from robot_rl.types import Array
 
 PENDULUM = ["environment=gymnasium_schema", "environment.id=Pendulum-v1", "environment.maximum_steps=20"]
 SMALL = ["algorithm.actor_hidden=[8]", "algorithm.critic_hidden=[8]", "evaluation.final_episodes=2"]
@@ -85,3 +88,22 @@ def test_episodes_that_are_too_short_for_whole_chunks_are_refused(store, tmp_pat
     words = [word for word in words if word not in QC or word.startswith("replay")]
     with pytest.raises(InputError, match="no episode has the 30 steps"):
         train.run(compose("train", words))
+
+
+def test_a_run_of_cqn_as_plays_the_mean_of_its_decisions_as_its_evaluation_does(store, tmp_path, monkeypatch) -> None:
+    words = [word for word in overrides(store, tmp_path / "run") if "hidden" not in word and word not in QC]
+    words += ["algorithm=cqn_as", "algorithm.critic_width=8", "algorithm.critic_head.atoms=5", "evaluation.videos=0"]
+    words += ["replay.action_chunk=3", "replay.chunk_ensemble=0.01", "replay.n_step_counts=steps"]
+    steps = []
+    play = AgentPolicy._mean_of_decisions
+
+    def counted(self: AgentPolicy, observation: Mapping[str, Array], decay: float) -> Array:
+        steps.append(self.explore)
+        return play(self, observation, decay)
+
+    monkeypatch.setattr(AgentPolicy, "_mean_of_decisions", counted)
+    assert train.run(compose("train", words)) == 0
+    assert steps.count(True) == 50  # online, and 20 steps of each evaluated episode
+    evaluated = steps.count(False)
+    assert evaluate.run(compose("evaluate", [f"run={tmp_path / 'run'}", "episodes=2"])) == 0
+    assert steps.count(False) == evaluated + 40
