@@ -19,7 +19,8 @@ LAYER_NORM_EPSILON = 1e-6
 BLOCK = 1024
 """Rows that go through all layers together: activations of 256 units are 1 MiB, the second-level cache of a core."""
 ONEDNN = torch.backends.mkldnn.is_available()
-ONEDNN_ROWS, ONEDNN_WIDTH = 512, 128  # below, MKL's products are faster than oneDNN's with the ReLU in them
+ONEDNN_WIDTH = 128  # below, MKL's products are faster than oneDNN's with the ReLU in them
+MANY = 512  # rows; below, the number of operations counts more than where activations lie
 
 
 class Layers(NamedTuple):
@@ -169,7 +170,7 @@ class _Saved(NamedTuple):
 
 
 class _Pass:
-    """One call: the members one after the other, each by blocks of rows. Every operation costs time here."""
+    """One call: all members at once, or one after the other by blocks of rows. Every operation costs time here."""
 
     def __init__(
         self,
@@ -190,12 +191,15 @@ class _Pass:
         elif action is not None:
             features = torch.cat([features, action], dim=1)
         self.features = features
-        self.members: list[Sequence[Tensor]] = [parameters]
-        if stacked:
-            self.members = [[each[index] for each in parameters] for index in range(parameters[0].shape[0])]
         states, block = features.shape[0], max(BLOCK // self.each, 1)
+        few = states * self.each < min(MANY, BLOCK)
         # oneDNN's product is the faster one of many rows, if it is wide too.
-        self.many = ONEDNN and states * self.each >= ONEDNN_ROWS and features.dtype is torch.float32
+        self.onednn = ONEDNN and not few and features.dtype is torch.float32
+        # Of few rows all members go through at once, which is fewer operations.
+        self.apart = stacked and not (few and self.action is None and not self.norms and keep[0] is None)
+        self.members: list[Sequence[Tensor]] = [parameters]
+        if self.apart:
+            self.members = [[each[index] for each in parameters] for index in range(parameters[0].shape[0])]
         self.blocks: list[tuple[slice, slice] | None] = [None]
         if states > block:
             # As even as can be: a small last block costs as many calls as a large one.
@@ -206,7 +210,7 @@ class _Pass:
 
     def forward(self, *, save: bool) -> Tensor:
         results = []
-        for member, keep in zip(self.members, self.keep, strict=True):
+        for member, keep in zip(self.members, self.keep, strict=False):
             state = None
             if self.action is not None:
                 state = F.linear(self.features, member[0][:, : self.size], member[self.count])  # (B, H)
@@ -214,7 +218,7 @@ class _Pass:
             results.append(outputs[0] if len(outputs) == 1 else torch.cat(outputs))
             if save:
                 self.saved.append(list(saved))
-        result = torch.stack(results) if self.stacked else results[0]
+        result = torch.stack(results) if self.apart else results[0]
         return result if self.action is None else result.unflatten(-2, self.shape)
 
     def _forward(
@@ -254,19 +258,19 @@ class _Pass:
         """Gradients of features and action where needed, and of all `parameters` or of none."""
         if self.action is not None:
             gradient = gradient.flatten(-3, -2)
-        gradients = gradient.unbind(0) if self.stacked else (gradient,)  # (M, Z) each
+        gradients = gradient.unbind(0) if self.apart else (gradient,)  # (M, Z) each, or (E, M, Z)
         own: list[Tensor] = []
         given: list[Sequence[Tensor]] = [()] * len(self.members)
         if needs_own:
             own = [torch.empty_like(each, memory_format=torch.contiguous_format) for each in parameters]
-            given = [[each[index] for each in own] for index in range(len(self.members))] if self.stacked else [own]
+            given = [[each[index] for each in own] for index in range(len(self.members))] if self.apart else [own]
         features = self.features.new_empty(self.features.shape[0], self.size) if needs_features else None
         action = None
         if needs_action:
-            action = self.features.new_empty(gradients[0].shape[0], self.members[0][0].shape[1] - self.size)
+            action = self.features.new_empty(gradients[0].shape[-2], self.members[0][0].shape[-1] - self.size)
         for index, member in enumerate(self.members):
             # Transposed, because rows of other lengths than multiples of a vector are slow to write.
-            first = member[0].new_empty(member[0].shape[::-1]) if needs_own else None
+            first = torch.empty_like(member[0].mT, memory_format=torch.contiguous_format) if needs_own else None
             for number, block in enumerate(self.blocks):
                 g = gradients[index] if block is None else gradients[index][block[1]]
                 g = self._hidden(
@@ -277,12 +281,12 @@ class _Pass:
                     self._first(first, given[index][self.count], total, g, block, number > 0)
                 if features is not None:
                     out = features if block is None else features[block[0]]
-                    _accumulate(out, total, member[0][:, : self.size], index > 0)
+                    _accumulate(out, total, member[0][..., : self.size], index > 0)
                 if action is not None:
                     out = action if block is None else action[block[1]]
-                    _accumulate(out, g, member[0][:, self.size :], index > 0)
+                    _accumulate(out, g, member[0][..., self.size :], index > 0)
             if first is not None:
-                given[index][0].copy_(first.t())
+                given[index][0].copy_(first.mT)
         if action is not None and self.action is not None:
             action = action.unflatten(0, self.shape)
         return features, action, own if needs_own else [None] * len(parameters)
@@ -315,7 +319,7 @@ class _Pass:
         for index in range(count - 1, 0, -1):
             x = saved.hidden[index - 1]
             if own:
-                _accumulate(own[index], g.t(), x, more)
+                _accumulate(own[index], g.mT, x, more)
                 _sum(own[count + index], g, more)
             g = self._gradient_product(g, member[index])
             _rectify(g, x, 0, grad_input=g)
@@ -338,17 +342,17 @@ class _Pass:
         return g
 
     def _product(self, x: Tensor, weight: Tensor, bias: Tensor, *, rectified: bool) -> Tensor:
-        """x weight^T + bias, and its ReLU. Shapes: (M, in), (out, in), (out,) -> (M, out)."""
-        if self.many and min(weight.shape) >= ONEDNN_WIDTH:
+        """x weight^T + bias, and its ReLU. Shapes: as `_linear`."""
+        if self.onednn and min(weight.shape) >= ONEDNN_WIDTH:
             return _onednn(x, weight, bias, "relu" if rectified else "none", [], "")
-        y = F.linear(x, weight, bias)
+        y = _linear(x, weight, bias)
         return y.relu_() if rectified else y
 
     def _gradient_product(self, g: Tensor, weight: Tensor) -> Tensor:
-        """g weight. Shapes: (M, out), (out, in) -> (M, in)."""
-        if self.many and min(weight.shape) >= ONEDNN_WIDTH:
+        """g weight. Shapes: (M, out), (out, in) -> (M, in), of a stack with E before."""
+        if self.onednn and min(weight.shape) >= ONEDNN_WIDTH:
             return _onednn(g, weight.t(), None, "none", [], "")
-        return torch.mm(g, weight)
+        return torch.mm(g, weight) if weight.ndim == 2 else torch.bmm(g, weight)
 
 
 def _onednn(*arguments: Any) -> Tensor:
@@ -360,11 +364,18 @@ _rectify = torch.ops.aten.threshold_backward.grad_input
 
 
 def _accumulate(out: Tensor, left: Tensor, right: Tensor, more: bool) -> None:
-    """out = left right, or out += left right."""
+    """out = left right, or out += left right.
+
+    Shapes: matrices, or stacks of E where there is no more; a matrix is the same for all of a stack, or their sum.
+    """
     if more:
         out.addmm_(left, right)
-    else:
+    elif right.ndim == 2:
         torch.mm(left, right, out=out)
+    elif out.ndim == 3:
+        torch.bmm(left if left.ndim == 3 else left.expand(len(right), *left.shape), right, out=out)
+    else:
+        torch.sum(torch.bmm(left, right), dim=0, out=out)
 
 
 def _sum(out: Tensor, x: Tensor, more: bool) -> None:
@@ -372,4 +383,4 @@ def _sum(out: Tensor, x: Tensor, more: bool) -> None:
     if more:
         out.add_(x.sum(dim=0))
     else:
-        torch.sum(x, dim=0, out=out)
+        torch.sum(x, dim=-2, out=out)
