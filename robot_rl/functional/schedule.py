@@ -83,7 +83,7 @@ class RecordedCount(int):
         )
 
     __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __floordiv__ = __mod__ = __pow__ = _refuse
-    __lt__ = __le__ = __gt__ = __ge__ = __eq__ = __ne__ = __bool__ = __float__ = __int__ = __index__ = _refuse  # type: ignore[assignment]  # comparing is refused as well
+    __lt__ = __le__ = __gt__ = __ge__ = __eq__ = __ne__ = __bool__ = __float__ = __int__ = __index__ = _refuse
     __radd__ = __neg__ = __abs__ = _refuse
     __hash__ = int.__hash__
 

@@ -46,8 +46,16 @@ def inductor(graph: GraphModule, inputs: list[Tensor]) -> Program:
     """
     from torch._inductor.compile_fx import compile_fx  # imports for seconds
 
-    with torch.no_grad():
-        program: Program = compile_fx(graph, inputs)
+    try:
+        with torch.no_grad():
+            program: Program = compile_fx(graph, inputs)
+    except RuntimeError as error:
+        if "No working C++ compiler" not in str(error):
+            raise
+        raise InputError(
+            "execution.mode=compiled needs a C++ compiler, and none works here: install one (`apt install g++`), or "
+            "set execution.mode=eager"
+        ) from error
     return program
 
 

@@ -104,6 +104,17 @@ def test_a_compiled_update_is_the_eager_one_up_to_rounding(
     assert_same(eager, compiled, 2e-5)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_without_a_compiler_one_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._inductor import config
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    agent = create(small("bc"), SPEC, Seeds(0), CPU, None)
+    with config.patch({"cpp.cxx": (None, str(tmp_path / "g++"))}), pytest.raises(InputError, match="apt install g"):
+        CompiledUpdate(agent=agent)(batch(8))
+    assert agent.updates == 0
+
+
 def test_an_update_is_traced_once_for_each_form_turn_and_configuration() -> None:
     agent, seen = create(small("td3"), SPEC, Seeds(0), CPU, None), []
 
