@@ -36,9 +36,10 @@ from robot_rl.checks import require_choice, require_range
 from robot_rl.errors import InputError
 from robot_rl.functional.bellman import td_target
 from robot_rl.functional.coarse_to_fine import encode, taken
+from robot_rl.functional.distributional import cross_entropy, project
 from robot_rl.functional.polyak import polyak_update
 from robot_rl.networks.coarse_to_fine import CoarseToFineCritic
-from robot_rl.networks.critic_head import CriticHead, CriticHeadConfig, critic_head
+from robot_rl.networks.critic_head import C51Head, CriticHead, CriticHeadConfig, critic_head
 from robot_rl.networks.encoder import FlatEncoder
 from robot_rl.networks.initialize import Initialization
 from robot_rl.networks.optimize import descend
@@ -109,11 +110,26 @@ def td_loss(
     def spread_out(each: Tensor) -> Tensor:
         return each[:, None, None].expand(raw.shape[:3]).flatten()
 
-    following, discount = next_raw.detach().flatten(0, 2), spread_out(discount)
-    target = td_target(spread_out(reward), discount, head.q(following))
-    spread = head.spread(following[None], discount, "mean")
+    following, spread_discount = next_raw.detach().flatten(0, 2), spread_out(discount)
+    target = td_target(spread_out(reward), spread_discount, head.q(following))
+    if isinstance(head, C51Head):
+        wanted = project_rows(next_raw.detach().softmax(dim=-1).flatten(1, 2), reward, discount, head)
+        error = cross_entropy(raw.flatten(1, 2), wanted)
+        return (error if weight is None else weight.flatten(1) * error).mean(), target
+    spread = head.spread(following[None], spread_discount, "mean")
     counts = None if weight is None else weight.flatten()
     return head.error(raw.flatten(0, 2)[None], target, spread, counts)[0], target
+
+
+def project_rows(probability: Tensor, reward: Tensor, discount: Tensor, head: C51Head) -> Tensor:
+    """C51's projection of N distributions in each row, which share its r + discount * z: where each atom goes to.
+
+    Shapes: (B, N, Z), (B,), (B,) -> (B, N, Z).
+    """
+    atoms = torch.linspace(head.minimum, head.maximum, head.outputs, dtype=reward.dtype, device=reward.device)
+    moved = (reward[:, None] + discount[:, None] * atoms).unsqueeze(2)  # (B, Z, 1)
+    shares = project(moved, torch.ones_like(moved), head.minimum, head.maximum, head.outputs)  # (B, Z, Z)
+    return torch.bmm(probability, shares)
 
 
 def margin_loss(q: Tensor, q_taken: Tensor, margin: float) -> Tensor:

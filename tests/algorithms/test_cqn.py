@@ -15,7 +15,7 @@ from robot_rl.algorithms.agent import Agent
 from robot_rl.errors import InputError
 from robot_rl.functional.coarse_to_fine import decode, encode, taken
 from robot_rl.networks.coarse_to_fine import CoarseToFineCritic, Stream
-from robot_rl.networks.critic_head import CriticHeadConfig
+from robot_rl.networks.critic_head import C51Head, CriticHeadConfig, critic_head
 from robot_rl.seeding import Seeds
 from robot_rl.spec import ArraySpec, Spec
 from robot_rl.types import Batch
@@ -222,6 +222,25 @@ def test_an_action_comes_back_within_half_a_bin_and_a_bin_as_itself(levels, bins
     assert torch.equal(encode(again, levels, bins)[0], chosen)
     widths = 2.0 / bins ** torch.arange(levels)
     assert ((again[:, None] - middle).abs() <= widths[:, None] / 2).all()
+
+
+def test_one_projection_for_all_distributions_of_a_row_is_that_of_each() -> None:
+    generator = torch.Generator().manual_seed(0)
+    raw, next_raw = (torch.randn((4, LEVELS, 3, ATOMS), generator=generator, dtype=torch.float64) for _ in range(2))
+    reward, discount = (
+        torch.randn(4, generator=generator, dtype=torch.float64),
+        torch.tensor([0.0, 0.5, 0.99, 1.0]).double(),
+    )
+    head = critic_head(C51)
+    assert isinstance(head, C51Head)
+    found, target = cqn.td_loss(raw, next_raw, reward, discount, head)
+    spread = head.spread(next_raw.flatten(0, 2)[None], discount.repeat_interleave(3 * LEVELS), "mean")
+    torch.testing.assert_close(found, head.error(raw.flatten(0, 2)[None], target, spread)[0])
+    probability = next_raw.softmax(-1).flatten(1, 2)
+    each = cqn.project_rows(probability, reward, discount, head)
+    for row in range(4):
+        wanted = projected(double(probability[row, 1]), float(reward[row]), float(discount[row]))
+        np.testing.assert_allclose(double(each[row, 1]), wanted, atol=1e-12)
 
 
 def test_the_outputs_of_the_chosen_bins_are_taken() -> None:
