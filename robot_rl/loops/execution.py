@@ -48,7 +48,7 @@ def inductor(graph: GraphModule, inputs: list[Tensor]) -> Program:
 
     try:
         with torch.no_grad():
-            program: Program = compile_fx(graph, inputs)
+            compiled: Any = compile_fx(graph, inputs)
     except RuntimeError as error:
         if "No working C++ compiler" not in str(error):
             raise
@@ -56,6 +56,7 @@ def inductor(graph: GraphModule, inputs: list[Tensor]) -> Program:
             "execution.mode=compiled needs a C++ compiler, and none works here: install one (`apt install g++`), or "
             "set execution.mode=eager"
         ) from error
+    program: Program = compiled
     return program
 
 

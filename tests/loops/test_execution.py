@@ -199,11 +199,17 @@ def test_an_update_that_changes_a_tensor_of_no_field_is_refused() -> None:
 
 
 # Graphs, with a stand-in that calls what a graph would replay ---------------------------------------------------------
-def sources() -> dict[str, ReplayBuffer]:
+def sources(device: torch.device = CPU) -> dict[str, ReplayBuffer]:
     found = {}
     for number, name in enumerate(("offline", "online")):
         found[name] = ReplayBuffer(
-            SPEC, capacity=60, scale=ActionScale.from_spec(SPEC.action), reward=RewardTransform(), discount=0.9
+            SPEC,
+            capacity=60,
+            scale=ActionScale.from_spec(SPEC.action),
+            reward=RewardTransform(),
+            discount=0.9,
+            complete_only=True,
+            device=device,
         )
         rows = batch(21, number)
         found[name].append(
@@ -330,12 +336,7 @@ def patch(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("kind", sorted(ALGORITHM_CONFIGS))
 def test_on_a_cuda_device_every_mode_is_the_eager_one(kind: str, mode: str) -> None:
     cuda = torch.device("cuda")
-    generator, data = torch.Generator().manual_seed(0), sources()
-    for source in data.values():
-        for name in ("action", "reward", "monte_carlo", "terminated", "has_next", "step", "final", "instruction"):
-            setattr(source, name, getattr(source, name).to(cuda))
-        source.observation = {key: value.to(cuda) for key, value in source.observation.items()}
-        source.device = cuda
+    generator, data = torch.Generator().manual_seed(0), sources(cuda)
     eager, other = (create(small(kind), SPEC, Seeds(0), cuda, None) for _ in range(2))
     learning = learner(other, data, ExecutionConfig(mode=mode, updates_per_replay=3))
     for _ in range(3):
