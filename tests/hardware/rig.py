@@ -8,7 +8,7 @@ import numpy as np
 from adversary import excess, tool_points
 
 from robot_rl.clock import FakeClock
-from robot_rl.hardware.commands import Command, Output
+from robot_rl.hardware.commands import Command, Output, stop_time_s
 from robot_rl.hardware.description import Robot, load
 from robot_rl.hardware.governor import Governor
 from robot_rl.hardware.states import State
@@ -127,3 +127,13 @@ class Rig:
         tool = tool_points(self.robot.chain, self.robot.names, sent)
         assert (tool >= self.robot.workspace.low_m).all()
         assert (tool <= self.robot.workspace.high_m).all()
+
+
+def at_rest(rig: Rig) -> bool:
+    """Nothing is sent any more, and the last that was did not move."""
+    return rig.state in (State.FAULT, State.DISARMED) and rig.speed() == 0
+
+
+def bound_s(rig: Rig, silence_s: float) -> float:
+    """How long until the robot stands still: the silence, then the brake, and two control periods."""
+    return silence_s + stop_time_s(rig.robot.limits) + 2 * rig.robot.control_period_s
