@@ -1,0 +1,220 @@
+"""Agents of ours as proposers and as scorers.
+
+An observation is encoded once: what is asked of an agent afterwards goes through a copy of it that shares its networks
+and takes features in place of observations.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from robot_rl.algorithms.agent import Agent
+from robot_rl.algorithms.awac import AWAC
+from robot_rl.algorithms.bc import BC
+from robot_rl.algorithms.cqn import CQN
+from robot_rl.algorithms.deas import DEAS
+from robot_rl.algorithms.fql import FQL
+from robot_rl.algorithms.idql import IDQL
+from robot_rl.algorithms.iql import IQL
+from robot_rl.algorithms.rorl import RORL
+from robot_rl.algorithms.sac import SAC
+from robot_rl.algorithms.td3 import TD3
+from robot_rl.errors import InputError
+from robot_rl.spec import Spec
+from robot_rl.steering.action_spec import ActionSpec
+from robot_rl.steering.proposals import BASE, SAMPLE, Capabilities, Deadline, Proposals, ProposerError, Scores
+from robot_rl.types import Array
+
+FEATURES = "features"
+SUPPORT = 1e-3
+"""So far outside [-1, 1] may an action lie that still counts as known to the critic."""
+
+
+class GivenFeatures(nn.Module):
+    """In the place of an encoder: the observation is its features already."""
+
+    def forward(self, observation: Mapping[str, Tensor]) -> Tensor:
+        """Shapes: (B, F) -> (B, F)."""
+        return observation[FEATURES]
+
+
+def features_of(agent: Agent, observation: Mapping[str, Tensor]) -> Tensor:
+    """What the agent's networks see of observations. Shapes: each (B, *) -> (B, F)."""
+    match agent:
+        case AWAC() | BC() | CQN() | DEAS() | FQL() | IDQL() | IQL() | RORL() | SAC() | TD3():
+            with torch.no_grad():
+                features: Tensor = agent.encoder(observation)
+            return features
+    raise InputError(f"steering does not know how {type(agent).__name__} encodes observations: add it to {__name__}")
+
+
+def of_features(agent: Agent, generator: torch.Generator | None = None) -> Agent:
+    """The agent, sharing its networks, for observations that are features; it draws from `generator` if there is one.
+
+    Raises:
+        InputError: an agent of another package.
+    """
+    match agent:
+        case AWAC() | BC() | CQN() | DEAS() | FQL() | IDQL() | IQL() | RORL() | SAC() | TD3():
+            given: Any = GivenFeatures()
+            return replace(agent, encoder=given, generator=agent.generator if generator is None else generator)
+    raise InputError(f"steering does not know how {type(agent).__name__} encodes observations: add it to {__name__}")
+
+
+def behaviour(agent: Agent) -> Agent:
+    """The agent, sharing its networks, whose samples are those of its actor: not already the best of several."""
+    match agent:
+        case SAC():
+            return replace(agent, config=replace(agent.config, exploration_candidates=1))
+        case DEAS() | FQL() | IDQL():
+            several: Any = replace(agent.config, candidates=1)
+            return replace(agent, config=several)
+    return agent
+
+
+def is_stochastic(agent: Agent) -> bool:
+    """It samples; what TD3 and CQN-AS call exploring is noise of fixed size around one action."""
+    return not isinstance(agent, TD3 | CQN)
+
+
+def _features(agent: Agent, observation: Mapping[str, Array], spec: Spec, device: torch.device) -> Tensor:
+    """Shapes: each (B, *) -> (B, F)."""
+    tensors = {key: torch.from_numpy(np.array(observation[key])).to(device) for key in spec.observation}
+    return features_of(agent, tensors)
+
+
+# Proposer -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(kw_only=True)
+class AgentProposer:
+    """A policy of ours: row 0 is its mode (or, of an agent that explores, a sample), the others are samples.
+
+    Args:
+        agent: any of ours.
+        observations: of the run: keys in order, shapes, types; its actions are single ones.
+        chunk: H, steps of one decision.
+        generator: of the samples, on the agent's device.
+        explore: row 0 is a sample too.
+    """
+
+    agent: Agent
+    observations: Spec
+    chunk: int
+    device: torch.device
+    generator: torch.Generator
+    explore: bool = False
+    encodings: int = field(init=False, default=0)  # how often an observation was encoded
+
+    @property
+    def spec(self) -> ActionSpec:
+        """What its actions are."""
+        return ActionSpec.from_spec(self.observations, self.chunk)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Samples of one call, where it samples at all."""
+        return Capabilities(stochastic=is_stochastic(self.agent), native_batch=True)
+
+    def reset(self, task: str) -> None:
+        """Nothing to forget."""
+
+    def commit(self, actions: Array) -> None:
+        """Nothing to keep."""
+
+    def propose(
+        self,
+        observation: Mapping[str, Array],
+        count: int,
+        *,
+        observation_id: int,
+        deadline: Deadline,
+        ready: Callable[[Array], None],
+    ) -> Proposals:
+        """Row 0 and `count - 1` samples, if there is time for them. Shapes: each (*) -> (K, H, A)."""
+        features = self._encode({key: value[None] for key, value in observation.items()})  # (1, F)
+        actions = [self._decide(features)]  # (1, H, A)
+        ready(actions[0][0])
+        count = 1 if deadline.passed else count
+        if count > 1:
+            view = of_features(behaviour(self.agent), self.generator)
+            rows = {FEATURES: features.expand(count - 1, -1)}
+            actions.append(self._units(view.act(rows, explore=True)))
+        kinds = (BASE, *[SAMPLE] * (count - 1))
+        return Proposals(actions=np.concatenate(actions), kinds=kinds, observation_id=observation_id)
+
+    def decide(self, observation: Mapping[str, Array]) -> Array:
+        """What the policy does without steering, in B situations. Shapes: each (B, *) -> (B, H, A), units.
+
+        Raises:
+            ProposerError: the actions are not numbers.
+        """
+        return self._decide(self._encode(observation))
+
+    def _encode(self, observation: Mapping[str, Array]) -> Tensor:
+        self.encodings += 1
+        return _features(self.agent, observation, self.observations, self.device)
+
+    def _decide(self, features: Tensor) -> Array:
+        view = of_features(self.agent, self.generator if self.explore else None)
+        action = view.act({FEATURES: features}, explore=self.explore)
+        if not torch.isfinite(action).all():
+            raise ProposerError("the policy gives actions that are not numbers: its training has diverged")
+        return self._units(action)
+
+    def _units(self, action: Tensor) -> Array:
+        return self.spec.scale.unnormalize(action.unflatten(1, (self.chunk, -1)))
+
+
+# Scorer ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(kw_only=True)
+class CriticScorer:
+    """The target critics of an agent of ours (of CQN-AS the one online network).
+
+    Raises:
+        InputError: the algorithm has no critic.
+    """
+
+    agent: Agent
+    observations: Spec
+    chunk: int
+    device: torch.device
+    encodings: int = field(init=False, default=0)  # how often an observation was encoded
+
+    def __post_init__(self) -> None:
+        if isinstance(self.agent, BC):
+            raise InputError("behaviour cloning learns no critic: steer with a run of another algorithm, such as iql")
+
+    @property
+    def spec(self) -> ActionSpec:
+        """The actions that it judges."""
+        return ActionSpec.from_spec(self.observations, self.chunk)
+
+    def encode(self, observation: Mapping[str, Array], task: str) -> Tensor:
+        """Features. Shapes: each (*) -> (1, F)."""
+        self.encodings += 1
+        rows = {key: value[None] for key, value in observation.items()}
+        return _features(self.agent, rows, self.observations, self.device)
+
+    def score(self, encoded: Tensor, actions: Array) -> Scores:
+        """Shapes: (1, F), (K, h, A), units -> (E, K)."""
+        normalized = self.spec.normalized(actions)
+        supported = (np.abs(normalized) <= 1.0 + SUPPORT).all(axis=(1, 2))
+        flat = self.spec.scale.normalize(actions).reshape(len(actions), -1)
+        action = torch.from_numpy(flat).to(self.device)
+        with torch.no_grad():
+            match self.agent:
+                case AWAC() | DEAS() | FQL() | IDQL() | IQL() | RORL() | SAC() | TD3():
+                    values: Tensor = self.agent.target_critic(encoded, action[None])[:, 0]  # (E, K)
+                case _:
+                    rows = {FEATURES: encoded.expand(len(action), -1)}
+                    value = of_features(self.agent).value(rows, action)
+                    assert value is not None
+                    values = value[None]
+        return Scores(values=values.cpu(), supported=torch.from_numpy(supported))
