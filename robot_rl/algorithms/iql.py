@@ -253,7 +253,8 @@ class IQL:
     @torch.no_grad()
     def _values(self, features: Tensor, next_features: Tensor) -> tuple[Tensor, Tensor]:
         """V of both. Shapes: (B, F) twice -> (B,) twice."""
-        return self.value_network(features)[:, 0], self.value_network(next_features)[:, 0]
+        v, next_v = self.value_network(torch.cat([features, next_features]))[:, 0].chunk(2)
+        return v, next_v
 
 
 def create(

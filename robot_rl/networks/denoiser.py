@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robot_rl.networks.initialize import Initialization
-from robot_rl.networks.mlp import LAYER_NORM_EPSILON
+from robot_rl.networks.layers import LAYER_NORM_EPSILON
 
 ACTIVATIONS = ("mish", "swish")
 FREQUENCY_DEVIATION = 0.2  # of the Fourier features at the start, the authors'

@@ -5,7 +5,7 @@ written out, so that a network is one node of the graph, members of a stack need
 in blocks that stay in the cache, and only those gradients are computed that somebody asks for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -98,8 +98,8 @@ def on_cpu(features: Tensor, action: Tensor | None, layers: Layers, keep: Sequen
     """
     parameters = (*layers.weights, *layers.biases, *layers.scales, *layers.offsets)
     if torch.is_grad_enabled():
-        outputs: Tensor = _Network.apply(features, action, len(layers.weights), stacked, keep, *parameters)
-        return outputs
+        apply: Callable[..., Tensor] = _Network.apply
+        return apply(features, action, len(layers.weights), stacked, keep, *parameters)
     return _Pass(features, action, len(layers.weights), stacked, keep, parameters).forward(save=False)
 
 

@@ -25,6 +25,7 @@ class MLP(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        self.hidden = hidden
         widths = [inputs, *hidden, outputs]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.norms = nn.ModuleList(nn.LayerNorm(width, LAYER_NORM_EPSILON) for width in hidden if layer_norm)
@@ -38,8 +39,7 @@ class MLP(nn.Module):
         """Shapes: (B, inputs) -> (B, outputs). Units are dropped only where a generator is given."""
         keep: Keep = None
         if self.dropout > 0 and dropout_generator is not None:
-            widths = [layer.out_features for layer in self.layers[:-1]]
-            keep = draw_keep(len(x), widths, self.dropout, dropout_generator)
+            keep = draw_keep(len(x), self.hidden, self.dropout, dropout_generator)
         parameters, norms = parameters_of(self.layers), parameters_of(self.norms)  # weight, bias, weight, bias, ...
         layers = Layers(parameters[::2], parameters[1::2], norms[::2], norms[1::2])
         if x.device.type != "cpu" or torch.compiler.is_compiling():

@@ -113,6 +113,20 @@ def test_sampled_and_given_actions_have_the_same_density() -> None:
     close(tanh_gaussian.log_prob(mean, log_std.double(), action), log_prob, 1e-6)
 
 
+def test_gradients_of_a_sample_are_those_of_finite_differences() -> None:
+    draws = torch.Generator().manual_seed(0)
+    mean, log_std = (torch.randn(4, 3, generator=draws, dtype=torch.float64).requires_grad_() for _ in range(2))
+
+    def sample(mean: Tensor, log_std: Tensor) -> tuple[Tensor, Tensor]:
+        return tanh_gaussian.sample(mean, log_std, torch.Generator().manual_seed(1))
+
+    assert torch.autograd.gradcheck(sample, (mean, log_std))
+    with torch.no_grad():
+        plain = sample(mean, log_std)
+    for found, expected in zip(sample(mean, log_std), plain, strict=True):
+        close(found, expected, 1e-12)
+
+
 def test_squashing_agrees_with_torch() -> None:
     mean, log_std = torch.tensor([[0.3, -1.0]]), torch.tensor([[-0.2, 0.1]])
     action = torch.tensor([[0.7, -0.9]])
