@@ -22,6 +22,8 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from robot_rl.hardware.description import Topic
 from robot_rl.hardware.watch import SECOND_NS
 
+TAKEN_AT_ONCE = 32  # of one topic, so that a flood cannot keep the loop from its time
+
 Handler = Callable[[Any, str], None]
 """Takes a message and the process that sent it, as 12 bytes of hexadecimal that all its publishers share."""
 
@@ -66,7 +68,7 @@ class Inbox:
         self._wait_set = None
 
     def wait(self, timeout_ns: int) -> None:
-        """Wait for messages, at most so long, and handle all that are there."""
+        """Wait for messages, at most so long, and handle those that are there."""
         context = self._node.context
         with context.handle:
             if self._wait_set is None:
@@ -77,7 +79,10 @@ class Inbox:
                 self._wait_set.add_subscription(subscription.handle)
             self._wait_set.wait(max(timeout_ns, 0))
         for subscription, message, handler in self._handlers:
-            while (taken := subscription.handle.take_message(message, False)) is not None:
+            for _ in range(TAKEN_AT_ONCE):
+                taken = subscription.handle.take_message(message, False)
+                if taken is None:
+                    break
                 handler(taken[0], bytes(taken[1]["publisher_gid"]["data"][:12]).hex())
 
 

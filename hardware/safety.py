@@ -48,6 +48,8 @@ class Safety:
         self._workspace = workspace
         self._joints = len(limits.names)
         self._nothing = [0] * self._joints
+        self._judged: list[float] = []
+        self._outside = False
 
     @staticmethod
     def of(robot: Robot, *, speed_scale: float = 1.0) -> "Safety":
@@ -102,12 +104,19 @@ class Safety:
         for change in changes:
             reasons |= change
         space = self._workspace
-        if space is not None:
-            outside = bool(reasons) and not velocity and space.margin_m(target) < 0
-            if outside or not self._stays_inside(space):
-                return self.send_stop(reasons | WORKSPACE)
+        if space is not None and (
+            (reasons and not velocity and self._is_outside(target, space)) or not self._stays_inside(space)
+        ):
+            return self.send_stop(reasons | WORKSPACE)
         limiter.accept()
         return Sent(list(limiter.position), list(limiter.sent_velocity), changes, reasons)
+
+    def _is_outside(self, target: Sequence[float], workspace: Workspace) -> bool:
+        """The tool would be outside its box at this target; a target that is repeated is not computed again."""
+        if target != self._judged:
+            self._judged = list(target)
+            self._outside = workspace.margin_m(target) < 0
+        return self._outside
 
     def _stays_inside(self, workspace: Workspace) -> bool:
         """The tool stays in its box up to the proposal and in the stop after it."""
