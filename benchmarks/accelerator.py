@@ -169,7 +169,10 @@ def train(name: str, device: str, mode: str, piece_s: float, steps: int | None, 
             code = process.wait()
         if code not in (0, 130):
             raise SystemExit(code)
-        lines = (output / "metrics.jsonl").read_text().splitlines()
+        metrics = output / "metrics.jsonl"
+        lines = metrics.read_text().splitlines() if metrics.exists() else []
+        if not lines:
+            raise SystemExit(f"{name}: {piece_s:.0f} s were over before training began: give a longer --piece")
         last = json.loads(lines[-1])
         print(
             f"{name}: {last['phase']} at step {last['phase_step']}, {last['updates']} updates and "
