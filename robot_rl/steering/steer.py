@@ -156,6 +156,7 @@ class _Deciding:
     deadline: Deadline
     observation_id: int
     base: Array | None = None  # (H, A), as soon as the policy gave it
+    note: str | None = None  # of the proposer: why there are fewer candidates
     facts: dict[str, Any] = field(default_factory=dict)
 
     def decide(self, task: str) -> Decision:
@@ -174,6 +175,7 @@ class _Deciding:
         if reason != STEERED:
             chosen = self.base
             self.facts |= {"chosen": 0, "chosen_kind": None if chosen is None else BASE, "chosen_value": None}
+        error = self.note if error is None else error
         total_ms = (self.steerer.clock.now_ns() - start_ns) * 1e-6
         record = Record(observation_id=self.observation_id, reason=reason, error=error, total_ms=total_ms, **self.facts)
         return Decision(actions=chosen, record=record)
@@ -203,6 +205,7 @@ class _Deciding:
             self.base = None
             raise ProposerError(f"an answer to observation {proposals.observation_id}, not to {self.observation_id}")
         keep(proposals.actions[0])
+        self.note = proposals.metadata.get("error")
         different = distinct(proposals.actions, spec)
         alike = not this.proposer.capabilities.stochastic or (len(proposals) > 1 and different == 1)
         wanted = this.candidates - 1 if alike else this.perturbed
