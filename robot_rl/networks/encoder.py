@@ -64,7 +64,6 @@ class FlatEncoder(nn.Module):
 
     def forward(self, observation: Mapping[str, Tensor]) -> Tensor:
         """Shapes: each (B, *) -> (B, F)."""
-        flat = torch.cat(
-            [observation[key].reshape(len(observation[key]), -1).to(self.mean.dtype) for key in self.keys], dim=1
-        )
+        parts = [observation[key].reshape(len(observation[key]), -1).to(self.mean.dtype) for key in self.keys]
+        flat = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         return (flat - self.mean) / self.deviation
