@@ -44,6 +44,7 @@ class Governor:
         self._heartbeat = Lease(dogs.heartbeat_stop_s)
         self._permit = Lease(dogs.permit_stop_s)
         self._device = Lease(dogs.takeover_stop_s)
+        self._device_source = ""
         self._flood = Flood(dogs.flood_factor * robot.controller_rate_hz)
         self._target: Target | None = None
         self._person: Target | None = None
@@ -107,8 +108,15 @@ class Governor:
             if self.state in MOVING:
                 self._fail("the operator took the permit away", now_ns)
 
-    def on_takeover(self, held: bool, now_ns: int) -> None:
-        """Whether the person holds the button of the device, which has to be repeated."""
+    def on_takeover(self, held: bool, now_ns: int, source: str = "device") -> str | None:
+        """Whether the person holds the button of the device, which has to be repeated.
+
+        Returns:
+            Why it does not count: another device is heard. Or None.
+        """
+        if source != self._device_source and not self._device.expired(now_ns):
+            return self._refuse("device", f"{self._device_source} is the person's device")
+        self._device_source = source
         self._device.renew(now_ns)
         if held and not self._held and self._move(Event.TAKE, now_ns):
             self._person = self._offset = None
@@ -116,8 +124,9 @@ class Governor:
             self._move(Event.GIVE_BACK, now_ns)
             self._target = None
         self._held = held
+        return None
 
-    def on_person(self, values: Sequence[float], velocity: bool, now_ns: int) -> str | None:
+    def on_person(self, values: Sequence[float], velocity: bool, now_ns: int, source: str = "device") -> str | None:
         """What the person's device says, in the order of the description: velocities, or positions of its own.
 
         Positions count from where the device and the robot were when the person took over, so nothing jumps.
@@ -125,8 +134,8 @@ class Governor:
         Returns:
             Why it is not followed, or None.
         """
-        if self.state is not State.TAKEOVER:
-            return self._refuse("device", "the person does not have the robot")
+        if self.state is not State.TAKEOVER or source != self._device_source:
+            return self._refuse("device", f"the person does not have the robot with {source}")
         if len(values) != len(self.robot.joints) or not all(map(math.isfinite, values)):
             return self._refuse("device", "the device sends no number for each joint")
         wanted = [float(x) for x in values]

@@ -166,12 +166,12 @@ class GovernorNode:
             self._now(),
         )
 
-    def _takeover(self, message: Any, _: str) -> None:
+    def _takeover(self, message: Any, source: str) -> None:
         now = self._now()
         held = bool(message.buttons and message.buttons[0])
-        self.governor.on_takeover(held, now)
+        self.governor.on_takeover(held, now, source)
         if held:
-            self.governor.on_person(message.axes, True, now)
+            self.governor.on_person(message.axes, True, now, source)
 
     def _arm(self) -> str | None:
         now = self._now()

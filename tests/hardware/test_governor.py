@@ -211,6 +211,18 @@ def test_a_silent_device_makes_the_robot_hold_and_then_stops_it(silence_s: float
     rig.assert_within_limits()
 
 
+def test_a_second_device_cannot_take_the_robot_from_the_person_who_has_it() -> None:
+    rig = Rig().armed()
+    rig.held, rig.person = True, [0.1] * 7
+    rig.run(0.2)
+    for _ in range(50):
+        assert rig.governor.on_takeover(False, rig.now, "another") == "device is the person's device"
+        assert "with another" in str(rig.governor.on_person([-1.0] * 7, True, rig.now, "another"))
+        rig.run(0.005)
+    assert rig.state is State.TAKEOVER
+    assert rig.measured[0] > rig.home[0]
+
+
 def test_a_policy_that_dies_while_a_person_has_the_robot_does_not_stop_the_person() -> None:
     rig = Rig().armed()
     rig.held, rig.person = True, [0.1] * 7
