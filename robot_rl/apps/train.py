@@ -87,7 +87,7 @@ def _train(config: TrainConfig, words: Sequence[str] | None, ranks: Ranks) -> in
         if evaluation is not None and config.evaluation.videos > 0 and ranks.first:
             check_rendering(evaluation, "evaluation.videos")
         this = assemble(config, config_json, folder, training, evaluation, display, stack, found, words, ranks)
-        with _stop_on_signal(display) as requested:
+        with _stop_on_signal(display, ranks) as requested:
             this.stop_requested = lambda: bool(requested)
             finished = run_phases(this)
     if not ranks.first:
@@ -328,12 +328,15 @@ class _FilmWriter:
 
 
 @contextlib.contextmanager
-def _stop_on_signal(display: ConsoleDisplay) -> Iterator[list[int]]:
-    """The first Ctrl-C (or SIGTERM) asks the loop to save and stop; the second stops at once."""
+def _stop_on_signal(display: ConsoleDisplay, ranks: Ranks) -> Iterator[list[int]]:
+    """The first Ctrl-C (or SIGTERM) asks the loop to save and stop; the second stops at once.
+
+    Not so under torchrun, which passes on the Ctrl-C that its processes have seen already, and ends them after 30 s.
+    """
     requested: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if requested:
+        if requested and ranks.count == 1:
             raise KeyboardInterrupt
         requested.append(number)
         display.say("Stopping: finishing the episode, then saving. Press Ctrl-C again to stop at once.")

@@ -77,17 +77,11 @@ def test_a_killed_rank_ends_the_others_and_the_run_goes_on_exactly(tmp_path, cap
     phases = ["+phases.offline={steps:300,batch_size:8}", "+phases.online={interact:policy,steps:30,batch_size:8}"]
     words = ["train", *PENDULUM, *SMALL, *phases, f"+datasets.offline.path={store}"]
 
-    def start(folder: Path, *more: str) -> subprocess.Popen:
-        command = [*TORCHRUN, "-m", "robot_rl.apps.cli", *words, f"output={folder}", "checkpoint_every_s=0", *more]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    said, _ = start(whole).communicate(timeout=300)
+    said, _ = start(words, whole).communicate(timeout=300)
     assert "Finished" in said
-    process = start(parts)
-    begun = time.monotonic()
-    while not checkpoint.checkpoints(parts / "checkpoints") and time.monotonic() - begun < 200:
-        time.sleep(0.02)
+    process = start(words, parts)
+    wait_for_a_checkpoint(parts)
     os.kill(worker(process.pid, 1), signal.SIGKILL)
     said, _ = process.communicate(timeout=300)
     assert process.returncode != 0
@@ -96,11 +90,37 @@ def test_a_killed_rank_ends_the_others_and_the_run_goes_on_exactly(tmp_path, cap
 
     assert cli.main([*words, f"output={parts}", "checkpoint_every_s=0", "resume=true"]) == 2
     assert "is one of 2 process(es), not of 1" in " ".join(capsys.readouterr().err.split())
-    said, _ = start(parts, "resume=true").communicate(timeout=300)
+    said, _ = start(words, parts, "resume=true").communicate(timeout=300)
     assert "Going on from" in said
     (a, left), (b, right) = (checkpoint.load(checkpoint.checkpoints(x / "checkpoints")[-1]) for x in (whole, parts))
     assert left["progress"]["updates"] == right["progress"]["updates"] == 330
     assert all(torch.equal(value, b[name]) for name, value in a.items())
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_though_torchrun_passes_it_on_once_more(tmp_path) -> None:
+    phases = ["+phases.online={interact:policy,steps:20000,batch_size:8}"]
+    process = start(["train", *PENDULUM, *SMALL, *phases], tmp_path / "run", start_new_session=True)
+    wait_for_a_checkpoint(tmp_path / "run")
+    os.killpg(process.pid, signal.SIGINT)
+    said, _ = process.communicate(timeout=120)
+    assert "Interrupted and saved" in said
+    _, state = checkpoint.load(checkpoint.checkpoints(tmp_path / "run" / "checkpoints")[-1])
+    assert 0 < state["progress"]["environment_steps"] < 20000
+    assert (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1].startswith('{"event": "interrupt"')
+
+
+def start(words: list[str], folder: Path, *more: str, **settings: bool) -> subprocess.Popen:
+    """A run of two ranks that saves whenever it can."""
+    command = [*TORCHRUN, "-m", "robot_rl.apps.cli", *words, f"output={folder}", "checkpoint_every_s=0", *more]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **settings)
+
+
+def wait_for_a_checkpoint(folder: Path) -> None:
+    """Or for 200 seconds."""
+    begun = time.monotonic()
+    while not checkpoint.checkpoints(folder / "checkpoints") and time.monotonic() - begun < 200:
+        time.sleep(0.02)
 
 
 def worker(parent: int, rank: int) -> int:
