@@ -95,31 +95,34 @@ def measure(case: str, arguments: argparse.Namespace) -> dict[str, Any]:
     finally:
         for contestant in contestants.values():
             contestant.close()
-    rates["ours"] = rates.pop("ours")  # last, behind what it is compared with
     bound = {key: statistics.median(each[key] for each in bounds) for key in bounds[0]}
     return {"rates": rates, "bound": bound, "threads": arguments.threads}
 
 
 def table(found: dict[str, Any]) -> str:
-    """Markdown."""
-    names = [
-        name for name in ("d3rlpy", "TorchRL", "eager loop") if any(name in each["rates"] for each in found.values())
-    ]
-    extra = ["ours, compiled"] if any("ours, compiled" in each["rates"] for each in found.values()) else []
-    head = ["case", *names, "ours", *extra, *(f"ours : {name}" for name in names)]
-    head += ["GFLOP", "GFLOP/s large", "share of large", "share of own products"]
+    """Markdown: rates with their range, and of ours the ratios and the shares of the bounds."""
+
+    def present(*names: str) -> list[str]:
+        return [name for name in names if any(name in each["rates"] for each in found.values())]
+
+    others, own = present("d3rlpy", "TorchRL", "eager loop"), present("ours", "ours, compiled")
+    head = ["case", *others, *own, *(f"{mine} : {name}" for mine in own for name in others), "GFLOP", "GFLOP/s large"]
+    head += [f"{mine}, share of {what}" for mine in own for what in ("large", "own products")]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for case, each in found.items():
         rates, bound = each["rates"], each["bound"]
         middle = {name: statistics.median(values) for name, values in rates.items()}
         cells = [NAMES[case]]
-        for name in [*names, "ours", *extra]:
+        for name in [*others, *own]:
             values = rates.get(name)
             cells.append(f"{middle[name]:.1f} ({min(values):.1f} to {max(values):.1f})" if values else "-")
-        cells += [f"{middle['ours'] / middle[name]:.2f}" if name in middle else "-" for name in names]
-        allowed = bound["large_rate"] / bound["flop"]
-        cells += [f"{bound['flop'] / 1e9:.3f}", f"{bound['large_rate'] / 1e9:.0f}", f"{middle['ours'] / allowed:.2f}"]
-        cells.append(f"{middle['ours'] * bound['products_seconds']:.2f}")
+        for mine in own:
+            both = [middle[mine] / middle[name] if {mine, name} <= middle.keys() else None for name in others]
+            cells += ["-" if ratio is None else f"{ratio:.2f}" for ratio in both]
+        cells += [f"{bound['flop'] / 1e9:.3f}", f"{bound['large_rate'] / 1e9:.0f}"]
+        for mine in own:
+            for seconds in (bound["flop"] / bound["large_rate"], bound["products_seconds"]):
+                cells.append(f"{middle[mine] * seconds:.2f}" if mine in middle else "-")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
