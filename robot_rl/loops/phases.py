@@ -26,6 +26,8 @@ def run_phases(run: Run) -> bool:
             if phase.reset:
                 checkpoint.reset_parts(run.agent, run.fresh_agent(progress.phase_index), phase.reset)
         run.display.begin_phase(progress.phase, progress.phase_step, phase.steps, interact)
+        if run.execution.mode in ("compiled", "compiled_graphed") and phase.updates_per_step > 0:
+            run.display.say("Compiling the update at its first use takes from seconds to minutes.")
         run.begin_rates()
         finished = run_online(run, phase) if interact else run_offline(run, phase)
         run.tick()
