@@ -24,6 +24,7 @@ from robot_rl.data_config import (
     ViewConfig,
 )
 from robot_rl.errors import InputError
+from robot_rl.serve_config import ServeConfig
 
 
 @dataclass(kw_only=True)
@@ -321,6 +322,7 @@ VERB_CONFIGS: dict[str, type] = {
     "train": TrainConfig,
     "profile": ProfileConfig,
     "evaluate": EvaluateConfig,
+    "serve": ServeConfig,
     "benchmark": BenchmarkConfig,
     "doctor": DoctorConfig,
 }

@@ -173,6 +173,10 @@ def _load(verb: str, given: list[str]) -> Callable[[Any], int]:
             from robot_rl.apps import evaluate
 
             return evaluate.run
+        case "serve":
+            from robot_rl.apps import serve
+
+            return serve.run
         case "benchmark":
             from robot_rl.apps import benchmark
 

@@ -3,7 +3,7 @@
 import contextlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from robot_rl import checkpoint
-from robot_rl.apps.build import build_agent, check_fit, check_rendering, config_from_json, device_of
+from robot_rl.apps.build import check_fit, check_rendering, device_of
 from robot_rl.apps.build_environment import build_environment, build_expert, robomimic_arguments
+from robot_rl.apps.trained import Trained, find_trained
 from robot_rl.apps.video import write_video
-from robot_rl.config import EvaluateConfig, TrainConfig
+from robot_rl.config import EvaluateConfig
 from robot_rl.datasets.export_robomimic import write_robomimic
 from robot_rl.datasets.store import EpisodeStore
 from robot_rl.datasets.store_files import building, clear_disk_errors
@@ -26,22 +27,10 @@ from robot_rl.errors import InputError
 from robot_rl.loops.evaluate import evaluate
 from robot_rl.loops.rollout import AgentPolicy
 from robot_rl.seeding import Seeds
-from robot_rl.spec import Spec
 from robot_rl.transforms.action import ActionScale
 from robot_rl.types import Array, Episode, Policy
 
 SUMMARY = "Evaluate a trained, scripted or random policy; film and record its episodes."
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trained:
-    """A checkpoint, read."""
-
-    path: Path
-    config: TrainConfig
-    spec: Spec  # what the policy sees and does
-    tensors: dict[str, torch.Tensor]
-    state: dict[str, Any]
 
 
 def run(config: EvaluateConfig) -> int:
@@ -92,18 +81,7 @@ def _find_run(config: EvaluateConfig) -> Trained | None:
         if config.policy == "checkpoint":
             raise InputError("which policy? Name the folder of a run, or set policy=expert or policy=random")
         return None
-    folder = Path(config.run).expanduser()
-    if (folder / checkpoint.STATE).is_file():
-        found = folder
-    else:
-        inside = checkpoint.checkpoints(folder / "checkpoints")
-        if not inside:
-            near = sorted(str(path.parent) for path in Path("runs").glob("*/*/checkpoints"))
-            raise InputError(f"{folder} holds no checkpoint. Runs here: {', '.join(near) or 'none'}")
-        found = inside[-1]
-    tensors, state = checkpoint.load(found)
-    trained = config_from_json(state["config"], str(found / checkpoint.STATE))
-    return Trained(path=found, config=trained, spec=Spec.from_json(state["spec"]), tensors=tensors, state=state)
+    return find_trained(config.run)
 
 
 def _policy(
@@ -120,9 +98,7 @@ def _policy(
     assert trained is not None
     check_fit("the environment", environment.spec, f"the policy ({trained.path})", trained.spec)
     device, spec = device_of(config.device), trained.spec
-    agent = build_agent(replace(trained.config, device=config.device), spec, None, trained.config.seed)
-    under = {key.removeprefix("agent."): value for key, value in trained.tensors.items() if key.startswith("agent.")}
-    checkpoint.unpack_agent(agent, under, trained.state["agent"])
+    agent = trained.agent(config.device)
     scale = ActionScale.from_spec(spec.action)
     replay = trained.config.replay
     return AgentPolicy(

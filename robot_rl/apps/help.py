@@ -59,6 +59,11 @@ EXAMPLES = {
         ("robot-rl evaluate runs/lift/seed_0 episodes=50 videos=3", "the newest checkpoint of a run"),
         ("robot-rl evaluate policy=random environment=lift record=data/random.zarr", "record episodes into a store"),
     ],
+    "serve": [
+        ("robot-rl serve runs/lift/seed_0", "a policy for clients of openpi's protocol, at ws://127.0.0.1:8000"),
+        ("robot-rl serve runs/bc/seed_0 steer=runs/iql/seed_0 candidates=16", "a policy steered by a critic"),
+        ("robot-rl serve runs/lift/seed_0 'keys={state: observation/state}'", "with the names that a client sends"),
+    ],
     "benchmark": [
         ("robot-rl benchmark suite=smoke", "algorithms x tasks x seeds, in minutes; give it again to go on"),
         ("robot-rl benchmark suite=cpu workers=2 seeds=[0,1,2,3,4]", "more seeds, two runs at a time"),

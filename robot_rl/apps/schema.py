@@ -32,6 +32,7 @@ POSITIONAL = {
     "train": ("experiment",),
     "profile": ("experiment",),
     "evaluate": ("run",),
+    "serve": ("run",),
     "benchmark": (),
     "doctor": (),
 }

@@ -1,0 +1,52 @@
+"""Checkpoints of runs, read again: what evaluation and serving begin with."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robot_rl import checkpoint
+from robot_rl.algorithms.agent import Agent
+from robot_rl.apps.build import build_agent, config_from_json
+from robot_rl.config import TrainConfig
+from robot_rl.errors import InputError
+from robot_rl.spec import Spec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A checkpoint, read."""
+
+    path: Path
+    config: TrainConfig
+    spec: Spec  # what the policy sees and does
+    tensors: dict[str, torch.Tensor]
+    state: dict[str, Any]
+
+    def agent(self, device: str) -> Agent:
+        """The agent as it was saved, on a device."""
+        agent = build_agent(replace(self.config, device=device), self.spec, None, self.config.seed)
+        under = {key.removeprefix("agent."): value for key, value in self.tensors.items() if key.startswith("agent.")}
+        checkpoint.unpack_agent(agent, under, self.state["agent"])
+        return agent
+
+
+def find_trained(run: str) -> Trained:
+    """The newest checkpoint of a run's folder, or the checkpoint itself.
+
+    Raises:
+        InputError: there is none, or it cannot be read.
+    """
+    folder = Path(run).expanduser()
+    if (folder / checkpoint.STATE).is_file():
+        found = folder
+    else:
+        inside = checkpoint.checkpoints(folder / "checkpoints")
+        if not inside:
+            near = sorted(str(path.parent) for path in Path("runs").glob("*/*/checkpoints"))
+            raise InputError(f"{folder} holds no checkpoint. Runs here: {', '.join(near) or 'none'}")
+        found = inside[-1]
+    tensors, state = checkpoint.load(found)
+    trained = config_from_json(state["config"], str(found / checkpoint.STATE))
+    return Trained(path=found, config=trained, spec=Spec.from_json(state["spec"]), tensors=tensors, state=state)

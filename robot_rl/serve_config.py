@@ -1,0 +1,85 @@
+"""Configuration of `robot-rl serve`; `robot_rl/config.py` registers it."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from robot_rl.checks import require_choice, require_minimum, require_range
+from robot_rl.errors import InputError
+
+SELECTORS = ("margin", "argmax", "softmax", "uncertainty", "advantage")
+REDUCTIONS = ("min", "mean", "weighted_min_pair")
+
+
+@dataclass(kw_only=True)
+class SelectionConfig:
+    """Which candidate is executed."""
+
+    rule: str = "margin"
+    """margin: the best, if it beats the policy's own action by more than `margin` | argmax: the best | softmax: drawn
+    by exp(value / temperature) | uncertainty: the best of mean - penalty * deviation over the critics, if it beats by
+    `margin` | advantage: drawn by IDQL's weights."""
+    reduction: str = "min"  # one value from those of the critics: min | mean | weighted_min_pair
+    margin: float = 0.0  # in units of the return
+    temperature: float = 1.0
+    penalty: float = 1.0
+    expectile: float = 0.9
+
+    def __post_init__(self) -> None:
+        require_choice(self.rule, SELECTORS, "selection.rule")
+        require_choice(self.reduction, REDUCTIONS, "selection.reduction")
+        for name in ("margin", "temperature", "penalty"):
+            require_range(vars(self)[name], 0, 1e8, f"selection.{name}")
+        require_range(self.expectile, 1e-6, 1 - 1e-6, "selection.expectile")
+
+
+@dataclass(kw_only=True)
+class ServeConfig:
+    """`robot-rl serve RUN`: a policy, or a steered one, behind openpi's websocket protocol."""
+
+    run: str | None = None  # the policy: a run's folder or one of its checkpoints
+    explore: bool = False  # the policy samples instead of taking its mode
+    keys: dict[str, Any] = field(default_factory=dict)
+    """Name of an observation -> name in the clients' messages, such as {state: observation/state}; those not named
+    keep their own."""
+
+    # Steering
+    steer: str | None = None  # the critic: a run's folder or one of its checkpoints; None: the policy alone
+    candidates: int = 16  # actions of which the critic chooses; the first is the policy's own
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
+    score_steps: int | None = None  # steps of a chunk that a critic of shorter chunks judges
+    perturbed: int = 0  # of the candidates, so many are drawn around the policy's samples
+    deviation: float = 0.1  # of perturbations, in [-1, 1]
+    discrete: list[int] = field(default_factory=list)  # dimensions of the action without noise, such as a gripper
+    narrowest: float = 0.5  # least share of the critic's range of actions that the policy's spans; less is another unit
+    deadline_s: float | None = None  # later, the policy's own action is sent; None waits
+    log: str | None = None  # a file of JSON lines, one a decision
+
+    # Network
+    host: str = "127.0.0.1"  # others than loopback demand a key
+    port: int = 8000  # 0 takes a free one
+    key_file: str | None = None  # its first line is what clients send as `Authorization: Api-Key ...`
+    message_mib: float = 32.0  # largest message
+    connections: int = 32
+    batch: int = 16  # requests that the policy answers at once
+    batch_wait_s: float = 0.0  # waiting for more of them, where there is more than one client
+    answer_s: float = 30.0  # longer, and the policy counts as stuck
+    send_s: float = 10.0  # for a client to take its answer
+
+    seed: int = 0  # of samples and draws
+    device: str = "cpu"
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        for name, given in self.keys.items():
+            if not isinstance(given, str) or not given:
+                raise InputError(f"keys.{name}={given!r} must be a name")
+        require_range(self.candidates, 1, 10_000, "candidates")
+        require_range(self.perturbed, 0, self.candidates - 1, "perturbed")
+        require_range(self.deviation, 1e-6, 2, "deviation")
+        require_range(self.narrowest, 0, 1, "narrowest")
+        if self.deadline_s is not None:
+            require_range(self.deadline_s, 1e-4, 3600, "deadline_s")
+        if self.score_steps is not None:
+            require_minimum(self.score_steps, 1, "score_steps")
+        require_range(self.port, 0, 65535, "port")
+        require_minimum(self.threads, 1, "threads")
