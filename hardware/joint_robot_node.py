@@ -37,13 +37,8 @@ def main(arguments: Sequence[str]) -> int:
     lease = Lease(robot.command.maximum_age_s)
 
     def command(message: Any, _: str) -> None:
-        target, speed = commanded(message, robot.names)
         lease.renew(time.monotonic_ns())
-        if target is not None:
-            velocity[:] = [0.0] * len(position)
-            position[:] = target
-        elif speed is not None:
-            velocity[:] = speed
+        (position if robot.mode == "joint_position" else velocity)[:] = commanded(message, robot.names, robot.mode)
 
     inbox = Inbox(node)
     inbox.subscribe(command_type(robot.command), robot.command.topic, qos(robot.command), command)

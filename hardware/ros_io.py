@@ -165,14 +165,12 @@ def command_message(
             return message
 
 
-def commanded(message: Any, names: Sequence[str]) -> tuple[list[float] | None, list[float] | None]:
-    """Positions and velocities in the order of `names` of what `command_message` made; None where it has none."""
+def commanded(message: Any, names: Sequence[str], mode: str) -> list[float]:
+    """The positions, or by `mode` velocities, of a command in the order of `names`. Shapes: -> (J,)."""
     if isinstance(message, Float64MultiArray):
-        return list(message.data), None
+        return list(message.data)  # it does not say of which joints
     if isinstance(message, JointTrajectory):
-        found, point = list(message.joint_names), message.points[0]
-        return [point.positions[found.index(name)] for name in names], None
-    found = list(message.name)
-    if len(message.position):
-        return [message.position[found.index(name)] for name in names], None
-    return None, [message.velocity[found.index(name)] for name in names]
+        found, values = list(message.joint_names), message.points[0].positions
+    else:
+        found, values = list(message.name), message.position if mode == "joint_position" else message.velocity
+    return [values[found.index(name)] for name in names]

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 from robot_rl.errors import InputError
+from robot_rl.hardware.description import COMMAND_TYPES, load
 from robot_rl.hardware.ros import environment, start
 
 DOMAIN = 1 + os.getpid() % 101
@@ -219,7 +221,7 @@ def test_a_governor_that_hung_stops_the_robot_when_it_goes_on(
     active(operator)
     nodes["governor"].send_signal(signal.SIGSTOP)
     began = time.monotonic()
-    operator.spin(lambda: time.monotonic() - began > 2.0)
+    operator.spin(lambda: time.monotonic() - began > 1.0)  # less than the lease of DDS: docs/robot.md
     nodes["governor"].send_signal(signal.SIGCONT)
     assert operator.spin(lambda: operator.state() == "fault") < 2.0
     assert any("missed" in value.value for value in operator.status.values)
@@ -260,3 +262,44 @@ def test_two_processes_that_want_the_robot_are_refused_and_only_one_moves_it(
     assert "2 processes send heartbeats" in message
     other.destroy_node()
     operator.rclpy.shutdown(context=context)
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [(mode, kind) for mode, kinds in COMMAND_TYPES.items() for kind in kinds],
+)
+def test_what_a_controller_is_sent_is_what_left(operator: Operator, description: Path, mode: str, kind: str) -> None:
+    from robot_rl.hardware.ros_io import command_message, command_type, commanded
+
+    robot = load(description)
+    topic = replace(robot.command, type=kind)
+    position, velocity = [0.1 * k for k in range(7)], [-0.2 * k for k in range(7)]
+    message = command_message(topic, robot.names, position, velocity, mode, 0.005)
+    assert isinstance(message, command_type(topic))
+    assert commanded(message, robot.names, mode) == (position if mode == "joint_position" else velocity)
+    if kind == "trajectory_msgs/msg/JointTrajectory":
+        assert message.points[0].time_from_start.nanosec == 5_000_000
+
+
+def test_a_robot_that_is_commanded_by_velocities_stops_when_they_end(
+    operator: Operator, description: Path, tmp_path: Path
+) -> None:
+    data = yaml.safe_load(description.read_text())
+    data["command"]["mode"] = "joint_velocity"
+    path = tmp_path / "panda.yaml"
+    path.write_text(yaml.safe_dump(data))
+    nodes = [
+        start(f"robot_rl.hardware.{name}_node", [str(path)], os.environ, domain_id=DOMAIN)
+        for name in ("joint_robot", "governor")
+    ]
+    try:
+        active(operator)
+        operator.offset = 0.06
+        operator.spin(lambda: operator.measured() > 0.03)
+        nodes[1].kill()
+        operator.spin(lambda: len({message.position[0] for message in operator.states[-20:]}) == 1)
+        assert operator.measured() < 0.03 + 2.175 * (0.5 + 0.3)  # at full speed until the lease ends, on a busy machine
+    finally:
+        for process in nodes:
+            process.kill()
+            process.wait(10)
