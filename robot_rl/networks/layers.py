@@ -232,11 +232,11 @@ class _Pass:
             state = None if state is None else state[block[0]]
             action = None if action is None else action[block[1]]
         if action is None or state is None:
-            x = self._product(features, member[0], member[count], rectified=plain)
+            x = self._product(features, member[0], member[count], rectified=plain and count > 1)
         else:
             x = torch.mm(action, member[0][:, self.size :].t())
             x.view(-1, self.each, x.shape[1]).add_(state.unsqueeze(1))
-            if plain:
+            if plain and count > 1:
                 x.relu_()
         for index in range(1, count):
             if keep is not None:

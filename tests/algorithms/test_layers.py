@@ -118,6 +118,14 @@ def test_outputs_and_gradients_are_those_of_automatic_differentiation(
             torch.testing.assert_close(it.call(*it.inputs), expected.detach())
 
 
+@pytest.mark.parametrize("actions", ["none", "one", "several"])
+@pytest.mark.parametrize("count", [0, 2])
+def test_without_hidden_layers_a_network_is_linear(actions: str, count: int) -> None:
+    it = case(actions, norms=False, hidden=(), count=count)
+    torch.testing.assert_close(it.call(*it.inputs), it.plain())
+    assert torch.autograd.gradcheck(it.call, it.inputs)
+
+
 @pytest.mark.parametrize("norms", [False, True])
 def test_wide_layers_in_float32_agree_with_float64(norms: bool) -> None:
     """Wide enough for the products that have the ReLU in them."""
