@@ -132,18 +132,12 @@ def profile_phase(
     log_every, run.log_every = run.log_every, LOGS_EVERY
     eager = run.execution.mode == "eager"
     with _watched(run, watch, eager), _labelled(run.agent):
-        _steps(run, phase, WARM_UP)
-        begun = time.perf_counter()
-        _steps(run, phase, WARM_UP)
-        each = (time.perf_counter() - begun) / WARM_UP
-        watch.clear()
-        count = int(min(max(seconds / each, LEAST), MOST))
-        begun = time.perf_counter()
-        updates = run.progress.updates
-        _steps(run, phase, count)
-        whole = (time.perf_counter() - begun) / count
+        short, steps = _timed(run, phase, WARM_UP, watch)
+        each = short / steps
+        whole, count = _timed(run, phase, int(min(max(seconds / each, LEAST), MOST)), watch)
+        whole /= count
         parts = {part: spent / count for part, spent in watch.seconds.items()}
-        calls = watch.calls[UPDATE] / count if eager else float(run.progress.updates > updates)
+        calls = watch.calls[UPDATE] / count if eager else float(phase.updates_per_step > 0)
         logs, elsewhere = watch.calls[LOGGING], {part: spent / count for part, spent in watch.elsewhere_s.items()}
         events = _profile(run, phase, int(min(max(PROFILED_S / each, 1), PROFILED)), trace)
     run.log_every = log_every
@@ -171,6 +165,26 @@ def _steps(run: Run, phase: PhaseConfig, count: int) -> None:
     run.progress.phase_step = 0
     loop = run_offline if phase.interact == "none" else run_online
     loop(run, replace(phase, steps=count))
+
+
+def _timed(run: Run, phase: PhaseConfig, count: int, watch: Stopwatch) -> tuple[float, int]:
+    """Seconds of about `count` steps, and how many they were, behind others in which updates are compiled."""
+    begun: list[tuple[float, int]] = []
+    after_step = run.after_step
+
+    def counted(*arguments: Any) -> None:
+        after_step(*arguments)
+        if not begun and run.progress.phase_step >= WARM_UP:
+            watch.clear()
+            begun.append((time.perf_counter(), run.progress.phase_step))
+
+    setattr(run, "after_step", counted)  # noqa: B010
+    try:
+        _steps(run, phase, 2 * WARM_UP + LOGS_EVERY + count)
+        start, step = begun[0]
+        return time.perf_counter() - start, run.progress.phase_step - step
+    finally:
+        delattr(run, "after_step")
 
 
 def _fill(run: Run, phase: PhaseConfig) -> None:
