@@ -25,10 +25,11 @@ from robot_rl.data_config import (
 )
 from robot_rl.errors import InputError
 from robot_rl.serve_config import ServeConfig
+from robot_rl.sim_config import PROXIES, SimulatedConfig
 
 
 @dataclass(kw_only=True)
-class GymnasiumEnvironmentConfig:
+class GymnasiumEnvironmentConfig(SimulatedConfig):
     """A gymnasium or gymnasium-robotics environment by its id."""
 
     id: str = MISSING
@@ -43,11 +44,12 @@ class GymnasiumEnvironmentConfig:
     render_size: int = 256
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_success_reward(self.success_reward, "environment.success_reward")
 
 
 @dataclass(kw_only=True)
-class DmControlEnvironmentConfig:
+class DmControlEnvironmentConfig(SimulatedConfig):
     """A dm_control suite task."""
 
     domain: str = MISSING
@@ -60,7 +62,7 @@ class DmControlEnvironmentConfig:
 
 
 @dataclass(kw_only=True)
-class RobosuiteEnvironmentConfig:
+class RobosuiteEnvironmentConfig(SimulatedConfig):
     """A robosuite task."""
 
     task: str = MISSING
@@ -76,6 +78,7 @@ class RobosuiteEnvironmentConfig:
     camera: str = "agentview"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_success_reward(self.success_reward, "environment.success_reward")
 
 
@@ -206,8 +209,12 @@ class EvaluationConfig:
     final_episodes: int = 20  # after the last phase
     videos: int = 2  # episodes filmed at the end of each phase; 0 films none
     seed: int = 1_000_000  # root of the evaluation seeds; never equal to a training seed
+    proxy: str | None = None
+    """A robot by proxy, such as `std_B`, to evaluate on while it trains in the simulator; None: where it trains."""
 
     def __post_init__(self) -> None:
+        if self.proxy is not None:
+            require_choice(self.proxy, PROXIES, "evaluation.proxy")
         require_minimum(self.episodes, 1, "evaluation.episodes")
         require_minimum(self.final_episodes, 1, "evaluation.final_episodes")
         require_minimum(self.videos, 0, "evaluation.videos")

@@ -1,6 +1,6 @@
 """The one contract that every simulator, wrapper and robot passes (`robot_rl.testing.contracts`)."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from robot_rl.spec import Spec
 from robot_rl.types import Array, TimeStep
@@ -35,3 +35,15 @@ class Environment(Protocol):
 
     def close(self) -> None:
         """Free the simulator or the robot; calling it twice is allowed."""
+
+
+@runtime_checkable
+class Randomized(Protocol):
+    """What an environment has besides, whose episodes may differ in more than where they begin."""
+
+    @property
+    def drawn(self) -> dict[str, float]:
+        """What was drawn for the episode, by name; empty where nothing is."""
+
+    def experienced(self, environment_steps: int) -> None:
+        """So many steps of training are done: curricula go by it, from the next reset on."""

@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 
 from robot_rl.errors import InputError, nearest
+from robot_rl.sim.drive import Drive
 from robot_rl.sim.episode import EpisodeRules, clip_action, float32, versions
+from robot_rl.sim.model_gap import resting_control
 from robot_rl.sim.rendering import Renderer
 from robot_rl.spec import ArraySpec, Spec
 from robot_rl.types import Array, TimeStep
@@ -66,6 +68,7 @@ class DmControlEnvironment:
         self._return = 0.0
         self._renderer: Renderer | None = None
         self._render_size = render_size
+        self._drive: Drive | None = None
         self._spec = self._make_spec(domain, task)
 
     @property
@@ -127,9 +130,8 @@ class DmControlEnvironment:
         applied = clip_action(action, self._spec.action)
         reward = 0.0
         discount: float | None = None  # None goes on; 0 is a termination; 1 an end that says nothing about the state
-        for _ in range(self._repeat):
-            self._task.before_step(applied, self._physics)
-            self._physics.step(self._env._n_sub_steps)
+        for steps in self._counts(applied):
+            self._advance(applied, steps)
             self._task.after_step(self._physics)
             reward += float(self._task.get_reward(self._physics))
             discount = self._task.get_termination(self._physics)
@@ -145,6 +147,51 @@ class DmControlEnvironment:
             success=None if self._threshold is None else last and self._reached(self._threshold),
             action=applied,
         )
+
+    def _counts(self, applied: Array) -> list[int]:
+        """Physics steps of each repeat of the action."""
+        if self._drive is None:
+            return [self._env._n_sub_steps] * self._repeat
+        total = self._drive.send(applied)
+        return [total * (index + 1) // self._repeat - total * index // self._repeat for index in range(self._repeat)]
+
+    def _advance(self, applied: Array, steps: int) -> None:
+        """Some physics steps with an action, or with what the drive makes of it."""
+        if self._drive is None:
+            self._task.before_step(applied, self._physics)
+            self._physics.step(steps)
+            return
+        for _ in range(steps):
+            self._task.before_step(self._drive.tick(), self._physics)
+            self._physics.set_control(self._drive.motor(self._physics.data.ctrl.copy()))
+            self._physics.step(1)
+
+    @property
+    def physics(self) -> tuple[Any, Any]:
+        """MuJoCo's model and data."""
+        return self._physics.model.ptr, self._physics.data.ptr
+
+    @property
+    def substeps(self) -> int:
+        """Physics steps of one control period."""
+        return int(self._env._n_sub_steps) * self._repeat
+
+    def hold(self) -> Array:
+        """No force for motors, the present position for servos. Shapes: (A,)."""
+        resting = resting_control(*self.physics)
+        return resting if resting.shape == self._spec.action.shape else np.zeros(self._spec.action.shape)
+
+    def motors(self) -> Array | None:
+        """They begin at rest."""
+        return resting_control(*self.physics)
+
+    def attach(self, drive: Drive | None) -> None:
+        """Put a drive between commands and motors."""
+        self._drive = drive
+
+    def observe(self) -> dict[str, Array]:
+        """The observation of the present state."""
+        return self._observe()
 
     def _reached(self, threshold: float) -> bool:
         return self._return >= threshold * self._rules.maximum_steps * self._repeat

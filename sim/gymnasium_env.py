@@ -3,7 +3,7 @@
 import contextlib
 import io
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -11,7 +11,9 @@ import mujoco
 import numpy as np
 
 from robot_rl.errors import InputError, nearest
+from robot_rl.sim.drive import Drive
 from robot_rl.sim.episode import EpisodeRules, clip_action, float32, versions
+from robot_rl.sim.model_gap import resting_control
 from robot_rl.sim.rendering import Renderer
 from robot_rl.spec import ArraySpec, Spec
 from robot_rl.types import Array, TimeStep
@@ -99,6 +101,7 @@ class GymnasiumEnvironment:
             )
         self._renderer: Renderer | None = None
         self._render_size = render_size
+        self._drive: Drive | None = None
         self._spec = self._make_spec(id, gymnasium.__version__)
         self._probe_success()
 
@@ -181,12 +184,80 @@ class GymnasiumEnvironment:
             action=applied,
         )
 
-    def render(self) -> Array:
-        """The scene now. Shapes: (height, width, 3), uint8."""
+    @property
+    def physics(self) -> tuple[Any, Any]:
+        """MuJoCo's model and data."""
         simulation = self._simulation()
         model, data = getattr(simulation, "model", None), getattr(simulation, "data", None)
         if not isinstance(model, mujoco.MjModel):
-            raise InputError(f"{self._place} is not a MuJoCo task: it cannot be rendered")
+            raise InputError(f"{self._place} is not a MuJoCo task: it can neither be rendered nor given a gap")
+        return model, data
+
+    @property
+    def substeps(self) -> int:
+        """Physics steps of one control period."""
+        simulation = self._simulation()
+        return int(simulation.n_substeps if self._moves_goals else simulation.frame_skip)
+
+    @property
+    def _moves_goals(self) -> bool:
+        """gymnasium-robotics' arms and hands: an action does something once, then the physics goes on."""
+        return hasattr(self._simulation(), "_mujoco_step")
+
+    def hold(self) -> Array:
+        """No force for motors, the present position for servos; nothing where an action acts once. Shapes: (nu,)."""
+        return np.zeros(self._spec.action.shape) if self._moves_goals else resting_control(*self.physics)
+
+    def motors(self) -> Array | None:
+        """They begin as `hold` has them."""
+        return self.hold()
+
+    def attach(self, drive: Drive | None) -> None:
+        """Put a drive between commands and motors, in place of gymnasium's own loop over physics steps."""
+        simulation = self._simulation()
+        self._drive = drive
+        for name in ("_set_action", "_mujoco_step", "_step_mujoco_simulation"):
+            vars(simulation).pop(name, None)  # what was put here before: the class's own is found again
+        if drive is None:
+            return
+        if self._moves_goals:
+            take = simulation._set_action
+            simulation._set_action = lambda action: None
+            simulation._mujoco_step = lambda action: self._step_goals(drive, take, action)
+        else:
+            simulation._step_mujoco_simulation = lambda control, count: self._step_motors(drive, control)
+
+    def _step_motors(self, drive: Drive, control: Array) -> None:
+        model, data = self.physics
+        for _ in range(drive.send(control)):
+            data.ctrl[:] = drive.motor(drive.tick())
+            mujoco.mj_step(model, data)
+        mujoco.mj_rnePostConstraint(model, data)  # as gymnasium does, for contact forces
+
+    def _step_goals(self, drive: Drive, take: Callable[[Array], None], action: Array) -> None:
+        model, data = self.physics
+        for _ in range(drive.send(action)):
+            command, arrived = drive.tick_whole()
+            if arrived:
+                take(drive.motor(command, periods=1.0).astype(self._env.action_space.dtype))
+            mujoco.mj_step(model, data)
+
+    def observe(self) -> dict[str, Array]:
+        """The observation of the present state."""
+        simulation = self._simulation()
+        if simulation is self._env:
+            if not self._moves_goals:
+                mujoco.mj_rnePostConstraint(*self.physics)
+            return flatten(self._env._get_obs())
+        last = simulation._last_robot_qpos  # the kitchen's next command starts from what was observed last
+        observation = flatten(self._env._get_obs(simulation._get_obs()))
+        simulation._last_robot_qpos = last
+        return observation
+
+    def render(self) -> Array:
+        """The scene now. Shapes: (height, width, 3), uint8."""
+        simulation = self._simulation()
+        model, data = self.physics
         if self._renderer is None:
             self._renderer = Renderer(model, data, self._render_size, default_camera(model, data, simulation))
         if self._spec.metadata["id"].startswith("Fetch"):

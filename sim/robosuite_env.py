@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from robot_rl.errors import InputError, nearest
+from robot_rl.sim.drive import Drive
 from robot_rl.sim.episode import EpisodeRules, clip_action, float32, versions
 from robot_rl.sim.rendering import Renderer
 from robot_rl.spec import ArraySpec, Spec
@@ -181,6 +182,8 @@ class RobosuiteEnvironment:
             )
         self._renderer: Renderer | None = None
         self._render_size, self._camera = render_size, camera
+        self._drive: Drive | None = None
+        self._substeps = round(period / timestep)
         self._keys = observation_keys(self._env, observation)
         self._spec = self._make_spec(task, robot, controller, period)
 
@@ -233,7 +236,7 @@ class RobosuiteEnvironment:
         """Apply one action for one control period. Shapes: (A,)."""
         self._rules.need_running()
         applied = clip_action(action, self._spec.action)
-        _, reward, _, _ = self._env.step(applied)
+        reward = self._advance(applied)
         return self._rules.finish_step(
             observation=self._observe(),
             reward=reward,
@@ -242,6 +245,56 @@ class RobosuiteEnvironment:
             success=bool(self._env._check_success()),
             action=applied,
         )
+
+    def _advance(self, applied: Array) -> float:
+        """One control period of robosuite; the native reward."""
+        if self._drive is None:
+            return float(self._env.step(applied)[1])
+        period = self._env.control_timestep
+        steps = self._drive.send(applied)
+        self._env.control_timestep = (steps + 0.5) * self._env.model_timestep  # robosuite cuts it to whole steps
+        try:
+            return float(self._env.step(applied)[1])
+        finally:
+            self._env.control_timestep = period
+
+    @property
+    def physics(self) -> tuple[Any, Any]:
+        """MuJoCo's model and data."""
+        return self._env.sim.model._model, self._env.sim.data._data
+
+    @property
+    def substeps(self) -> int:
+        """Physics steps of one control period."""
+        return int(self._substeps)
+
+    def hold(self) -> Array:
+        """Stay: no change of pose or position, no torque beyond gravity's. Shapes: (A,)."""
+        return np.zeros(self._spec.action.shape)
+
+    def motors(self) -> Array | None:
+        """They carry the arm already: whatever the controller asks for first."""
+        return None
+
+    def attach(self, drive: Drive | None) -> None:
+        """Put a drive between commands and controllers, and its lag between controllers and motors."""
+        vars(self._env).pop("_pre_action", None)  # what was put here before: the class's own is found again
+        self._drive = drive
+        if drive is None:
+            return
+        control = self._env._pre_action
+
+        def pre_action(action: Array, policy_step: bool = False) -> None:
+            command, arrived = drive.tick_whole()
+            control(command, arrived)
+            data = self._env.sim.data._data
+            data.ctrl[:] = drive.motor(data.ctrl.copy())
+
+        self._env._pre_action = pre_action
+
+    def observe(self) -> dict[str, Array]:
+        """The observation of the present state."""
+        return self._observe()
 
     def render(self) -> Array:
         """The scene now. Shapes: (height, width, 3), uint8."""

@@ -4,6 +4,7 @@ The simulators are imported only when one of theirs is asked for: each takes tim
 """
 
 import os
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,20 +12,71 @@ import numpy as np
 from robot_rl.config import DmControlEnvironmentConfig, GymnasiumEnvironmentConfig, RobosuiteEnvironmentConfig
 from robot_rl.environment import Environment
 from robot_rl.errors import InputError
+from robot_rl.sim.action_history import ActionHistory
 from robot_rl.sim.experts import FetchPickAndPlaceExpert, LiftExpert, NoisyPolicy
+from robot_rl.sim.gap import NOMINAL
+from robot_rl.sim.randomization import read_randomization
+from robot_rl.sim_config import GapConfig, RandomizationConfig, SimulatedConfig
 from robot_rl.spec import Spec
 from robot_rl.types import Policy
 
 EXPERTS = "robosuite Lift (environment=lift) and FetchPickAndPlace (environment=fetch_pick_and_place)"
 
 
-def build_environment(config: Any) -> Environment:
-    """The environment of a configuration.
+def build_environment(config: Any, *, training: bool = False) -> Environment:
+    """The environment of a configuration, with its gap, and in training with its randomisation.
+
+    Args:
+        config: of the environment.
+        training: draw what `environment.randomization` says; evaluation and recording never do.
 
     Raises:
-        InputError: a task, id, controller or argument that the simulator does not know, or MuJoCo does not import.
+        InputError: a task, id, controller or argument that the simulator does not know, a gap without effect, or MuJoCo
+            does not import.
     """
     _need_mujoco()
+    simulator = _build_simulator(config)
+    try:
+        return _with_gap(simulator, config, training=training)
+    except InputError:
+        simulator.close()
+        raise
+
+
+def on_robot(config: Any, proxy: str | None) -> Any:
+    """The configuration of an environment with a robot by proxy in place of its own; None: as it is."""
+    if proxy is None:
+        return config
+    return replace(config, proxy=proxy, gap=GapConfig(), randomization=RandomizationConfig())
+
+
+def _with_gap(simulator: Any, config: SimulatedConfig, *, training: bool) -> Environment:
+    environment: Environment = simulator
+    asked, drawn = config.gap.values(), config.randomization
+    randomization = None
+    if drawn.fields:  # read for evaluation, too: a mistake in it is to be told at once
+        randomization = read_randomization(drawn.fields, drawn.curriculum_steps, drawn.curriculum_start)
+    elif drawn.curriculum_steps:
+        raise InputError("environment.randomization.curriculum_steps is set, but no fields: there is nothing to grow")
+    randomization = randomization if training else None
+    if config.proxy is not None or asked or randomization is not None:
+        from robot_rl.sim.gap_env import GapEnvironment
+        from robot_rl.sim.proxy import family_of, proxy_gap
+
+        gap = NOMINAL if config.proxy is None else proxy_gap(config.proxy, family_of(simulator.spec))
+        environment = GapEnvironment(
+            simulator,
+            gap.with_values(asked),
+            randomization=randomization,
+            proxy=config.proxy,
+            asked=tuple(asked),
+        )
+    if config.action_history > 0:
+        environment = ActionHistory(environment, config.action_history)
+    return environment
+
+
+def _build_simulator(config: Any) -> Any:
     match config:
         case GymnasiumEnvironmentConfig():
             from robot_rl.sim.gymnasium_env import GymnasiumEnvironment

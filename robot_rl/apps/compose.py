@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from robot_rl import config, data_config
+from robot_rl import config, data_config, sim_config
 from robot_rl.apps import explain, schema
 from robot_rl.errors import InputError, nearest
 
@@ -163,7 +163,9 @@ def _replaces_mapping(verb: str, override: Override) -> bool:
 
 
 def _free_mappings() -> set[str]:
-    classes = [item for module in (config, data_config) for item in vars(module).values() if isinstance(item, type)]
+    classes = [
+        item for module in (config, data_config, sim_config) for item in vars(module).values() if isinstance(item, type)
+    ]
     return {name for item in classes if dataclasses.is_dataclass(item) for name in _free_fields(item)}
 
 

@@ -58,7 +58,8 @@ def run(config: ProfileConfig) -> int:
         if config.environment is not None:
             evaluation = stack.enter_context(contextlib.closing(build_environment(config.environment)))
             if any(phase.interact != "none" for phase in config.phases.values()):
-                training = stack.enter_context(contextlib.closing(build_environment(config.environment)))
+                training = build_environment(config.environment, training=True)
+                stack.enter_context(contextlib.closing(training))
         with ConsoleDisplay(Console(quiet=True)) as display:
             this = assemble(
                 quiet, config_to_json(quiet), folder, training, evaluation, display, stack, None, None, Ranks()

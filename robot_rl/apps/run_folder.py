@@ -109,6 +109,7 @@ def write_facts(
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "machine": {"system": platform.platform(), "cores": os.cpu_count(), "device": config.device},
         "datasets": origin["datasets"],
+        "environments": origin["environments"],
     }
     with clear_disk_errors(folder):
         checkpoint.write_text(folder / "run.json", json.dumps(facts, indent=1))

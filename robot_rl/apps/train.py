@@ -24,7 +24,7 @@ from robot_rl.apps.build import (
     load_data,
     reward_transform,
 )
-from robot_rl.apps.build_environment import build_environment
+from robot_rl.apps.build_environment import build_environment, on_robot
 from robot_rl.apps.command import resume_command
 from robot_rl.apps.corruption import corrupted, require_single_transitions
 from robot_rl.apps.display import ConsoleDisplay
@@ -47,6 +47,7 @@ from robot_rl.recorder import Progress, Recorder
 from robot_rl.replay.buffer import ReplayBuffer
 from robot_rl.replay.instructions import Instructions
 from robot_rl.seeding import Seeds
+from robot_rl.sim.proxy import require_different
 from robot_rl.spec import Spec
 from robot_rl.transforms.action import ActionScale
 
@@ -80,9 +81,12 @@ def _train(config: TrainConfig, words: Sequence[str] | None, ranks: Ranks) -> in
         training, evaluation = None, None
         if config.environment is not None:
             if any(phase.interact != "none" for phase in config.phases.values()):
-                training = stack.enter_context(contextlib.closing(build_environment(config.environment)))
+                training = stack.enter_context(contextlib.closing(build_environment(config.environment, training=True)))
                 training = SharedEnvironment(training, ranks) if ranks.count > 1 else training
-            evaluation = stack.enter_context(contextlib.closing(build_environment(config.environment)))
+            robot = on_robot(config.environment, config.evaluation.proxy)
+            evaluation = stack.enter_context(contextlib.closing(build_environment(robot)))
+            if training is not None and config.evaluation.proxy is not None:
+                require_different(training.spec, evaluation.spec, f"evaluation.proxy={config.evaluation.proxy}")
         display = stack.enter_context(ConsoleDisplay(console))
         if evaluation is not None and config.evaluation.videos > 0 and ranks.first:
             check_rendering(evaluation, "evaluation.videos")
@@ -238,6 +242,11 @@ def assemble(
         "config_hash": config_hash(config_json),
         "datasets": {name: data.facts for name, data in loaded.items()},
         "spec": spec.to_json(),
+        "environments": {
+            use: environment.spec.metadata
+            for use, environment in (("training", training), ("evaluation", evaluation))
+            if environment is not None
+        },
     }
     tensors: dict[str, torch.Tensor] = {}
     state: dict[str, Any] = {}
