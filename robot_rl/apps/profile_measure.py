@@ -139,7 +139,9 @@ def profile_phase(
         parts = {part: spent / count for part, spent in watch.seconds.items()}
         calls = watch.calls[UPDATE] / count if eager else float(phase.updates_per_step > 0)
         logs, elsewhere = watch.calls[LOGGING], {part: spent / count for part, spent in watch.elsewhere_s.items()}
-        events = _profile(run, phase, int(min(max(PROFILED_S / each, 1), PROFILED)), trace)
+        events: tuple[int, list[FunctionEvent]] = (1, [])
+        if eager or trace is not None:
+            events = _profile(run, phase, int(min(max(PROFILED_S / each, 1), PROFILED)), trace)
     run.log_every = log_every
     parts[UPDATE if not eager and phase.updates_per_step > 0 else LOOP] = max(whole - sum(parts.values()), 0.0)
     if logs:
