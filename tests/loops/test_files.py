@@ -47,7 +47,7 @@ def test_metrics_that_do_not_fit_are_refused_by_name(tmp_path) -> None:
         fill()
     with contextlib.suppress(InputError):  # the thread of TensorBoard's writer may have met the full disk, or not yet
         recorder.close()
-    for thread in of_tensorboard:  # it hands its error over before it ends: the next test must not get what it says last
+    for thread in of_tensorboard:  # its last words come after its error, and would fail the next test
         thread.join(timeout=10)
         assert not thread.is_alive()
 
