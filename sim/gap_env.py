@@ -11,7 +11,7 @@ from robot_rl.errors import InputError
 from robot_rl.seeding import Seeds
 from robot_rl.sim.drive import Drive, draw_timing
 from robot_rl.sim.episode import clip_action
-from robot_rl.sim.gap import NOMINAL, Gap
+from robot_rl.sim.gap import NOMINAL, QUALIFIERS, Gap
 from robot_rl.sim.model_gap import ModelGap
 from robot_rl.sim.randomization import Randomization
 from robot_rl.sim.sensors import Sensors, measure_deviation
@@ -62,7 +62,8 @@ class GapEnvironment:
         if not gap.is_identity:
             facts["gap"] = {"proxy": proxy, "values": gap.differing(), "without_effect": idle, "hash": gap.hash}
         if randomization is not None:
-            facts["randomization"] = {**randomization.to_json(), "hash": randomization.hash}
+            vain = self._drawn_in_vain(randomization)
+            facts["randomization"] = {**randomization.to_json(), "without_effect": vain, "hash": randomization.hash}
         self._spec = replace(inner.spec, metadata={**inner.spec.metadata, **facts})
 
     def _require_effect(self, proxy: str | None, asked: Sequence[str]) -> list[str]:
@@ -83,6 +84,17 @@ class GapEnvironment:
                 "robot that is the simulator shows nothing about transfer. Remove it, or set a gap that has an effect"
             )
         return idle
+
+    def _drawn_in_vain(self, randomization: Randomization) -> list[str]:
+        """Fields of the model that are drawn and have no effect in this task; refused if there are no others."""
+        _, data = self._inner.physics
+        vain = self._physics.without_effect(NOMINAL.with_values(randomization.far(self._gap)), data)
+        if set(randomization.fields) <= {*vain, *QUALIFIERS}:
+            raise InputError(
+                "environment.randomization.fields: nothing that is drawn has an effect in this task (without effect: "
+                f"{vain}). Choose other fields, or remove them"
+            )
+        return vain
 
     @property
     def spec(self) -> Spec:

@@ -83,6 +83,16 @@ class Randomization:
             drawn[name] = float(round(value)) if name in WHOLE else value
         return drawn
 
+    def far(self, gap: Gap) -> dict[str, float]:
+        """A value of each field that is far from that of `gap`: an end of its range, or a deviation from the mean."""
+        values = {}
+        for name, entry in self.fields.items():
+            numbers = (sum(entry.numbers), entry.numbers[0]) if entry.kind == "normal" else entry.numbers
+            nominal, (low, high) = getattr(gap, name), RANGES[name]
+            value = min(max(max((abs(number - nominal), number) for number in numbers)[1], low), high)
+            values[name] = float(round(value)) if name in WHOLE else value
+        return values
+
     def can_sense(self, gap: Gap) -> bool:
         """Whether a draw can need the deviation of the observation's channels."""
         return gap.senses or any(name.startswith("sensor_") for name in self.fields)
