@@ -36,7 +36,7 @@ class SelectionConfig:
 class ServeConfig:
     """`robot-rl serve RUN`: a policy, or a steered one, behind openpi's websocket protocol."""
 
-    run: str | None = None  # the policy: a run's folder or one of its checkpoints
+    run: str | None = None  # the policy: a run's folder, one of its checkpoints, or ws://HOST:PORT of a policy server
     explore: bool = False  # the policy samples instead of taking its mode
     keys: dict[str, Any] = field(default_factory=dict)
     """Name of an observation -> name in the clients' messages, such as {state: observation/state}; those not named
@@ -53,6 +53,10 @@ class ServeConfig:
     narrowest: float = 0.5  # least share of the critic's range of actions that the policy's spans; less is another unit
     deadline_s: float | None = None  # later, the policy's own action is sent; None waits
     log: str | None = None  # a file of JSON lines, one a decision
+
+    # A policy server of somebody else; its actions are declared to be those of the critic's run
+    policy_chunk: int | None = None  # steps of a chunk that it answers; None: as many as the critic judges
+    policy_key_file: str | None = None  # its first line is sent as `Authorization: Api-Key ...`
 
     # Network
     host: str = "127.0.0.1"  # others than loopback demand a key
@@ -79,6 +83,8 @@ class ServeConfig:
         require_range(self.narrowest, 0, 1, "narrowest")
         if self.deadline_s is not None:
             require_range(self.deadline_s, 1e-4, 3600, "deadline_s")
+        if self.policy_chunk is not None:
+            require_minimum(self.policy_chunk, 1, "policy_chunk")
         if self.score_steps is not None:
             require_minimum(self.score_steps, 1, "score_steps")
         require_range(self.port, 0, 65535, "port")

@@ -62,6 +62,7 @@ EXAMPLES = {
     "serve": [
         ("robot-rl serve runs/lift/seed_0", "a policy for clients of openpi's protocol, at ws://127.0.0.1:8000"),
         ("robot-rl serve runs/bc/seed_0 steer=runs/iql/seed_0 candidates=16", "a policy steered by a critic"),
+        ("robot-rl serve ws://127.0.0.1:8000 steer=runs/iql/seed_0 port=8001", "somebody else's server, steered"),
         ("robot-rl serve runs/lift/seed_0 'keys={state: observation/state}'", "with the names that a client sends"),
     ],
     "benchmark": [

@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import json
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ from rich.text import Text
 from robot_rl.apps.build import check_fit, device_of
 from robot_rl.apps.trained import Trained, find_trained
 from robot_rl.clock import MonotonicClock
-from robot_rl.config import ServeConfig
 from robot_rl.errors import InputError, nearest
 from robot_rl.seeding import Seeds
+from robot_rl.serve_config import ServeConfig
+from robot_rl.spec import Spec
+from robot_rl.steering.action_spec import ActionSpec
 from robot_rl.steering.agents import AgentProposer, CriticScorer
-from robot_rl.steering.proposals import Perturbation
+from robot_rl.steering.openpi import OpenPiConnection, OpenPiProposer
+from robot_rl.steering.proposals import ActionProposer, Perturbation
 from robot_rl.steering.selection import ValueSelector
 from robot_rl.steering.served import Served, ServedAgent, ServedSteering
 from robot_rl.steering.server import Limits, PolicyServer
@@ -29,14 +33,22 @@ from robot_rl.steering.worker import Inline, Threaded
 SUMMARY = "Serve a policy, or one steered by a critic, to clients of openpi's websocket protocol."
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Offer:
+    """What is served, and in whose words."""
+
+    served: Served
+    keys: dict[str, str]
+    name: str
+    chunk: int
+
+
 def run(config: ServeConfig) -> int:
     """Serve until SIGINT or SIGTERM; exit status 0."""
+    if config.run is None:
+        raise InputError("which policy? Name the folder of a run, one of its checkpoints, or ws://HOST:PORT")
     torch.set_num_threads(config.threads)
     console = Console(stderr=True)
-    if config.run is None:
-        raise InputError("which policy? Name the folder of a run, or one of its checkpoints: robot-rl serve RUN")
-    policy = find_trained(config.run)
-    keys = _keys(config, policy)
     limits = Limits(
         message_bytes=round(config.message_mib * 2**20),
         connections=config.connections,
@@ -46,58 +58,111 @@ def run(config: ServeConfig) -> int:
         send_s=config.send_s,
     )
     with contextlib.ExitStack() as stack:
-        served = _served(config, policy, keys, stack)
+        remote = config.run.startswith(("ws://", "wss://"))
+        offer = _remote(config, config.run, stack) if remote else _own(config, config.run, stack)
         server = PolicyServer(
-            policy=served, keys=keys, host=config.host, port=config.port, key=_key(config), limits=limits
+            policy=offer.served,
+            keys=offer.keys,
+            host=config.host,
+            port=config.port,
+            key=_key(config.key_file, "key_file"),
+            limits=limits,
         )
-        asyncio.run(_serve(server, config, policy, console))
+        asyncio.run(_serve(server, offer, console))
     return 0
 
 
-async def _serve(server: PolicyServer, config: ServeConfig, policy: Trained, console: Console) -> None:
+async def _serve(server: PolicyServer, offer: _Offer, console: Console) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with server.running():
-        what = f"{policy.path}" if config.steer is None else f"{policy.path} steered by {config.steer}"
-        host = f"[{config.host}]" if ":" in config.host else config.host
-        console.print(Text(f"Serving {what} at ws://{host}:{server.port}"), soft_wrap=True)
-        sent = ", ".join(f"{server.keys[key]} {array.shape}" for key, array in policy.spec.observation.items())
-        chunk = (policy.config.replay.action_chunk, *policy.spec.action.shape)
-        console.print(Text(f"Takes {sent}; answers actions {chunk}. Ctrl-C ends it."), soft_wrap=True)
+        host = f"[{server.host}]" if ":" in server.host else server.host
+        console.print(Text(f"Serving {offer.name} at ws://{host}:{server.port}"), soft_wrap=True)
+        spec = offer.served.spec
+        sent = ", ".join(f"{server.keys[key]} {array.shape}" for key, array in spec.observation.items())
+        actions = (offer.chunk, *spec.action.shape)
+        console.print(Text(f"Takes {sent}; answers actions {actions}. Ctrl-C ends it."), soft_wrap=True)
         await stop.wait()
     console.print("Ended.")
 
 
-def _served(config: ServeConfig, policy: Trained, keys: dict[str, str], stack: contextlib.ExitStack) -> Served:
-    device, clock = device_of(config.device), MonotonicClock()
-    seeds = Seeds(config.seed)
+def _own(config: ServeConfig, run: str, stack: contextlib.ExitStack) -> _Offer:
+    """A policy of ours, alone or steered."""
+    for name in ("policy_chunk", "policy_key_file"):
+        if vars(config)[name] is not None:
+            raise InputError(f"{name} is for a policy behind ws://HOST:PORT, and run={run} is a folder: leave it out")
+    policy, device, clock = find_trained(run), device_of(config.device), MonotonicClock()
+    keys, chunk = _keys(config, policy.spec), policy.config.replay.action_chunk
     proposer = AgentProposer(
         agent=policy.agent(config.device),
         observations=policy.spec,
-        chunk=policy.config.replay.action_chunk,
+        chunk=chunk,
         device=device,
-        generator=seeds.torch("serve", "samples", device=device),
+        generator=Seeds(config.seed).torch("serve", "samples", device=device),
         explore=config.explore,
     )
     if config.steer is None:
         if config.log is not None:
             raise InputError("log= writes the decisions of a critic: set steer=RUN, or leave it out")
-        return ServedAgent(proposer=proposer, keys=keys, clock=clock)
+        served = ServedAgent(proposer=proposer, keys=keys, clock=clock)
+        return _Offer(served=served, keys=keys, name=str(policy.path), chunk=chunk)
     critic = find_trained(config.steer)
     check_fit(f"the policy ({policy.path})", policy.spec, f"the critic ({critic.path})", critic.spec)
+    scorer = _scorer(config, critic, {})
+    steering = ServedSteering(
+        steerer=_steerer(config, proposer, scorer, stack),
+        observations=policy.spec,
+        keys=keys,
+        deadline_s=config.deadline_s,
+    )
+    return _Offer(served=steering, keys=keys, name=f"{policy.path} steered by {critic.path}", chunk=chunk)
+
+
+def _remote(config: ServeConfig, uri: str, stack: contextlib.ExitStack) -> _Offer:
+    """Somebody else's policy server, steered: what clients send goes on to it as it came."""
+    if config.steer is None:
+        raise InputError(f"run={uri} is served already: add the critic that steers it, steer=RUN")
+    if config.explore:
+        raise InputError(f"explore=true cannot be asked of {uri}: leave it out")
+    critic = find_trained(config.steer)
+    keys = _keys(config, critic.spec)
+    spec = ActionSpec.from_spec(critic.spec, critic.config.replay.action_chunk)
+    if config.policy_chunk is not None:
+        spec = replace(spec, chunk=config.policy_chunk)
+    connection = OpenPiConnection(uri=uri, api_key=_key(config.policy_key_file, "policy_key_file"))
+    stack.callback(connection.close)
+    proposer = OpenPiProposer(connection=connection, spec=spec, keys=None)
+    steering = ServedSteering(
+        steerer=_steerer(config, proposer, _scorer(config, critic, keys), stack),
+        observations=critic.spec,
+        keys=keys,
+        deadline_s=config.deadline_s,
+        forwards=True,
+    )
+    return _Offer(served=steering, keys=keys, name=f"{uri} steered by {critic.path}", chunk=spec.chunk)
+
+
+def _scorer(config: ServeConfig, critic: Trained, keys: Mapping[str, str]) -> CriticScorer:
+    return CriticScorer(
+        agent=critic.agent(config.device),
+        observations=critic.spec,
+        chunk=critic.config.replay.action_chunk,
+        device=device_of(config.device),
+        keys=keys,
+    )
+
+
+def _steerer(
+    config: ServeConfig, proposer: ActionProposer, scorer: CriticScorer, stack: contextlib.ExitStack
+) -> Steerer:
     selection = config.selection
     worker = Inline() if config.deadline_s is None else Threaded()
     if isinstance(worker, Threaded):
         stack.callback(worker.close)
-    steerer = Steerer(
+    return Steerer(
         proposer=proposer,
-        scorer=CriticScorer(
-            agent=critic.agent(config.device),
-            observations=critic.spec,
-            chunk=critic.config.replay.action_chunk,
-            device=device,
-        ),
+        scorer=scorer,
         selector=ValueSelector(
             rule=selection.rule,
             reduction=selection.reduction,
@@ -107,8 +172,8 @@ def _served(config: ServeConfig, policy: Trained, keys: dict[str, str], stack: c
             expectile=selection.expectile,
         ),
         candidates=config.candidates,
-        clock=clock,
-        generator=seeds.torch("serve", "selection"),
+        clock=MonotonicClock(),
+        generator=Seeds(config.seed).torch("serve", "selection"),
         score_steps=config.score_steps,
         perturbed=config.perturbed,
         perturbation=Perturbation(deviation=config.deviation, discrete=tuple(config.discrete)),
@@ -116,30 +181,29 @@ def _served(config: ServeConfig, policy: Trained, keys: dict[str, str], stack: c
         keep=stack.enter_context(_log(config.log)),
         narrowest=config.narrowest,
     )
-    return ServedSteering(steerer=steerer, observations=policy.spec, keys=keys, deadline_s=config.deadline_s)
 
 
-def _keys(config: ServeConfig, policy: Trained) -> dict[str, str]:
-    known = policy.spec.observation
+def _keys(config: ServeConfig, spec: Spec) -> dict[str, str]:
+    known = spec.observation
     for name in config.keys:
         if name not in known:
-            raise InputError(f"keys.{name}: the policy has no such observation: {nearest(name, known)}")
+            raise InputError(f"keys.{name}: there is no such observation: {nearest(name, known)}")
     keys = {name: config.keys.get(name, name) for name in known}
     if len(set(keys.values())) < len(keys):
         raise InputError(f"keys={keys} gives two observations one name")
     return keys
 
 
-def _key(config: ServeConfig) -> str | None:
-    if config.key_file is None:
+def _key(name: str | None, setting: str) -> str | None:
+    if name is None:
         return None
-    path = Path(config.key_file).expanduser()
+    path = Path(name).expanduser()
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"key_file={path} cannot be read: {error}") from error
+        raise InputError(f"{setting}={path} cannot be read: {error}") from error
     if not lines or not lines[0].strip():
-        raise InputError(f"key_file={path} is empty: write the key into its first line")
+        raise InputError(f"{setting}={path} is empty: write the key into its first line")
     return lines[0].strip()
 
 

@@ -177,6 +177,12 @@ class AgentProposer:
 class CriticScorer:
     """The target critics of an agent of ours (of CQN-AS the one online network).
 
+    Args:
+        agent: any of ours that has a critic.
+        observations: of its run; its actions are single ones.
+        chunk: h, steps of one decision of its run.
+        keys: name of an observation in its run -> name in what is to be judged; those not named are the same.
+
     Raises:
         InputError: the algorithm has no critic.
     """
@@ -185,6 +191,7 @@ class CriticScorer:
     observations: Spec
     chunk: int
     device: torch.device
+    keys: Mapping[str, str] = field(default_factory=dict)
     encodings: int = field(init=False, default=0)  # how often an observation was encoded
 
     def __post_init__(self) -> None:
@@ -199,7 +206,7 @@ class CriticScorer:
     def encode(self, observation: Mapping[str, Array], task: str) -> Tensor:
         """Features. Shapes: each (*) -> (1, F)."""
         self.encodings += 1
-        rows = {key: value[None] for key, value in observation.items()}
+        rows = {key: np.asarray(observation[self.keys.get(key, key)])[None] for key in self.observations.observation}
         return _features(self.agent, rows, self.observations, self.device)
 
     def score(self, encoded: Tensor, actions: Array) -> Scores:

@@ -139,14 +139,15 @@ class OpenPiProposer:
         connection: to the server.
         spec: what the server's actions are. The protocol does not say, so it is declared; what a server of ours says of
             itself is compared with it.
-        keys: name in the observation -> name on the wire; nothing else is sent. Images go as they are, states in units.
+        keys: name in the observation -> name on the wire; nothing else is sent. None sends all of an observation under
+            its own names. Images go as they are, states in units.
     """
 
     connection: OpenPiConnection
     spec: ActionSpec
-    keys: Mapping[str, str]
+    keys: Mapping[str, str] | None
     _task: str = field(init=False, default="")
-    _asked: dict[str, Array] | None = field(init=False, default=None)  # the observation before
+    _asked: dict[str, Any] | None = field(init=False, default=None)  # the observation before
     _answered: list[Array] = field(init=False, default_factory=list)  # each (H, A), what it was answered with
     _requests: int = field(init=False, default=0)
 
@@ -182,14 +183,15 @@ class OpenPiProposer:
             ProposerError: the first answer fails, or is the one that an observation before was given.
             InputError: an observation lacks a key.
         """
-        missing = sorted(set(self.keys) - set(observation))
+        keys = {key: key for key in observation} if self.keys is None else self.keys
+        missing = sorted(set(keys) - set(observation))
         if missing:
             raise InputError(f"the observation lacks {missing}, which {self.connection.uri} is to be sent")
-        sent = {key: np.array(observation[key]) for key in self.keys}
-        request: dict[str, Any] = {self.keys[key]: value for key, value in sent.items()}
+        sent = {name: _copy(observation[key]) for key, name in keys.items()}
+        request: dict[str, Any] = dict(sent)
         if self._task:
             request[PROMPT] = self._task
-        changed = self._asked is not None and any((sent[key] != self._asked[key]).any() for key in sent)
+        changed = self._asked is not None and not _same(sent, self._asked)
         before = self._answered if changed else []
         found = self._first(request, count, deadline, before)
         ready(found[0])
@@ -260,3 +262,11 @@ class OpenPiProposer:
         ours = spec.control_period_s
         if period is not None and (ours is None or not np.isclose(period, ours)):
             raise InputError(f"{self.connection.uri} says control_period_s={period} of itself, declared is {ours}")
+
+
+def _copy(value: Any) -> Any:
+    return value.copy() if isinstance(value, np.ndarray) else value
+
+
+def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return one.keys() == other.keys() and all(np.array_equal(one[key], other[key]) for key in one)

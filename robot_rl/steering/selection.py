@@ -71,8 +71,8 @@ def expectile_of(value: Tensor, expectile: float) -> Tensor:
     count = torch.arange(len(ordered), device=value.device, dtype=ordered.dtype)
     low, high = (1 - expectile) * below, expectile * (ordered.sum() - below)
     each = (low + high) / ((1 - expectile) * count + expectile * (len(ordered) - count))
-    between = (each <= ordered + 1e-12) & (each >= torch.cat([ordered[:1] - 1, ordered[:-1]]) - 1e-12)
-    return each[between.to(torch.int64).argmax()].to(value.dtype)
+    outside = torch.maximum(each - ordered, torch.cat([ordered[:1], ordered[:-1]]) - each)
+    return each[outside.argmin()].to(value.dtype)
 
 
 def effective_count(share: Tensor) -> Tensor:

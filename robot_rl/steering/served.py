@@ -30,6 +30,7 @@ class Request:
     task: str = ""
     candidates: int | None = None  # so many of the policy's own; None: one decision
     echo: int | None = None
+    sent: Mapping[str, Any] = field(default_factory=dict)  # all of the message but what is ours, under its names
 
 
 def read_request(message: Mapping[Any, Any], spec: Spec, keys: Mapping[str, str]) -> Request:
@@ -65,7 +66,9 @@ def read_request(message: Mapping[Any, Any], spec: Spec, keys: Mapping[str, str]
         raise InputError(f"'{CANDIDATES}'={count!r:.40} must be a whole number in 1 to {MAXIMUM_CANDIDATES}")
     if echo is not None and type(echo) is not int:
         raise InputError(f"'{ECHO}' must be a whole number")
-    return Request(observation=observation, task=task, candidates=count, echo=echo)
+    ours = (PROMPT, CANDIDATES, ECHO)
+    sent = {key: value for key, value in message.items() if isinstance(key, str) and key not in ours}
+    return Request(observation=observation, task=task, candidates=count, echo=echo, sent=sent)
 
 
 class Served(Protocol):
@@ -155,12 +158,22 @@ class ServedAgent:
 
 @dataclass(kw_only=True)
 class ServedSteering:
-    """A steered policy: decisions one after the other, each with its K candidates as one batch."""
+    """A steered policy: decisions one after the other, each with its K candidates as one batch.
+
+    Args:
+        steerer: decides.
+        observations: what has to be sent, and is checked.
+        keys: name in `observations` -> name in messages.
+        deadline_s: see `Steerer.decide`.
+        forwards: the policy is a server itself, which is sent whole messages under their own names.
+    """
 
     steerer: Steerer
     observations: Spec
     keys: Mapping[str, str]
     deadline_s: float | None = None
+    forwards: bool = False
+    _task: str | None = field(init=False, default=None)  # of the request before
 
     @property
     def spec(self) -> Spec:
@@ -186,8 +199,11 @@ class ServedSteering:
     def _one(self, request: Request) -> dict[str, Any]:
         if request.candidates is not None:
             raise InputError(f"a steered policy gives one decision: leave out '{CANDIDATES}'")
-        self.steerer.reset(request.task)
-        decision = self.steerer.decide(request.observation, deadline_s=self.deadline_s)
+        if request.task != self._task:
+            self._task = request.task
+            self.steerer.reset(request.task)
+        observation = request.sent if self.forwards else request.observation
+        decision = self.steerer.decide(observation, deadline_s=self.deadline_s)
         if decision.actions is None:
             raise ProposerError(str(decision.record.error))
         return {ACTIONS: decision.actions, "steering": decision.record.to_json()}

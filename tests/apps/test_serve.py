@@ -21,7 +21,7 @@ from robot_rl.errors import InputError
 from robot_rl.functional.ensemble import REDUCTIONS
 from robot_rl.loops.rollout import AgentPolicy
 from robot_rl.steering.openpi import OpenPiConnection
-from robot_rl.steering.proposals import Deadline
+from robot_rl.steering.proposals import Deadline, ProposerError
 from robot_rl.steering.selection import SELECTORS
 from robot_rl.transforms.action import ActionScale
 
@@ -53,9 +53,9 @@ class Serving:
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
         self.said = self.process.stderr.readline()
-        found = re.search(r"ws://127\.0\.0\.1:\d+", self.said)
-        assert found is not None, self.said + self.process.stderr.read()
-        self.uri = found[0]
+        found = re.findall(r"at (ws://127\.0\.0\.1:\d+)", self.said)
+        assert found, self.said + self.process.stderr.read()
+        self.uri = found[-1]
 
     def __enter__(self) -> "Serving":
         return self
@@ -108,6 +108,24 @@ def test_a_steered_policy_is_served_and_its_decisions_are_written_down(pendulum:
     assert all(line["chosen_value"] >= line["base_value"] for line in lines)
 
 
+def test_somebody_elses_policy_server_is_steered_and_gets_whole_messages(pendulum: Path) -> None:
+    with (
+        Serving(str(pendulum), KEYS, "explore=true") as policy,
+        Serving(policy.uri, f"steer={pendulum}", KEYS, "candidates=5") as steered,
+    ):
+        connection = OpenPiConnection(uri=steered.uri)
+        answer = ask(connection, **{"observation/state": STATE, "prompt": "swing up", "episode": 3})
+        policy.process.kill()
+        policy.process.wait(20)
+        with pytest.raises(ProposerError, match="reports an error"):
+            ask(connection, **{"observation/state": STATE})
+        connection.close()
+        assert steered.end() == 0
+    assert answer["steering"]["reason"] == "steered"
+    assert (answer["steering"]["candidates"], answer["steering"]["distinct"]) == (5, 5)
+    assert answer["actions"].shape == (1, 1)
+
+
 def test_a_critic_of_another_task_is_refused(pendulum: Path, tmp_path: Path) -> None:
     car = trained(tmp_path / "car", CAR)
     with pytest.raises(InputError, match=r"observation 'state' has shape \(3,\), that of the critic"):
@@ -119,11 +137,15 @@ def test_a_critic_of_another_task_is_refused(pendulum: Path, tmp_path: Path) -> 
     [
         ([], "which policy"),
         (["run=nowhere"], "holds no checkpoint"),
-        (["run={run}", "keys={stat: x}"], "keys.stat: the policy has no such observation: did you mean 'state'"),
+        (["run={run}", "keys={stat: x}"], "keys.stat: there is no such observation: did you mean 'state'"),
         (["run={run}", "host=0.0.0.0"], "set key_file=FILE"),
         (["run={run}", "key_file=nowhere"], "key_file=nowhere cannot be read"),
         (["run={run}", "key_file=/dev/null"], "is empty"),
         (["run={run}", "log=x.jsonl"], "set steer=RUN"),
+        (["run={run}", "policy_chunk=2"], "leave it out"),
+        (["run='ws://127.0.0.1:9'"], "steer=RUN"),
+        (["run='ws://127.0.0.1:9'", "steer={run}", "explore=true"], "cannot be asked"),
+        (["run='ws://127.0.0.1:9'", "steer={run}", "policy_chunk=4"], "set score_steps=1"),
         (["run={run}", "steer={run}", "score_steps=2"], "score_steps=2"),
         (["run={run}", "steer={run}", "discrete=[4]"], "names dimensions that the actions do not have"),
     ],

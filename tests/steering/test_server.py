@@ -461,3 +461,44 @@ def test_a_steered_policy_is_served_and_its_decisions_are_counted(run: Any) -> N
     np.testing.assert_allclose(fallback["actions"], ours.decide({"state": np.zeros((1, 3), np.float32)})[0])
     assert 'robot_rl_steering_total{reason="steered",chosen="other"} 1' in text
     assert 'robot_rl_steering_total{reason="scorer",chosen="base"} 1' in text
+
+
+class Remote:
+    """A proposer that keeps what it was sent."""
+
+    def __init__(self) -> None:
+        self.inner = agent()
+        self.spec, self.capabilities = self.inner.spec, self.inner.capabilities
+        self.seen: list[dict[str, Any]] = []
+        self.tasks: list[str] = []
+
+    def reset(self, task: str) -> None:
+        self.tasks.append(task)
+
+    def commit(self, actions: np.ndarray) -> None:
+        raise AssertionError("a server does not know what was played")
+
+    def propose(self, observation: Any, count: int, **settings: Any) -> Any:
+        self.seen.append(dict(observation))
+        return self.inner.propose({"state": observation["observation/state"]}, count, **settings)
+
+
+def test_messages_go_on_to_a_policy_server_as_they_came(run: Any) -> None:
+    remote: Any = Remote()
+    scorer = Scorer(clock=FakeClock(), spec=remote.spec)
+    steerer = Steerer(
+        proposer=remote,
+        scorer=scorer,
+        selector=ValueSelector(),
+        candidates=3,
+        clock=MonotonicClock(),
+        generator=torch.Generator().manual_seed(0),
+    )
+    keys = {"state": KEYS["state"]}
+    running = run(ServedSteering(steerer=steerer, observations=NUMBERS, keys=keys, forwards=True))
+    with Client(running.uri) as client:
+        for prompt in ("lift", "lift", "stack"):
+            client.infer(state(1.0, 0.0, 0.0, prompt=prompt, wrist=PICTURE, episode=3))
+    assert [set(each) for each in remote.seen] == [{"observation/state", "observation/image", "wrist", "episode"}] * 3
+    assert remote.seen[0]["episode"] == 3
+    assert remote.tasks == ["lift", "stack"]  # an episode is not begun at each request
