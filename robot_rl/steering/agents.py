@@ -95,7 +95,7 @@ class AgentProposer:
     """A policy of ours: row 0 is its mode (or, of an agent that explores, a sample), the others are samples.
 
     Args:
-        agent: any of ours.
+        agent: any of ours; its settings are those of this moment, its weights those of the call.
         observations: of the run: keys in order, shapes, types; its actions are single ones.
         chunk: H, steps of one decision.
         generator: of the samples, on the agent's device.
@@ -109,11 +109,14 @@ class AgentProposer:
     generator: torch.Generator
     explore: bool = False
     encodings: int = field(init=False, default=0)  # how often an observation was encoded
+    spec: ActionSpec = field(init=False)  # what its actions are
+    _deciding: Agent = field(init=False)  # the agent, for features
+    _sampling: Agent = field(init=False)  # its actor alone, for features
 
-    @property
-    def spec(self) -> ActionSpec:
-        """What its actions are."""
-        return ActionSpec.from_spec(self.observations, self.chunk)
+    def __post_init__(self) -> None:
+        self.spec = ActionSpec.from_spec(self.observations, self.chunk)
+        self._deciding = of_features(self.agent, self.generator if self.explore else None)
+        self._sampling = of_features(behaviour(self.agent), self.generator)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -141,9 +144,8 @@ class AgentProposer:
         ready(actions[0][0])
         count = 1 if deadline.passed else count
         if count > 1:
-            view = of_features(behaviour(self.agent), self.generator)
             rows = {FEATURES: features.expand(count - 1, -1)}
-            actions.append(self._units(view.act(rows, explore=True)))
+            actions.append(self._units(self._sampling.act(rows, explore=True)))
         kinds = (BASE, *[SAMPLE] * (count - 1))
         return Proposals(actions=np.concatenate(actions), kinds=kinds, observation_id=observation_id)
 
@@ -160,8 +162,7 @@ class AgentProposer:
         return _features(self.agent, observation, self.observations, self.device)
 
     def _decide(self, features: Tensor) -> Array:
-        view = of_features(self.agent, self.generator if self.explore else None)
-        action = view.act({FEATURES: features}, explore=self.explore)
+        action = self._deciding.act({FEATURES: features}, explore=self.explore)
         if not torch.isfinite(action).all():
             raise ProposerError("the policy gives actions that are not numbers: its training has diverged")
         return self._units(action)
@@ -193,15 +194,12 @@ class CriticScorer:
     device: torch.device
     keys: Mapping[str, str] = field(default_factory=dict)
     encodings: int = field(init=False, default=0)  # how often an observation was encoded
+    spec: ActionSpec = field(init=False)  # the actions that it judges
 
     def __post_init__(self) -> None:
         if isinstance(self.agent, BC):
             raise InputError("behaviour cloning learns no critic: steer with a run of another algorithm, such as iql")
-
-    @property
-    def spec(self) -> ActionSpec:
-        """The actions that it judges."""
-        return ActionSpec.from_spec(self.observations, self.chunk)
+        self.spec = ActionSpec.from_spec(self.observations, self.chunk)
 
     def encode(self, observation: Mapping[str, Array], task: str) -> Tensor:
         """Features. Shapes: each (*) -> (1, F)."""

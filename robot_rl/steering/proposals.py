@@ -179,8 +179,10 @@ class Perturbation:
 def distinct(actions: Array, spec: ActionSpec) -> int:
     """How many of K candidates differ by more than rounding. Shapes: (K, H, A) -> ()."""
     rows = spec.normalized(actions).reshape(len(actions), -1)
-    found: list[Array] = []
+    found = np.full_like(rows, np.inf)
+    count = 0
     for row in rows:
-        if all(np.abs(row - other).max() > IDENTICAL for other in found):
-            found.append(row)
-    return len(found)
+        if (np.abs(found[:count] - row).max(axis=1) > IDENTICAL).all():
+            found[count] = row
+            count += 1
+    return count
