@@ -54,6 +54,7 @@ class Field:
     text: str  # the comment or docstring behind it
     nested: str | None  # name of the config class that its type mentions
     mapping: bool  # the nested class is the value type of a dict
+    path: Path  # the file that it stands in: a base class may stand in another than the class
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +191,7 @@ def fields(located: tuple[Path, ast.ClassDef]) -> list[Field]:
                 text=text,
                 nested=nested,
                 mapping=nested is not None and names[0] == "dict",
+                path=path,
             )
         )
     return found
@@ -197,7 +199,7 @@ def fields(located: tuple[Path, ast.ClassDef]) -> list[Field]:
 
 def _keys(located: tuple[Path, ast.ClassDef], prefix: str) -> Iterator[Key]:
     for entry in fields(located):
-        inner = None if entry.nested is None else _find_class(located[0], entry.nested)
+        inner = None if entry.nested is None else _find_class(entry.path, entry.nested)
         if inner is None:
             yield Key(name=prefix + entry.name, field=entry)
             continue
@@ -266,7 +268,7 @@ def class_fields(name: str) -> dict[str, Field]:
         if node.name == name:
             return {entry.name: entry for entry in fields((path, node))}
         for entry in fields((path, node)):
-            inner = None if entry.nested is None or entry.nested in seen else _find_class(path, entry.nested)
+            inner = None if entry.nested is None or entry.nested in seen else _find_class(entry.path, entry.nested)
             if inner is not None:
                 seen.add(inner[1].name)
                 roots.append(inner)
