@@ -128,6 +128,18 @@ def test_a_late_observation_never_comes_from_the_episode_before() -> None:
             assert np.array_equal(environment.step(action).observation["state"], first)
 
 
+def test_what_will_be_seen_late_is_out_of_the_callers_reach() -> None:
+    with closing(GapEnvironment(fetch(), Gap(observation_delay_s=0.2))) as environment:
+        for _ in range(2):
+            seen = environment.reset(seed=0).observation
+            for array in seen.values():
+                array.fill(np.nan)
+            for action in actions_of(environment.spec, 0, 8):
+                for array in environment.step(action).observation.values():
+                    assert np.isfinite(array).all()
+                    array.fill(np.nan)
+
+
 def test_reward_is_of_the_true_state_whatever_the_sensors_say() -> None:
     with closing(cheetah()) as plain, closing(GapEnvironment(cheetah(), Gap(sensor_noise=1.0, dropout=0.5))) as noisy:
         actions = actions_of(plain.spec, 0, 20)
