@@ -67,6 +67,30 @@ def test_a_run_says_what_it_drew_for_each_episode_and_evaluates_on_the_robot(tmp
     assert EpisodeStore.open(store).spec.metadata["gap"]["proxy"] == "std_C"
 
 
+def drawn_in(folder: Path) -> list[dict[str, float]]:
+    events = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [event["drawn"] for event in events if event["event"] == "episode"]
+
+
+def test_a_run_that_goes_on_draws_what_it_would_have_drawn(tmp_path, monkeypatch) -> None:
+    grown = ["environment/randomization=dynamics", "environment.randomization.curriculum_steps=50"]
+    whole, parts = (training(tmp_path / name, *grown) for name in ("whole", "parts"))
+    assert train.run(compose("train", whole)) == 0
+    phases = train.run_phases
+
+    def stopped(this):
+        this.stop_requested = lambda: this.progress.phase_step >= 30
+        return phases(this)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "run_phases", stopped)
+        assert train.run(compose("train", parts)) == 130
+    assert len(drawn_in(tmp_path / "parts")) == 2
+    assert train.run(compose("train", [*parts, "resume=true"])) == 0
+    assert drawn_in(tmp_path / "parts") == drawn_in(tmp_path / "whole")
+    assert len(drawn_in(tmp_path / "whole")) == 3
+
+
 def test_evaluation_never_randomizes() -> None:
     config = compose("train", [*CHEETAH, "environment/randomization=standard"]).environment
     plain, drawing = build_environment(config), build_environment(config, training=True)
