@@ -174,3 +174,8 @@ def test_a_critic_steers_its_own_noisy_policy_to_better_values() -> None:
     assert min(gains) >= 0
     assert max(gains) > 0
     assert (ours.encodings, scorer.encodings) == (10, 10)
+
+
+def test_candidates_of_a_policy_that_explores_by_the_best_of_several_are_single_samples() -> None:
+    several, single = (propose(proposer(make("sac", exploration_candidates=count)), 9) for count in (64, 1))
+    np.testing.assert_array_equal(several.actions, single.actions)
