@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent / "peers"
-CASES = ("sac", "iql", "td3_bc", "redq", "cql", "calql", "calql_10")
+CASES = ("sac", "iql", "td3_bc", "redq", "cql", "calql", "calql_10", "bc", "awac")
 NAMES = {
     "sac": "SAC, 2 critics",
     "iql": "IQL, 2 critics",
@@ -32,6 +32,8 @@ NAMES = {
     "cql": "CQL, 2 critics, 30 sampled actions",
     "calql": "Cal-QL, 2 critics, 30 sampled actions, best of 10 in the target",
     "calql_10": "Cal-QL, 10 critics, 30 sampled actions, best of 10 in the target",
+    "bc": "BC",
+    "awac": "AWAC, 2 critics",
 }
 
 

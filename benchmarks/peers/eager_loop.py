@@ -180,6 +180,8 @@ class TD3BehaviourCloning(Loop):
 
 def build(case: str) -> Callable[[], object]:
     """The update of one case."""
+    if case in ("bc", "awac"):
+        raise LookupError(f"no plain loop of {case}")
     kind = {"iql": ImplicitQLearning, "td3_bc": TD3BehaviourCloning}.get(case, SoftActorCritic)
     return kind(case).update
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from robot_rl.algorithms import AlgorithmConfig, IQLConfig, SACConfig, TD3Config, create
+from robot_rl.algorithms import AlgorithmConfig, AWACConfig, BCConfig, IQLConfig, SACConfig, TD3Config, create
 from robot_rl.algorithms.agent import Agent
 from robot_rl.networks import ensemble, mlp
 from robot_rl.networks.layers import Keep, Layers, differentiable, one_by_one
@@ -48,6 +48,10 @@ def configuration(case: str) -> AlgorithmConfig:
             return SACConfig(**sizes, **conservative)
         case "calql" | "calql_10":
             return SACConfig(**sizes, **conservative, **best, critic_count=CRITICS.get(case, 2))
+        case "bc":
+            return BCConfig(actor_hidden=list(HIDDEN))
+        case "awac":
+            return AWACConfig(**sizes)
     raise LookupError(f"no configuration of {case}")
 
 

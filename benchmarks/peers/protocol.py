@@ -18,7 +18,7 @@ import torch
 OBSERVATION, ACTION, HIDDEN, BATCH = 39, 24, [256, 256], 256  # Adroit's sizes, roughly
 EPISODES, STEPS = 20, 1000
 DISCOUNT, TARGET_RATE = 0.99, 0.005
-CASES = ("sac", "iql", "td3_bc", "redq", "cql", "calql", "calql_10")
+CASES = ("sac", "iql", "td3_bc", "redq", "cql", "calql", "calql_10", "bc", "awac")
 CRITICS = {"redq": 10, "calql_10": 10}  # 2 in all others
 
 
