@@ -47,3 +47,14 @@ class Randomized(Protocol):
 
     def experienced(self, environment_steps: int) -> None:
         """So many steps of training are done: curricula go by it, from the next reset on."""
+
+
+def drawn_in(environment: Environment) -> dict[str, float]:
+    """What was drawn for the episode, by name; empty where nothing is."""
+    return environment.drawn if isinstance(environment, Randomized) else {}
+
+
+def tell_experience(environment: Environment, environment_steps: int) -> None:
+    """Let an environment whose curriculum goes by it know the steps of training that are done."""
+    if isinstance(environment, Randomized):
+        environment.experienced(environment_steps)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from robot_rl.environment import Environment, Randomized
+from robot_rl.environment import Environment, drawn_in, tell_experience
 from robot_rl.spec import ArraySpec, Spec
 from robot_rl.types import Array, TimeStep
 
@@ -43,12 +43,11 @@ class ActionHistory:
     @property
     def drawn(self) -> dict[str, float]:
         """What was drawn for the episode, by field."""
-        return self._inner.drawn if isinstance(self._inner, Randomized) else {}
+        return drawn_in(self._inner)
 
     def experienced(self, environment_steps: int) -> None:
         """So many steps of training are done."""
-        if isinstance(self._inner, Randomized):
-            self._inner.experienced(environment_steps)
+        tell_experience(self._inner, environment_steps)
 
     def reset(self, *, seed: int) -> TimeStep:
         """Begin an episode."""

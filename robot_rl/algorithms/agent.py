@@ -99,3 +99,8 @@ def chunks(batch: Batch, count: int) -> Iterator[slice]:
         )
     size = rows // count
     return (slice(start, start + size) for start in range(0, rows, size))
+
+
+def chosen_action(actions: Tensor, chosen: Tensor) -> Tensor:
+    """One of N actions in each state. Shapes: (B, N, A), (B,) of indices -> (B, A)."""
+    return actions.take_along_dim(chosen[:, None, None], dim=1)[:, 0]

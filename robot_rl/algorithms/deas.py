@@ -28,14 +28,14 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from robot_rl.algorithms.agent import chunks, require_numbers
+from robot_rl.algorithms.agent import chosen_action, chunks, require_numbers
 from robot_rl.checks import require_choice, require_range
 from robot_rl.errors import InputError
 from robot_rl.functional.bellman import td_target
 from robot_rl.functional.chunk import RULES, chunk_weight
 from robot_rl.functional.distributional import cross_entropy, reduce_distributions
 from robot_rl.functional.ensemble import reduce_heads
-from robot_rl.functional.flow import candidate_noise, candidates, flow_loss, straight_path
+from robot_rl.functional.flow import candidate_noise, candidates, cloning_loss
 from robot_rl.functional.polyak import polyak_update
 from robot_rl.networks.build import critic_ensemble, initialization_of, value_network
 from robot_rl.networks.critic_head import CriticHead, CriticHeadConfig
@@ -106,7 +106,7 @@ class DEASConfig:
         require_numbers(self, "deas")
 
 
-# Losses; that of Q is the critic head's, that of the flow is functional.flow.flow_loss --------------------------------
+# Losses; that of Q is the critic head's, that of the flow is functional.flow.cloning_loss -----------------------------
 def expectile_weight(q: Tensor, v: Tensor, expectile: float) -> Tensor:
     """|expectile - 1[q < v]|: how much a chunk counts for V. Shapes: (B,), (B,) -> (B,)."""
     return torch.where(q < v, 1 - expectile, expectile)
@@ -185,7 +185,7 @@ class DEAS:
                 chosen = torch.multinomial(share, 1, generator=self.generator)[:, 0]
             else:
                 chosen = q.argmax(dim=1)
-            return action[torch.arange(len(chosen), device=chosen.device), chosen]
+            return chosen_action(action, chosen)
 
     def value(self, observation: dict[str, Tensor], action: Tensor) -> Tensor:
         """Mean of the online critics. Shapes: each (B, *), (B, A) -> (B,)."""
@@ -223,12 +223,8 @@ class DEAS:
         }
 
     def _update_flow(self, batch: Batch, features: Tensor, rows: slice) -> Metrics:
-        action, device = batch.action[rows], features.device
-        time = torch.rand(len(action), 1, generator=self.generator, device=device)
-        noise = torch.randn(action.shape, generator=self.generator, device=device)
-        x, wanted = straight_path(noise, action, time)
         valid = None if batch.valid is None else batch.valid[rows]
-        loss = flow_loss(self.flow(torch.cat([features, x, time], 1)), wanted, valid)
+        loss = cloning_loss(self.flow, features, batch.action[rows], valid, self.generator)
         self._descend("flow", loss, self.config.actor_learning_rate)
         return {"actor/flow_loss": loss.detach()}
 

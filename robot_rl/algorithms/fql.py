@@ -29,12 +29,12 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from robot_rl.algorithms.agent import chunks, require_numbers
+from robot_rl.algorithms.agent import chosen_action, chunks, require_numbers
 from robot_rl.checks import require_choice, require_range
 from robot_rl.functional.bellman import td_target
 from robot_rl.functional.chunk import RULES, chunk_weight
 from robot_rl.functional.ensemble import reduce_heads
-from robot_rl.functional.flow import candidate_noise, candidates, flow_loss, integrate, straight_path
+from robot_rl.functional.flow import candidate_noise, candidates, cloning_loss, integrate
 from robot_rl.functional.polyak import polyak_update
 from robot_rl.networks.build import critic_ensemble, initialization_of
 from robot_rl.networks.critic_head import CriticHeadConfig
@@ -103,7 +103,7 @@ class FQLConfig:
         require_numbers(self, "fql")
 
 
-# Losses; the flow's is functional.flow.flow_loss ----------------------------------------------------------------------
+# Losses; the flow's is functional.flow.cloning_loss -------------------------------------------------------------------
 def one_step_loss(q: Tensor, action: Tensor, flow_action: Tensor, *, weight: float, normalize: bool) -> Tensor:
     """weight * |mu(s, z) - flow(s, z)|^2 - Q(s, mu(s, z)): equation 8, the distance averaged over dimensions.
 
@@ -189,9 +189,7 @@ class FQL:
         return metrics | {"critic/target": target.mean()} | head.metrics(target)
 
     def _update_flow(self, batch: Batch, features: Tensor, rows: slice) -> Metrics:
-        time = torch.rand(len(features), 1, generator=self.generator, device=features.device)
-        x, wanted = straight_path(self._noise(features), batch.action[rows], time)
-        loss = flow_loss(self.flow(torch.cat([features, x, time], 1)), wanted, self._valid(batch, rows))
+        loss = cloning_loss(self.flow, features, batch.action[rows], self._valid(batch, rows), self.generator)
         self._descend("flow", loss, self.config.actor_learning_rate)
         return {"actor/flow_loss": loss.detach()}
 
@@ -218,7 +216,7 @@ class FQL:
         noise = candidate_noise(features, config.candidates, self.action_size, generator)
         action = candidates(self.flow, features, noise, config.flow_steps)  # (B, N, A)
         best = reduce_heads(self.critic(features, action), config.target_reduction).argmax(dim=1)  # (B,)
-        return action[torch.arange(len(best), device=best.device), best]
+        return chosen_action(action, best)
 
     @staticmethod
     def _valid(batch: Batch, rows: slice) -> Tensor | None:

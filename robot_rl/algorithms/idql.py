@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from robot_rl.algorithms.agent import chunks, require_numbers
+from robot_rl.algorithms.agent import chosen_action, chunks, require_numbers
 from robot_rl.checks import require_choice, require_range
 from robot_rl.functional.bellman import td_target
 from robot_rl.functional.diffusion import denoise, noised
@@ -189,7 +189,7 @@ class IDQL:
                 chosen = torch.multinomial(weight, 1, generator=self.generator)[:, 0]
             else:
                 chosen = q.argmax(dim=1)
-            return candidates[torch.arange(len(chosen), device=chosen.device), chosen]
+            return chosen_action(candidates, chosen)
 
     def value(self, observation: dict[str, Tensor], action: Tensor) -> Tensor:
         """Mean of the online critics. Shapes: each (B, *), (B, A) -> (B,)."""

@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.optim import Optimizer
 
-from robot_rl.algorithms.agent import chunks, require_numbers
+from robot_rl.algorithms.agent import chosen_action, chunks, require_numbers
 from robot_rl.checks import require_choice, require_range
 from robot_rl.errors import InputError
 from robot_rl.functional import tanh_gaussian
@@ -259,7 +259,7 @@ class SAC:
                 return tanh_gaussian.sample(mean, log_std, self.generator)[0]
             candidates, _ = self._several(mean, log_std, self.config.exploration_candidates)  # (B, N, A)
             best = upper_bound(self.critic(features, candidates), self.config.exploration_bonus).argmax(dim=1)  # (B,)
-            return candidates.take_along_dim(best[:, None, None], dim=1)[:, 0]
+            return chosen_action(candidates, best)
 
     def value(self, observation: dict[str, Tensor], action: Tensor) -> Tensor:
         """Mean of the online critics. Shapes: each (B, *), (B, A) -> (B,)."""

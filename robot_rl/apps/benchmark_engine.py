@@ -23,8 +23,9 @@ from robot_rl.errors import InputError
 
 LAST_LINES = 12  # of the log, in a message about a run that failed
 POLL_S = 0.2  # so that Ctrl-C is heard while runs go on
-PARENT_CHECK = "import sys; sys.path[:] = {path!r}; from robot_rl.apps.benchmark_child import main; "
-PROGRAM = PARENT_CHECK + "sys.exit(main(sys.argv[1:]))"
+PROGRAM = (
+    "import sys; sys.path[:] = {path!r}; from robot_rl.apps.benchmark_child import main; sys.exit(main(sys.argv[1:]))"
+)
 
 
 @dataclass(frozen=True, kw_only=True)

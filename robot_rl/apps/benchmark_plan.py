@@ -1,13 +1,12 @@
 """From a suite to the command lines of its runs, and to what names them: hashes of everything that changes a number."""
 
-import hashlib
-import json
 from collections.abc import Collection, Iterable
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from robot_rl.apps.build import short_hash
 from robot_rl.apps.compose import as_override, compose
 from robot_rl.benchmark_config import ATTACKER, BenchmarkConfig, RecipeConfig
 from robot_rl.config import TrainConfig
@@ -64,6 +63,9 @@ class Plan:
         self.algorithms = _chosen(config.algorithms, suite.algorithms, "algorithms")
         self.seeds = config.seeds if config.seeds else suite.seeds
         self.folder = Path(config.output).expanduser()
+        self._composed: dict[tuple[str, str], TrainConfig] = {}
+        self._attackers: dict[str, PlannedPolicy] = {}
+        self._hashes: dict[str, str] = {}
 
     @cached_property
     def runs(self) -> list[PlannedRun]:
@@ -114,10 +116,6 @@ class Plan:
         folder = str(self.attacker(chosen.data).folder)
         return [word.replace(ATTACKER, folder) for word in chosen.train]
 
-    @cached_property
-    def _composed(self) -> dict[tuple[str, str], TrainConfig]:
-        return {}
-
     def _phases(self) -> list[str]:
         suite = self.suite
         warmup, batch = suite.warmup_steps, f"batch_size: {suite.batch_size}"
@@ -163,10 +161,6 @@ class Plan:
             self._attackers[data] = attacker
         return self._attackers[data]
 
-    @cached_property
-    def _attackers(self) -> dict[str, PlannedPolicy]:
-        return {}
-
     @property
     def attackers(self) -> list[PlannedPolicy]:
         """Those that the chosen tasks need."""
@@ -185,12 +179,8 @@ class Plan:
             recipe = self.suite.data[data]
             trained = {policy.name: policy.folder.name for policy in self.policies(p.policy for p in recipe.parts)}
             described = {"recipe": asdict(recipe), "policies": trained, "environment": self.environment(data)}
-            self._hashes[data] = _sha256(described)
+            self._hashes[data] = short_hash(described)
         return self._hashes[data]
-
-    @cached_property
-    def _hashes(self) -> dict[str, str]:
-        return {}
 
     def store(self, data: str) -> Path:
         """Where the store of a recipe is, or will be; one whose recipe changes gets another name."""
@@ -219,7 +209,7 @@ def settings_hash(config: TrainConfig, data: str = "") -> str:
     for dataset in settings.get("datasets", {}).values():
         dataset.pop("path")
         dataset.get("corruption", {}).pop("attacker", None)
-    return _sha256({"settings": settings, "data": data})
+    return short_hash({"settings": settings, "data": data})
 
 
 def _not_default(value: Any) -> Any:
@@ -235,10 +225,6 @@ def _not_default(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): _not_default(inner) for key, inner in value.items()}
     return value
-
-
-def _sha256(described: Any) -> str:
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _chosen(wanted: list[str], known: Collection[str], key: str) -> list[str]:

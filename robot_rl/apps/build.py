@@ -86,7 +86,12 @@ def config_from_json(data: dict[str, Any], place: str) -> TrainConfig:
 def config_hash(data: dict[str, Any]) -> str:
     """SHA-256 of everything that changes the numbers of a run, 12 digits."""
     kept = {key: value for key, value in flat(data).items() if key not in NOT_OF_THE_RUN}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
+    return short_hash(kept)
+
+
+def short_hash(data: Any) -> str:
+    """SHA-256 of plain JSON, 12 digits."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

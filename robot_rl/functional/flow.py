@@ -41,6 +41,23 @@ def flow_loss(velocity: Tensor, wanted: Tensor, valid: Tensor | None = None) -> 
     return recorded((velocity - wanted).square(), valid).mean()
 
 
+def cloning_loss(
+    network: Callable[[Tensor], Tensor],
+    features: Tensor,
+    action: Tensor,
+    valid: Tensor | None,
+    generator: torch.Generator,
+) -> Tensor:
+    """`flow_loss` at times and from noise that are drawn, of a network of (features, x_t, t).
+
+    Shapes: (B, F), (B, A), (B, H) -> ().
+    """
+    time = torch.rand(len(action), 1, generator=generator, device=action.device)
+    noise = torch.randn(action.shape, generator=generator, device=action.device, dtype=features.dtype)
+    x, wanted = straight_path(noise, action, time)
+    return flow_loss(network(torch.cat([features, x, time], 1)), wanted, valid)
+
+
 def candidates(network: Callable[[Tensor], Tensor], features: Tensor, noise: Tensor, steps: int) -> Tensor:
     """N actions in each state, of a network of (features, x_t, t). Shapes: (B, F), (B, N, A) -> (B, N, A)."""
     repeated = features.repeat_interleave(noise.shape[1], dim=0)  # (B * N, F)

@@ -23,7 +23,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from robot_rl.algorithms.agent import Agent
-from robot_rl.environment import Environment, Randomized
+from robot_rl.environment import Environment, drawn_in, tell_experience
 from robot_rl.errors import InputError
 from robot_rl.loops.trace import optimizers, state_tensors
 from robot_rl.spec import Spec
@@ -218,12 +218,11 @@ class SharedEnvironment:
     @property
     def drawn(self) -> dict[str, float]:
         """What rank 0's environment drew for the episode."""
-        return self._inner.drawn if isinstance(self._inner, Randomized) else {}
+        return drawn_in(self._inner)
 
     def experienced(self, environment_steps: int) -> None:
         """So many steps of training are done."""
-        if isinstance(self._inner, Randomized):
-            self._inner.experienced(environment_steps)
+        tell_experience(self._inner, environment_steps)
 
     def reset(self, *, seed: int) -> TimeStep:
         """Begin an episode."""

@@ -3,7 +3,7 @@
 import torch
 
 from robot_rl.config import PhaseConfig
-from robot_rl.environment import Randomized
+from robot_rl.environment import drawn_in, tell_experience
 from robot_rl.loops.execution import learner
 from robot_rl.loops.run import Run
 from robot_rl.replay.mixture import counts, draw_mixture
@@ -29,8 +29,7 @@ def run_online(run: Run, phase: PhaseConfig) -> bool:
             return False
         run.save_if_due()
 
-        if isinstance(environment, Randomized):
-            environment.experienced(progress.environment_steps)
+        tell_experience(environment, progress.environment_steps)
         step = environment.reset(seed=run.seeds.integer("episode", progress.episodes))
         run.policy.reset()
         replay.begin(step.observation, name=f"training episode {progress.episodes}")
@@ -62,6 +61,7 @@ def run_online(run: Run, phase: PhaseConfig) -> bool:
             numbers = {"return": episode_return, "length": float(length)}
             if step.success is not None:
                 numbers["success"] = float(success)
-            details = {"drawn": environment.drawn} if isinstance(environment, Randomized) and environment.drawn else {}
+            drawn_values = drawn_in(environment)
+            details = {"drawn": drawn_values} if drawn_values else {}
             run.recorder.event("episode", progress, numbers, **details)
     return True

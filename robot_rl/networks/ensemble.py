@@ -64,9 +64,8 @@ class Ensemble(nn.Module):
 
         Hidden units are dropped, before the LayerNorm (DroQ), only where a generator is given.
 
-        The arithmetic is one batched computation. On a CPU, which has nothing to gain from wide launches, its members
-        run one after the other instead, so that activations stay in the cache (`benchmarks/updates.py`), with the same
-        numbers up to rounding.
+        The arithmetic is one batched computation. On a CPU, members with many rows run one after the other instead, so
+        that activations stay in the cache (`networks/layers.py`), with the same numbers up to rounding.
 
         Shapes: features (B, F); action (B, A) -> (E, B, Z), or (B, N, A), N actions in each state, -> (E, B, N, Z);
         heads (K,) of indices, may repeat, gives K in place of E.

@@ -6,7 +6,7 @@ and takes features in place of observations.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -30,6 +30,8 @@ from robot_rl.steering.proposals import BASE, SAMPLE, Capabilities, Deadline, Pr
 from robot_rl.types import Array
 
 FEATURES = "features"
+Known = AWAC | BC | CQN | DEAS | FQL | IDQL | IQL | RORL | SAC | TD3
+"""Agents whose `encoder` is all that sees observations."""
 SUPPORT = 1e-3
 """So far outside [-1, 1] may an action lie that still counts as known to the critic."""
 
@@ -42,14 +44,23 @@ class GivenFeatures(nn.Module):
         return observation[FEATURES]
 
 
+def known(agent: Agent) -> Known:
+    """The agent, as one of those of which it is known how they encode observations.
+
+    Raises:
+        InputError: an agent of another package.
+    """
+    if not isinstance(agent, Known):
+        kind = type(agent).__name__
+        raise InputError(f"steering does not know how {kind} encodes observations: add it to {__name__}")
+    return agent
+
+
 def features_of(agent: Agent, observation: Mapping[str, Tensor]) -> Tensor:
     """What the agent's networks see of observations. Shapes: each (B, *) -> (B, F)."""
-    match agent:
-        case AWAC() | BC() | CQN() | DEAS() | FQL() | IDQL() | IQL() | RORL() | SAC() | TD3():
-            with torch.no_grad():
-                features: Tensor = agent.encoder(observation)
-            return features
-    raise InputError(f"steering does not know how {type(agent).__name__} encodes observations: add it to {__name__}")
+    with torch.no_grad():
+        features: Tensor = known(agent).encoder(observation)
+    return features
 
 
 def of_features(agent: Agent, generator: torch.Generator | None = None) -> Agent:
@@ -58,11 +69,8 @@ def of_features(agent: Agent, generator: torch.Generator | None = None) -> Agent
     Raises:
         InputError: an agent of another package.
     """
-    match agent:
-        case AWAC() | BC() | CQN() | DEAS() | FQL() | IDQL() | IQL() | RORL() | SAC() | TD3():
-            given: Any = GivenFeatures()
-            return replace(agent, encoder=given, generator=agent.generator if generator is None else generator)
-    raise InputError(f"steering does not know how {type(agent).__name__} encodes observations: add it to {__name__}")
+    ours, given = known(agent), cast(Any, GivenFeatures())
+    return replace(ours, encoder=given, generator=ours.generator if generator is None else generator)
 
 
 def behaviour(agent: Agent) -> Agent:
