@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -95,12 +96,11 @@ def ours(file: Path) -> Iterator[Features]:
 
 def other_reader(console: Console, folder: str) -> Reader | None:
     """The package `tfrecord`, if it is there."""
-    sys.path.insert(0, folder)  # before this file, which has the same name
-    try:
-        load = import_module("tfrecord").tfrecord_loader
-    except ImportError as error:
-        console.print(f"no comparison, the package `tfrecord` is not there ({error}): see --help", markup=False)
+    if PathFinder.find_spec("tfrecord", [folder]) is None:  # elsewhere this file is found, which has the same name
+        console.print(f"no comparison, the package `tfrecord` is not in {folder}: see --help", markup=False)
         return None
+    sys.path.insert(0, folder)
+    load = import_module("tfrecord").tfrecord_loader
     return lambda file: load(str(file), None)
 
 

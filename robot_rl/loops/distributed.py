@@ -20,6 +20,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional  # before any group is there, see `connected`
 from torch import Tensor
 
 from robot_rl.algorithms.agent import Agent
@@ -138,6 +139,8 @@ def connected() -> Iterator[Ranks]:
 
     Tensors on the host go through gloo, those on a CUDA device through NCCL.
     """
+    # PyTorch imports `torch.distributed.nn` with the first optimiser. Its functions have the group of that moment as a
+    # default: imported behind `init_process_group`, they keep gloo's threads, which may abort the process at its end.
     if not dist.is_torchelastic_launched() or int(os.environ["WORLD_SIZE"]) == 1:
         yield Ranks()
         return

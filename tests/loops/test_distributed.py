@@ -58,6 +58,11 @@ def test_networks_that_drift_apart_are_found(seen) -> None:
     assert seen["drift_found"]
 
 
+def test_no_thread_of_the_connection_outlives_it(seen) -> None:
+    # One that frees a tensor while the interpreter ends aborts the process, now and then.
+    assert not [name for name in seen["threads"] if "gloo" in name]
+
+
 def test_episodes_are_shared_without_rest_or_repeat_and_too_few_are_refused() -> None:
     shares = [Ranks(rank=rank, count=3).share(range(8), "data") for rank in range(3)]
     assert sorted(item for share in shares for item in share) == list(range(8))
