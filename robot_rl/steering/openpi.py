@@ -19,6 +19,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from robot_rl.errors import InputError
 from robot_rl.steering.action_spec import ActionSpec
+from robot_rl.steering.answers import Answers, OldAnswer, selected
 from robot_rl.steering.proposals import BASE, SAMPLE, Capabilities, Deadline, Proposals, ProposerError
 from robot_rl.steering.wire import WireError, pack, unpack
 from robot_rl.types import Array
@@ -147,9 +148,11 @@ class OpenPiProposer:
     spec: ActionSpec
     keys: Mapping[str, str] | None
     _task: str = field(init=False, default="")
-    _asked: dict[str, Any] | None = field(init=False, default=None)  # the observation before
-    _answered: list[Array] = field(init=False, default_factory=list)  # each (H, A), what it was answered with
     _requests: int = field(init=False, default=0)
+    _answers: Answers = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._answers = Answers(spec=self.spec, address=self.connection.uri)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -163,7 +166,8 @@ class OpenPiProposer:
 
     def reset(self, task: str) -> None:
         """An episode begins; nothing is sent, as the protocol has no word for it."""
-        self._task, self._asked, self._answered = task, None, []
+        self._task = task
+        self._answers.forget()
 
     def commit(self, actions: Array) -> None:
         """The protocol has no word for it."""
@@ -183,26 +187,22 @@ class OpenPiProposer:
             ProposerError: the first answer fails, or is the one that an observation before was given.
             InputError: an observation lacks a key.
         """
-        keys = {key: key for key in observation} if self.keys is None else self.keys
-        missing = sorted(set(keys) - set(observation))
-        if missing:
-            raise InputError(f"the observation lacks {missing}, which {self.connection.uri} is to be sent")
-        sent = {name: _copy(observation[key]) for key, name in keys.items()}
+        keys = None if self.keys is None else {name: key for key, name in self.keys.items()}
+        sent = selected(observation, keys, self.connection.uri)
         request: dict[str, Any] = dict(sent)
         if self._task:
             request[PROMPT] = self._task
-        changed = self._asked is not None and not _same(sent, self._asked)
-        before = self._answered if changed else []
-        found = self._first(request, count, deadline, before)
+        self._answers.ask(sent)
+        found = self._first(request, count, deadline)
         ready(found[0])
         error = None
         while len(found) < count and not self._batches and not deadline.passed:
             try:
-                found.append(self._chunk(self._call(request, deadline), before))
+                found.append(self._chunk(self._call(request, deadline)))
             except ProposerError as failed:  # what is there is enough
                 error = str(failed)
                 break
-        self._asked, self._answered = sent, found
+        self._answers.keep(sent, found)
         kinds = (BASE, *[SAMPLE] * (len(found) - 1))
         metadata = {} if error is None else {"error": error}
         return Proposals(actions=np.stack(found), kinds=kinds, observation_id=observation_id, metadata=metadata)
@@ -211,15 +211,15 @@ class OpenPiProposer:
     def _batches(self) -> bool:
         return CANDIDATES in self._ours
 
-    def _first(self, request: dict[str, Any], count: int, deadline: Deadline, before: list[Array]) -> list[Array]:
+    def _first(self, request: dict[str, Any], count: int, deadline: Deadline) -> list[Array]:
         self._require_fit(self.connection.open(deadline))
         if not self._batches or count == 1:
-            return [self._chunk(self._call(request, deadline), before)]
+            return [self._chunk(self._call(request, deadline))]
         answer = self._call({**request, CANDIDATES: count}, deadline)
         several = answer.get("candidates")
         if not isinstance(several, np.ndarray) or several.ndim != 3:
-            raise self._no_answer(f"`candidates` are {type(several).__name__}, not an array (K, H, A)")
-        return [self._chunk({ACTIONS: each}, before) for each in several]
+            raise self._answers.refusal(f"`candidates` are {type(several).__name__}, not an array (K, H, A)")
+        return [self._chunk({ACTIONS: each}) for each in several]
 
     def _call(self, request: dict[str, Any], deadline: Deadline) -> dict[Any, Any]:
         self._requests += 1
@@ -227,27 +227,16 @@ class OpenPiProposer:
         answer = self.connection.call({**request, ECHO: self._requests} if echoes else request, deadline)
         if echoes and answer.get(ECHO) != self._requests:
             self.connection.drop("error")
-            raise self._no_answer(f"it belongs to request {answer.get(ECHO)!r}, not to {self._requests}")
+            raise self._answers.refusal(f"it belongs to request {answer.get(ECHO)!r}, not to {self._requests}")
         return answer
 
-    def _chunk(self, answer: Mapping[Any, Any], before: list[Array]) -> Array:
+    def _chunk(self, answer: Mapping[Any, Any]) -> Array:
         """(H, A) of an answer, checked."""
-        actions, spec = answer.get(ACTIONS), self.spec
-        if not isinstance(actions, np.ndarray) or actions.dtype.kind not in "fiu":
-            raise self._no_answer(f"`{ACTIONS}` are {type(actions).__name__}, not an array of numbers")
-        if actions.shape != (spec.chunk, spec.size):
-            raise self._no_answer(f"`{ACTIONS}` have shape {actions.shape}, declared is {(spec.chunk, spec.size)}")
-        chunk = actions.astype(np.float64)
-        if not np.isfinite(chunk).all():
-            raise self._no_answer(f"`{ACTIONS}` are not all numbers")
-        inside = (np.abs(spec.normalized(chunk)) < 1.0 - 1e-9).any()  # at the bounds, answers may repeat
-        if inside and any(np.array_equal(chunk, old) for old in before):
+        try:
+            return self._answers.take(answer.get(ACTIONS), ACTIONS)
+        except OldAnswer:
             self.connection.drop("error")
-            raise self._no_answer("it is the one that another observation was given: an old answer")
-        return chunk
-
-    def _no_answer(self, why: str) -> ProposerError:
-        return ProposerError(f"{self.connection.uri} gives no usable answer: {why}")
+            raise
 
     def _require_fit(self, metadata: Mapping[Any, Any]) -> None:
         said = metadata.get("robot_rl")
@@ -262,11 +251,3 @@ class OpenPiProposer:
         ours = spec.control_period_s
         if period is not None and (ours is None or not np.isclose(period, ours)):
             raise InputError(f"{self.connection.uri} says control_period_s={period} of itself, declared is {ours}")
-
-
-def _copy(value: Any) -> Any:
-    return value.copy() if isinstance(value, np.ndarray) else value
-
-
-def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    return one.keys() == other.keys() and all(np.array_equal(one[key], other[key]) for key in one)
