@@ -1,11 +1,12 @@
 """Observations become features: (B, F)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from robot_rl.errors import InputError
+from robot_rl.networks.seen import Seen
 from robot_rl.spec import Spec
 from robot_rl.types import Batch
 
@@ -34,8 +35,9 @@ class FlatEncoder(nn.Module):
         for key, array in spec.observation.items():
             if len(array.shape) > 2 or array.dtype == "uint8":
                 raise InputError(
-                    f"observation '{key}' is an image {array.shape} {array.dtype}: the encoder takes vectors only. "
-                    "Leave the key out of the environment's observations, and of the data set's: `robot-rl edit filter "
+                    f"observation '{key}' is {array.shape} {array.dtype}, which is no vector. RGB images are learned "
+                    "from by sac, iql and bc (docs/pixels.md); for others leave the key out of the environment's "
+                    "observations, and of the data set's: `robot-rl edit filter "
                     f"STORE 'exclude=[{key}]' output=NUMBERS`"
                 )
             zeros = torch.zeros(array.shape)
@@ -61,6 +63,18 @@ class FlatEncoder(nn.Module):
     def both(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Features of the observations and of those that follow. Shapes: -> (B, F) twice."""
         return self(batch.observation), self(batch.next_observation)
+
+    def views(self, batch: Batch, parts: Sequence[slice], generator: torch.Generator) -> Iterator[Seen]:
+        """What is seen of each part of a batch; nothing learns here, and nothing is drawn."""
+        features, following = self.both(batch)
+        for rows in parts:
+            now, after = features[rows], following[rows]
+            yield Seen(critic=now, next_critic=after, actor=now, next_actor=after)
+
+    def for_actor(self, observation: Mapping[str, Tensor]) -> Tensor:
+        """The same as for critics. Shapes: each (B, *) -> (B, F)."""
+        features: Tensor = self(observation)
+        return features
 
     def forward(self, observation: Mapping[str, Tensor]) -> Tensor:
         """Shapes: each (B, *) -> (B, F)."""

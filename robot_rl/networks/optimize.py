@@ -1,6 +1,6 @@
 """Gradient steps without waiting for the device."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from robot_rl.networks.parameters import parameters_of
+from robot_rl.networks.seen import Seen
 
 
 class Adam(torch.optim.Adam):
@@ -56,6 +57,42 @@ def descend(optimizer: Optimizer, loss: Tensor, *, learning_rate: float, gradien
     for parameter in _parameters(optimizer):
         parameter.grad = None
     loss.backward()
+    _step(optimizer, learning_rate, gradient_clip)
+
+
+def encoder_adam(encoder: nn.Module, learning_rate: float) -> dict[str, Optimizer]:
+    """{"encoder": Adam of what learns in an encoder}; {} where nothing does, as of vectors."""
+    learning = [each for each in encoder.parameters() if each.requires_grad]
+    return {"encoder": Adam(learning, lr=learning_rate, fused=True)} if learning else {}
+
+
+def descend_encoder(
+    optimizers: dict[str, Optimizer], views: Sequence[Seen], *, learning_rate: float, gradient_clip: float | None
+) -> None:
+    """One step of the encoder, where there is one that learns, down all gradients that losses have left in `views`.
+
+    What has been taken from a view is forgotten, so that a later step takes only what has come since.
+    """
+    if "encoder" not in optimizers:
+        return
+    outputs: list[Tensor] = []
+    gradients: list[Tensor | None] = []
+    for view in views:
+        for output, leaf in view.outputs:
+            if leaf.grad is not None:
+                outputs.append(output)
+                gradients.append(leaf.grad)
+        view.outputs = [(output, leaf) for output, leaf in view.outputs if leaf.grad is None]
+        if view.auxiliary is not None:
+            outputs.append(view.auxiliary)
+            gradients.append(None)
+            view.auxiliary = None
+    if not outputs:
+        return
+    optimizer = optimizers["encoder"]
+    for parameter in _parameters(optimizer):
+        parameter.grad = None
+    torch.autograd.backward(outputs, gradients)
     _step(optimizer, learning_rate, gradient_clip)
 
 

@@ -82,7 +82,8 @@ class ImageEncoder(nn.Module):
 
     def maps(self, images: Tensor, condition: Tensor | None = None) -> Tensor:
         """Before pooling; of a transformer the vector. Shapes: (B, H, W, C), (B, condition_size) -> (B, C', h, w)."""
-        x = resized(scaled(folded(images), self.config.pixels), self.config.resize)
+        dtype = next(self.trunk.parameters()).dtype
+        x = resized(scaled(folded(images), self.config.pixels, dtype), self.config.resize)
         if isinstance(self.trunk, VisionTransformer):
             tokens: Tensor = self.trunk(x)
             return tokens
