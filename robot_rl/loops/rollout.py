@@ -10,6 +10,7 @@ import torch
 from robot_rl.algorithms.agent import Agent
 from robot_rl.environment import Environment
 from robot_rl.errors import InputError
+from robot_rl.policy import ChunkPlayer
 from robot_rl.replay.finite import LIVE, require_numbers
 from robot_rl.spec import Spec
 from robot_rl.transforms.action import ActionScale
@@ -18,17 +19,12 @@ from robot_rl.types import Array, Episode, Policy, TimeStep
 
 @dataclass(kw_only=True)
 class AgentPolicy:
-    """An agent as a policy: arrays in, actions in the units of the spec out.
-
-    Where the agent decides on chunks, one is played to its end without looking, then the next is decided. With
-    `chunk_ensemble` it decides at every step, and the mean of what the last H decisions say of the step is played
-    (temporal ensembling: Zhao et al. "Learning Fine-Grained Bimanual Manipulation with Low-Cost Hardware". RSS 2023,
-    arXiv:2304.13705).
+    """An agent as a policy: arrays in, actions in the units of the spec out; chunks are played as `ChunkPlayer` does.
 
     Args:
         explore: sample from the policy instead of taking its mode.
         action_chunk: H, steps of one decision.
-        chunk_ensemble: decay of the weights exp(-decay * k), k = 0 for the oldest decision; None plays to the end.
+        chunk_ensemble: see `ChunkPlayer`.
     """
 
     agent: Agent
@@ -38,32 +34,18 @@ class AgentPolicy:
     explore: bool = False
     action_chunk: int = 1
     chunk_ensemble: float | None = None
-    _chunk: Array | None = field(init=False, default=None)  # (H, A), in the units of the spec
-    _played: int = field(init=False, default=0)  # actions of it
-    _decisions: list[Array] = field(init=False, default_factory=list)  # each (H, A), the newest last
+    _player: ChunkPlayer = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._player = ChunkPlayer(steps=self.action_chunk, ensemble=self.chunk_ensemble)
 
     def reset(self) -> None:
         """Forget what is left of the chunk."""
-        self._chunk, self._played, self._decisions = None, 0, []
+        self._player.reset()
 
     def act(self, observation: Mapping[str, Array]) -> Array:
         """One action in the units of the spec. Shapes: each (*) -> (A,)."""
-        if self.chunk_ensemble is not None:
-            return self._mean_of_decisions(observation, self.chunk_ensemble)
-        if self._chunk is None or self._played == self.action_chunk:
-            self._chunk, self._played = self.decide(observation), 0
-        action: Array = self._chunk[self._played]
-        self._played += 1
-        return action
-
-    def _mean_of_decisions(self, observation: Mapping[str, Array], decay: float) -> Array:
-        self._chunk, self._played = self.decide(observation), 1
-        self._decisions = [*self._decisions, self._chunk][-self.action_chunk :]
-        oldest_first = reversed(list(enumerate(reversed(self._decisions))))
-        said = np.stack([chunk[age] for age, chunk in oldest_first])
-        weight = np.exp(-decay * np.arange(len(said)))
-        mean: Array = weight @ said / weight.sum()
-        return mean
+        return self._player.next(lambda: self.decide(observation))
 
     def decide(self, observation: Mapping[str, Array]) -> Array:
         """A new chunk, whatever is left of the last one. Shapes: each (*) -> (H, A).
@@ -85,7 +67,7 @@ class AgentPolicy:
     @property
     def decided(self) -> Array | None:
         """The chunk of which the last action was the first; None in the middle of one. Shapes: (H, A)."""
-        return self._chunk if self._played == 1 else None
+        return self._player.decided
 
     def value(self, observation: Mapping[str, Array], actions: Array) -> float | None:
         """The critic's value of a chunk in the units of the spec; None where the algorithm has no critic.
