@@ -17,12 +17,14 @@ from torch.optim import Optimizer
 
 from robot_rl.algorithms.agent import chunks, require_numbers
 from robot_rl.checks import require_choice, require_range
+from robot_rl.errors import InputError
 from robot_rl.functional import tanh_gaussian
 from robot_rl.networks.actor import LOG_STD_KINDS, GaussianActor
 from robot_rl.networks.build import gaussian_actor
 from robot_rl.networks.encoder import FlatEncoder
 from robot_rl.networks.initialize import INITIALIZATIONS
-from robot_rl.networks.optimize import adam, descend
+from robot_rl.networks.optimize import adam, descend, descend_encoder, encoder_adam
+from robot_rl.networks.vision.observation import PixelEncoder, PixelsConfig, observation_encoder
 from robot_rl.seeding import Seeds
 from robot_rl.spec import Spec
 from robot_rl.types import Batch, Metrics
@@ -32,6 +34,9 @@ from robot_rl.types import Batch, Metrics
 class BCConfig:
     """Two layers of 256 units; `loss` may change between phases, the networks not."""
 
+    pixels: PixelsConfig = field(default_factory=lambda: PixelsConfig(actor="nothing", learns_from="actor"))
+    """What is made of images, where there are any; without critics they learn from the policy alone."""
+    encoder_learning_rate: float = 3e-4  # of images; 0 freezes it
     actor_hidden: list[int] = field(default_factory=lambda: [256, 256])
     actor_layer_norm: bool = False
     actor_dropout: float = 0.0
@@ -46,13 +51,17 @@ class BCConfig:
     actor_learning_rate: float = 3e-4
     gradient_clip: float | None = None  # global norm
 
-    SWITCHABLE: ClassVar[frozenset[str]] = frozenset({"loss", "actor_learning_rate", "gradient_clip"})
+    SWITCHABLE: ClassVar[frozenset[str]] = frozenset(
+        {"loss", "actor_learning_rate", "encoder_learning_rate", "gradient_clip"}
+    )
 
     def __post_init__(self) -> None:
         require_choice(self.loss, ("likelihood", "squared_error"), "bc loss")
         require_choice(self.log_std, LOG_STD_KINDS, "bc log_std")
         require_choice(self.initialization, INITIALIZATIONS, "bc initialization")
         require_range(self.actor_dropout, 0, 0.99, "bc actor_dropout")
+        if self.pixels.learns_from == "values":
+            raise InputError("bc has no values: pixels.learns_from=actor, or images are never learned from")
         require_numbers(self, "bc")
 
 
@@ -75,9 +84,9 @@ class BC:
     """Everything that a checkpoint holds."""
 
     config: BCConfig
-    encoder: FlatEncoder
+    encoder: FlatEncoder | PixelEncoder
     actor: GaussianActor
-    optimizers: dict[str, Optimizer]  # actor
+    optimizers: dict[str, Optimizer]  # actor, and of images encoder
     generator: torch.Generator
     updates: int = 0
 
@@ -90,10 +99,8 @@ class BC:
         """One gradient step per chunk of rows."""
         metrics: Metrics = {}
         parts = list(chunks(batch, critic_updates))
-        with torch.no_grad():
-            features = self.encoder(batch.observation)
-        for rows in parts:
-            mean, log_std = self.actor(features[rows], self.generator)
+        for rows, seen in zip(parts, self.encoder.views(batch, parts, self.generator, following=False), strict=True):
+            mean, log_std = self.actor(seen.actor, self.generator)
             action = batch.action[rows]
             if self.config.loss == "likelihood":
                 loss = likelihood_loss(tanh_gaussian.log_prob(mean, log_std, action))
@@ -101,15 +108,18 @@ class BC:
                 loss = squared_error_loss(tanh_gaussian.mode(mean), action)
             rate, clip = self.config.actor_learning_rate, self.config.gradient_clip
             descend(self.optimizers["actor"], loss, learning_rate=rate, gradient_clip=clip)
+            descend_encoder(
+                self.optimizers, [seen], learning_rate=self.config.encoder_learning_rate, gradient_clip=clip
+            )
             self.updates += 1
             error = (tanh_gaussian.mode(mean.detach()) - action).abs().mean()
-            metrics = {"actor/loss": loss.detach(), "actor/absolute_error": error}
+            metrics = {"actor/loss": loss.detach(), "actor/absolute_error": error} | seen.metrics
         return metrics
 
     def act(self, observation: dict[str, Tensor], *, explore: bool) -> Tensor:
         """The mode of the policy, or a sample. Shapes: each (B, *) -> (B, A)."""
         with torch.no_grad():
-            mean, log_std = self.actor(self.encoder(observation))
+            mean, log_std = self.actor(self.encoder.for_actor(observation))
             return tanh_gaussian.sample(mean, log_std, self.generator)[0] if explore else tanh_gaussian.mode(mean)
 
     def value(self, observation: dict[str, Tensor], action: Tensor) -> None:
@@ -125,13 +135,16 @@ def create(
     statistics: Mapping[str, tuple[Tensor, Tensor]] | None,
 ) -> BC:
     """The policy network from the spec's shapes."""
-    encoder = FlatEncoder(spec, statistics)
+    encoder = observation_encoder(config.pixels, spec, statistics, seeds.torch("encoder")).to(device)
     (action_size,) = spec.action.shape
     actor = gaussian_actor(config, encoder.features, action_size, seeds, device, dropout=config.actor_dropout)
     return BC(
         config=config,
-        encoder=encoder.to(device),
+        encoder=encoder,
         actor=actor,
-        optimizers={"actor": adam(actor, config.actor_learning_rate)},
+        optimizers={
+            "actor": adam(actor, config.actor_learning_rate),
+            **encoder_adam(encoder, config.encoder_learning_rate),
+        },
         generator=seeds.torch("agent", device=device),
     )

@@ -47,7 +47,9 @@ from robot_rl.networks.encoder import FlatEncoder
 from robot_rl.networks.ensemble import Ensemble
 from robot_rl.networks.initialize import INITIALIZATIONS
 from robot_rl.networks.mlp import MLP
-from robot_rl.networks.optimize import adam, descend
+from robot_rl.networks.optimize import adam, descend, descend_encoder, encoder_adam
+from robot_rl.networks.seen import Seen
+from robot_rl.networks.vision.observation import PixelEncoder, PixelsConfig, observation_encoder
 from robot_rl.seeding import Seeds
 from robot_rl.spec import Spec
 from robot_rl.types import Batch, Metrics
@@ -57,6 +59,8 @@ from robot_rl.types import Batch, Metrics
 class IQLConfig:
     """Defaults are the authors' for MuJoCo, without their schedule; AntMaze: expectile 0.9, inverse_temperature 10."""
 
+    pixels: PixelsConfig = field(default_factory=PixelsConfig)  # what is made of images, where there are any
+    encoder_learning_rate: float = 3e-4  # of images; 0 freezes it
     actor_hidden: list[int] = field(default_factory=lambda: [256, 256])
     critic_hidden: list[int] = field(default_factory=lambda: [256, 256])
     value_hidden: list[int] = field(default_factory=lambda: [256, 256])
@@ -102,6 +106,7 @@ class IQLConfig:
         {"expectile", "inverse_temperature", "weight_maximum", "target_rate", "actor_learning_rate"}
         | {"critic_quantile", "critic_huber", "target_minimum", "target_maximum", "updated_value", "actor_loss"}
         | {"critic_learning_rate", "value_learning_rate", "actor_schedule_steps", "gradient_clip"}
+        | {"encoder_learning_rate"}
     )
 
     def __post_init__(self) -> None:
@@ -166,12 +171,12 @@ class IQL:
     """Everything that a checkpoint holds."""
 
     config: IQLConfig
-    encoder: FlatEncoder
+    encoder: FlatEncoder | PixelEncoder
     actor: GaussianActor
     critic: Ensemble
     target_critic: Ensemble
     value_network: MLP
-    optimizers: dict[str, Optimizer]  # actor, critic, value_network
+    optimizers: dict[str, Optimizer]  # actor, critic, value_network, and of images encoder
     generator: torch.Generator
     updates: int = 0
 
@@ -183,17 +188,15 @@ class IQL:
     def update(self, batch: Batch, *, critic_updates: int = 1) -> Metrics:
         """One gradient step each on V, the policy and Q, then a Polyak step on the target, per chunk of rows."""
         parts = list(chunks(batch, critic_updates))
-        features, next_features = self.encoder.both(batch)
         metrics: Metrics = {}
-        for rows in parts:
-            reward, discount = batch.reward[rows], batch.discount[rows]
-            metrics = self._step(features[rows], batch.action[rows], reward, discount, next_features[rows])
+        for rows, seen in zip(parts, self.encoder.views(batch, parts, self.generator), strict=True):
+            metrics = self._step(seen, batch.action[rows], batch.reward[rows], batch.discount[rows])
         return metrics
 
     def act(self, observation: dict[str, Tensor], *, explore: bool) -> Tensor:
         """The mean of the policy, or a sample, cut to [-1, 1]. Shapes: each (B, *) -> (B, A)."""
         with torch.no_grad():
-            mean, log_std = self.actor(self.encoder(observation))
+            mean, log_std = self.actor(self.encoder.for_actor(observation))
             action = gaussian.sample(mean, log_std, self.generator) if explore else mean
             return action.clamp(-1, 1)
 
@@ -201,10 +204,9 @@ class IQL:
         """Mean of the online critics. Shapes: each (B, *), (B, A) -> (B,)."""
         return self.critic.mean(self.encoder(observation), action)
 
-    def _step(
-        self, features: Tensor, action: Tensor, reward: Tensor, discount: Tensor, next_features: Tensor
-    ) -> Metrics:
+    def _step(self, seen: Seen, recorded: Tensor, reward: Tensor, discount: Tensor) -> Metrics:
         config, clip = self.config, self.config.gradient_clip
+        features, next_features, action = seen.critic, seen.each(seen.next_critic), seen.each(recorded)
         with torch.no_grad():
             q_target = self.target_critic(features, action)  # (E, B)
             level = config.critic_quantile
@@ -216,10 +218,10 @@ class IQL:
         descend(self.optimizers["value_network"], v_loss, learning_rate=rate, gradient_clip=clip)
         v, next_v = self._values(features, next_features) if before is None else before
 
-        mean, log_std = self.actor(features, self.generator)
-        log_prob, advantage = gaussian.log_prob(mean, log_std, action), q_target - v
+        mean, log_std = self.actor(seen.actor, self.generator)
+        log_prob, advantage = gaussian.log_prob(mean, log_std, recorded), seen.first(q_target - v)
         # The squared error is the likelihood of a Gaussian of variance 1/2, up to a constant.
-        fit = log_prob if config.actor_loss == "likelihood" else -(mean - action).square().sum(dim=1)
+        fit = log_prob if config.actor_loss == "likelihood" else -(mean - recorded).square().sum(dim=1)
         pi_loss = actor_loss(fit, advantage, config.inverse_temperature, config.weight_maximum)
         steps = config.actor_schedule_steps
         rate = config.actor_learning_rate * (1.0 if steps is None else cosine_then_hold(self.updates, steps))
@@ -228,8 +230,8 @@ class IQL:
         head, raw = self.critic.head, self.critic.raw(features, action)  # (E, B, Z)
         q_loss = critic_loss(
             raw,
-            reward,
-            discount,
+            seen.each(reward),
+            seen.each(discount),
             next_v,
             head=head,
             huber=config.critic_huber,
@@ -239,6 +241,7 @@ class IQL:
         rate = config.critic_learning_rate
         descend(self.optimizers["critic"], q_loss, learning_rate=rate, gradient_clip=clip)
         polyak_update(self.target_critic, self.critic, config.target_rate)
+        descend_encoder(self.optimizers, [seen], learning_rate=config.encoder_learning_rate, gradient_clip=clip)
         self.updates += 1
         return {
             "value/loss": v_loss.detach(),
@@ -248,7 +251,8 @@ class IQL:
             "actor/loss": pi_loss.detach(),
             "actor/advantage": advantage.mean(),
             "actor/log_prob": log_prob.detach().mean(),
-        } | head.metrics(td_target(reward, discount, next_v))
+            **head.metrics(td_target(seen.each(reward), seen.each(discount), next_v)),
+        } | seen.metrics
 
     @torch.no_grad()
     def _values(self, features: Tensor, next_features: Tensor) -> tuple[Tensor, Tensor]:
@@ -265,7 +269,7 @@ def create(
     statistics: Mapping[str, tuple[Tensor, Tensor]] | None,
 ) -> IQL:
     """Networks from the spec's shapes; the target starts as a copy and takes no gradient."""
-    encoder = FlatEncoder(spec, statistics)
+    encoder = observation_encoder(config.pixels, spec, statistics, seeds.torch("encoder")).to(device)
     (action_size,) = spec.action.shape
     actor = gaussian_actor(
         config,
@@ -280,7 +284,7 @@ def create(
     value = value_network(config, encoder.features, seeds, device)
     return IQL(
         config=config,
-        encoder=encoder.to(device),
+        encoder=encoder,
         actor=actor,
         critic=critic,
         target_critic=deepcopy(critic).requires_grad_(False),
@@ -289,6 +293,7 @@ def create(
             "actor": adam(actor, config.actor_learning_rate),
             "critic": adam(critic, config.critic_learning_rate),
             "value_network": adam(value, config.value_learning_rate),
+            **encoder_adam(encoder, config.encoder_learning_rate),
         },
         generator=seeds.torch("agent", device=device),
     )

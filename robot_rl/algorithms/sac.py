@@ -9,6 +9,7 @@ arXiv:2303.05479 (Cal-QL).
 Zhou et al. "Efficient Online Reinforcement Learning Fine-Tuning Need Not Retain Offline Data". ICLR 2025,
 arXiv:2412.07762 (WSRL).
 Hiraoka et al. "Dropout Q-Functions for Doubly Efficient Reinforcement Learning". ICLR 2022, arXiv:2110.02034 (DroQ).
+Yarats et al. "Image Augmentation Is All You Need". ICLR 2021, arXiv:2004.13649 (DrQ: images, `docs/pixels.md`).
 Zhao et al. "ENOTO: Improving Offline-to-Online Reinforcement Learning with Q-Ensembles". IJCAI 2024, arXiv:2306.06871,
 with the weights and the exploration of Lee et al. "SUNRISE". ICML 2021, arXiv:2007.04938.
 
@@ -47,8 +48,10 @@ from robot_rl.networks.critic_head import CriticHeadConfig
 from robot_rl.networks.encoder import FlatEncoder
 from robot_rl.networks.ensemble import Ensemble
 from robot_rl.networks.initialize import INITIALIZATIONS
-from robot_rl.networks.optimize import adam, descend, held, step_with_zero_gradient
+from robot_rl.networks.optimize import adam, descend, descend_encoder, encoder_adam, held, step_with_zero_gradient
 from robot_rl.networks.scalar import Scalar
+from robot_rl.networks.seen import Seen, together
+from robot_rl.networks.vision.observation import PixelEncoder, PixelsConfig, observation_encoder
 from robot_rl.seeding import Seeds
 from robot_rl.spec import Spec
 from robot_rl.types import Batch, Metrics
@@ -59,6 +62,8 @@ class SACConfig:
     """Two critics, no conservative term; recipes are in `configs/algorithm/`. Phases change what is `SWITCHABLE`."""
 
     # Networks
+    pixels: PixelsConfig = field(default_factory=PixelsConfig)  # what is made of images, where there are any
+    encoder_learning_rate: float = 3e-4  # of images; 0 freezes it
     actor_hidden: list[int] = field(default_factory=lambda: [256, 256])
     critic_hidden: list[int] = field(default_factory=lambda: [256, 256])
     actor_layer_norm: bool = False
@@ -145,7 +150,8 @@ class SACConfig:
     conservative_lagrange_learning_rate: float = 3e-4
 
     FIXED: ClassVar[frozenset[str]] = frozenset(
-        {"actor_hidden", "critic_hidden", "actor_layer_norm", "critic_layer_norm", "log_std", "log_std_minimum"}
+        {"pixels", "actor_hidden", "critic_hidden", "actor_layer_norm", "critic_layer_norm", "log_std"}
+        | {"log_std_minimum"}
         | {"actor_dropout", "critic_dropout"}
         | {"log_std_maximum", "initialization", "hidden_gain", "last_hidden_gain", "output_gain", "critic_count"}
         | {"critic_head"}
@@ -205,14 +211,14 @@ class SAC:
 
     config: SACConfig
     action_size: int
-    encoder: FlatEncoder
+    encoder: FlatEncoder | PixelEncoder
     actor: GaussianActor
     average_actor: GaussianActor
     critic: Ensemble
     target_critic: Ensemble
     temperature: Scalar
     lagrange: Scalar
-    optimizers: dict[str, Optimizer]  # actor, critic, temperature, lagrange
+    optimizers: dict[str, Optimizer]  # actor, critic, temperature, lagrange, and of images encoder
     generator: torch.Generator
     updates: int = 0
 
@@ -230,47 +236,52 @@ class SAC:
                 "set algorithm.conservative_calibrated=false in phases whose sources cannot give them"
             )
         parts = list(chunks(batch, critic_updates))
-        features, next_features = self.encoder.both(batch)
         carry_on = self.config.step_with_zero_gradients and len(parts) > 1
         metrics: Metrics = {}
         previous: dict[str, Tensor] | None = None
-        for rows in parts:
+        views: list[Seen] = []
+        for rows, seen in zip(parts, self.encoder.views(batch, parts, self.generator), strict=True):
             if self.config.actor_critics == "previous" and rows is parts[-1]:
                 previous = {name: each.detach().clone() for name, each in self.critic.named_parameters()}
-            metrics |= self._update_critic(batch, features, next_features, rows)
+            metrics |= self._update_critic(batch, seen, rows)
             self.updates += 1
+            views.append(seen)
+            if rows is not parts[-1]:
+                self._descend_encoder([seen])
             if carry_on:
                 self._carry_on("actor", "temperature")
-        rows = parts[-1] if self.config.actor_batch == "last" else slice(None)
-        metrics |= self._update_actor(features[rows], next_features[rows], batch.action[rows], previous)
+        acted = views[-1:] if self.config.actor_batch == "last" else views
+        recorded = batch.action[parts[-1]] if self.config.actor_batch == "last" else batch.action
+        metrics |= self._update_actor(acted, recorded, previous)
+        self._descend_encoder(views)  # of the last part all gradients at once, of those before what the actor left
         if carry_on:
             self._carry_on("critic")
-        return metrics
+        return metrics | views[-1].metrics
 
     def act(self, observation: dict[str, Tensor], *, explore: bool) -> Tensor:
         """The mode of the policy, or a sample. Shapes: each (B, *) -> (B, A)."""
         with torch.no_grad():
             actor = self.average_actor if self.config.actor_average_rate > 0 and not explore else self.actor
-            features = self.encoder(observation)
-            mean, log_std = actor(features)
+            mean, log_std = actor(self.encoder.for_actor(observation))
             if not explore:
                 return tanh_gaussian.mode(mean)
             if self.config.exploration_candidates == 1:
                 return tanh_gaussian.sample(mean, log_std, self.generator)[0]
             candidates, _ = self._several(mean, log_std, self.config.exploration_candidates)  # (B, N, A)
-            best = upper_bound(self.critic(features, candidates), self.config.exploration_bonus).argmax(dim=1)  # (B,)
+            judged = self.critic(self.encoder(observation), candidates)
+            best = upper_bound(judged, self.config.exploration_bonus).argmax(dim=1)  # (B,)
             return chosen_action(candidates, best)
 
     def value(self, observation: dict[str, Tensor], action: Tensor) -> Tensor:
         """Mean of the online critics. Shapes: each (B, *), (B, A) -> (B,)."""
         return self.critic.mean(self.encoder(observation), action)
 
-    def _update_critic(self, batch: Batch, features: Tensor, next_features: Tensor, rows: slice) -> Metrics:
+    def _update_critic(self, batch: Batch, seen: Seen, rows: slice) -> Metrics:
         config, head = self.config, self.critic.head
-        features, next_features, action = features[rows], next_features[rows], batch.action[rows]
-        reward, discount = batch.reward[rows], batch.discount[rows]
+        features, next_features, action = seen.critic, seen.each(seen.next_critic), seen.each(batch.action[rows])
+        reward, discount = seen.each(batch.reward[rows]), seen.each(batch.discount[rows])
         with torch.no_grad():
-            next_mean, next_log_std = self.actor(next_features)  # (B, A) each
+            next_mean, next_log_std = self.actor(seen.each(seen.next_actor))  # (B, A) each
             next_action, next_log_prob = self._several(next_mean, next_log_std, max(config.max_target_backup, 1))
             heads = self._heads(config.critic_subset)
             next_raw = self.target_critic.raw(next_features, next_action, heads, self._dropout)  # (K, B, N, Z)
@@ -290,8 +301,9 @@ class SAC:
             raw = self.critic.raw(features, action, None, self._dropout)  # (E, B, Z)
             conservative = raw.new_zeros(())
         else:
-            floor = batch.monte_carlo_return[rows] if batch.monte_carlo_return is not None else None
-            raw, difference = self._conservative(features, action, next_mean, next_log_std, floor)
+            floor = seen.each(batch.monte_carlo_return[rows]) if batch.monte_carlo_return is not None else None
+            acted = seen.each(seen.actor.detach())
+            raw, difference = self._conservative(features, acted, action, next_mean, next_log_std, floor)
             conservative, metrics = self._weighted(difference)
         weight = None
         if config.disagreement_temperature > 0:
@@ -313,12 +325,18 @@ class SAC:
         }
 
     def _conservative(
-        self, features: Tensor, action: Tensor, next_mean: Tensor, next_log_std: Tensor, floor: Tensor | None
+        self,
+        features: Tensor,
+        acted: Tensor,
+        action: Tensor,
+        next_mean: Tensor,
+        next_log_std: Tensor,
+        floor: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """Outputs for the recorded actions, (E, B, Z), and the conservative difference, (E or K, B)."""
         config, N, head = self.config, self.config.conservative_samples, self.critic.head
         with torch.no_grad():
-            mean, log_std = self.actor(features)  # (B, A) each
+            mean, log_std = self.actor(acted)  # (B, A) each
             current, current_log_prob = self._several(mean, log_std, N)  # (B, N, A), (B, N)
             following, next_log_prob = self._several(next_mean, next_log_std, N)  # drawn at s', judged at s
             uniform = torch.rand(current.shape, generator=self.generator, device=current.device) * 2 - 1
@@ -362,12 +380,11 @@ class SAC:
         self._descend("lagrange", lagrange_loss(multiplier, config.conservative_weight, difference, gap))
         return multiplier.detach() * config.conservative_weight * penalty, metrics  # the gap has no gradient here
 
-    def _update_actor(
-        self, features: Tensor, next_features: Tensor, recorded: Tensor, previous: dict[str, Tensor] | None
-    ) -> Metrics:
+    def _update_actor(self, views: list[Seen], recorded: Tensor, previous: dict[str, Tensor] | None) -> Metrics:
         """One step of actor and temperature, both from the present policy; `previous` are weights of the critics."""
         config = self.config
-        mean, log_std = self.actor(features, self.generator)
+        features = together([each.first(each.critic.detach()) for each in views])
+        mean, log_std = self.actor(together([each.actor for each in views]), self.generator)
         action, log_prob = tanh_gaussian.sample(mean, log_std, self.generator)
         judge = (features, action, None, self._dropout)
         with held(self.critic):
@@ -384,7 +401,7 @@ class SAC:
             metrics["actor/cloning"] = cloning.detach()
         if config.temperature_states == "next":
             with torch.no_grad():
-                next_mean, next_log_std = self.actor(next_features)
+                next_mean, next_log_std = self.actor(together([each.next_actor for each in views]))
                 _, log_prob = tanh_gaussian.sample(next_mean, next_log_std, self.generator)
         self._descend("actor", loss)
         if config.actor_average_rate > 0:
@@ -423,6 +440,10 @@ class SAC:
         rate, clip = self._learning_rate(name), self.config.gradient_clip
         descend(self.optimizers[name], loss, learning_rate=rate, gradient_clip=clip)
 
+    def _descend_encoder(self, views: list[Seen]) -> None:
+        rate, clip = self.config.encoder_learning_rate, self.config.gradient_clip
+        descend_encoder(self.optimizers, views, learning_rate=rate, gradient_clip=clip)
+
     def _carry_on(self, *names: str) -> None:
         for name in names:
             step_with_zero_gradient(self.optimizers[name], learning_rate=self._learning_rate(name))
@@ -436,7 +457,7 @@ def create(
     statistics: Mapping[str, tuple[Tensor, Tensor]] | None,
 ) -> SAC:
     """Networks from the spec's shapes; the target starts as a copy and takes no gradient."""
-    encoder = FlatEncoder(spec, statistics)
+    encoder = observation_encoder(config.pixels, spec, statistics, seeds.torch("encoder")).to(device)
     (action_size,) = spec.action.shape
     actor = gaussian_actor(config, encoder.features, action_size, seeds, device, dropout=config.actor_dropout)
     critic = critic_ensemble(
@@ -453,7 +474,7 @@ def create(
     return SAC(
         config=config,
         action_size=action_size,
-        encoder=encoder.to(device),
+        encoder=encoder,
         actor=actor,
         average_actor=deepcopy(actor).requires_grad_(False),
         critic=critic,
@@ -465,6 +486,7 @@ def create(
             "critic": adam(critic, config.critic_learning_rate),
             "temperature": adam(temperature, config.temperature_learning_rate),
             "lagrange": adam(lagrange, config.conservative_lagrange_learning_rate),
+            **encoder_adam(encoder, config.encoder_learning_rate),
         },
         generator=seeds.torch("agent", device=device),
     )

@@ -64,11 +64,18 @@ class FlatEncoder(nn.Module):
         """Features of the observations and of those that follow. Shapes: -> (B, F) twice."""
         return self(batch.observation), self(batch.next_observation)
 
-    def views(self, batch: Batch, parts: Sequence[slice], generator: torch.Generator) -> Iterator[Seen]:
-        """What is seen of each part of a batch; nothing learns here, and nothing is drawn."""
-        features, following = self.both(batch)
+    def views(
+        self, batch: Batch, parts: Sequence[slice], generator: torch.Generator, *, following: bool = True
+    ) -> Iterator[Seen]:
+        """What is seen of each part of a batch; nothing learns here, and nothing is drawn.
+
+        Without `following` what would be seen next is not computed, and stands there as what is seen now.
+        """
+        with torch.no_grad():
+            features = self(batch.observation)
+            next_features = self(batch.next_observation) if following else features
         for rows in parts:
-            now, after = features[rows], following[rows]
+            now, after = features[rows], next_features[rows]
             yield Seen(critic=now, next_critic=after, actor=now, next_actor=after)
 
     def for_actor(self, observation: Mapping[str, Tensor]) -> Tensor:

@@ -150,30 +150,24 @@ class PixelEncoder(nn.Module):
         eyes = self.eyes if self.actor_eyes is None else self.actor_eyes
         return self._for_actor(eyes(observation), observation)
 
-    def views(self, batch: Batch, parts: Sequence[slice], generator: torch.Generator) -> Iterator[Seen]:
+    def views(
+        self, batch: Batch, parts: Sequence[slice], generator: torch.Generator, *, following: bool = True
+    ) -> Iterator[Seen]:
         """What is seen of each part of a batch, encoded when it is asked for, by the weights of that moment.
 
         Args:
             batch: all rows.
             parts: the rows of each part.
             generator: of what changes the images.
+            following: encode what is seen next too; where it is not, what is seen now stands in its place.
         """
         for rows in parts:
-            yield self._see(batch, rows, generator, last=rows is parts[-1])
+            yield self._see(batch, rows, generator, last=rows is parts[-1], following=following)
 
-    def _see(self, batch: Batch, rows: slice, generator: torch.Generator, *, last: bool) -> Seen:
-        now = self._changed({key: values[rows] for key, values in batch.observation.items()}, generator)
-        following = self._changed({key: values[rows] for key, values in batch.next_observation.items()}, generator)
+    def _see(self, batch: Batch, rows: slice, generator: torch.Generator, *, last: bool, following: bool) -> Seen:
+        now = self._changed(batch.observation, rows, generator)
         own = self.config.actor != "nothing"
-        with torch.no_grad():
-            next_maps = self.eyes(following)
-            next_visual = self.neck(next_maps)
-            next_critic = self._joined(next_visual, following, self.numbers_neck)
-            next_actor = next_critic
-            if own:
-                next_actor = self._for_actor(
-                    next_maps if self.actor_eyes is None else self.actor_eyes(following), following
-                )
+        after = self._after(batch, rows, generator) if following else None
         seen = now
         strong = self.config.augmentation.strong != "none"
         if strong:
@@ -202,26 +196,37 @@ class PixelEncoder(nn.Module):
             actor = outputs[-1][1]
         view = Seen(
             critic=critic,
-            next_critic=next_critic,
+            next_critic=critic[:count].detach() if after is None else after[1],
             actor=actor,
-            next_actor=next_actor,
+            next_actor=actor.detach() if after is None else after[2],
             repeats=2 if strong else 1,
             outputs=outputs,
         )
-        if self.auxiliary is not None:
+        if self.auxiliary is not None and after is not None:
             other = None
             if self.config.auxiliary.curl > 0:
-                again = self._changed({key: values[rows] for key, values in batch.observation.items()}, generator)
+                again = self._changed(batch.observation, rows, generator)
                 with torch.no_grad():
                     other = self.neck(self.eyes(again))
             view.auxiliary, view.metrics = self.auxiliary(
-                visual[:count], batch.action[rows], batch.reward[rows], next_visual, other
+                visual[:count], batch.action[rows], batch.reward[rows], after[0], other
             )
         return view
 
-    def _changed(self, observation: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    @torch.no_grad()
+    def _after(self, batch: Batch, rows: slice, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Of what is seen next: behind the critics' neck, what critics and what the policy see. Shapes: (B, F) each."""
+        following = self._changed(batch.next_observation, rows, generator)
+        maps = self.eyes(following)
+        visual = self.neck(maps)
+        critic = actor = self._joined(visual, following, self.numbers_neck)
+        if self.config.actor != "nothing":
+            actor = self._for_actor(maps if self.actor_eyes is None else self.actor_eyes(following), following)
+        return visual, critic, actor
+
+    def _changed(self, observation: Mapping[str, Tensor], rows: slice, generator: torch.Generator) -> dict[str, Tensor]:
         return {
-            key: augmented(values, self.config.augmentation, generator) if key in self.eyes.keys else values
+            key: augmented(values[rows], self.config.augmentation, generator) if key in self.eyes.keys else values[rows]
             for key, values in observation.items()
         }
 
