@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from robot_rl.checks import require_minimum
-from robot_rl.replay.footage import Footage
+from robot_rl.replay.footage import Footage, on_device
 from robot_rl.replay.goals import GoalMixture
 
 
@@ -53,10 +53,11 @@ class Tuples:
     intent: Tensor  # (K,), z
     at_goal: Tensor  # (K,), bool: s is s+
     at_intent: Tensor  # (K,), bool: s is z
+    clips: int  # C: the frames of each lie together in the pool
 
     def to(self, device: torch.device) -> "Tuples":
         """On a device."""
-        return Tuples(**{name: getattr(self, name).to(device) for name in self.__slots__})
+        return on_device(self, device)
 
 
 def draw_tuples(footage: Footage, shape: ClipShape, mixture: GoalMixture, generator: torch.Generator) -> Tuples:
@@ -91,6 +92,7 @@ def draw_tuples(footage: Footage, shape: ClipShape, mixture: GoalMixture, genera
         intent=intent,
         at_goal=at(goal),
         at_intent=at(intent),
+        clips=shape.clips,
     )
 
 

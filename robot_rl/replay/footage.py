@@ -1,7 +1,8 @@
 """Videos without actions: where their frames lie, which are drawn, and their pixels as bytes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -116,6 +117,16 @@ def _checked(names: Sequence[str], shares: Mapping[str, float]) -> Tensor:
             f"the shares of the sources are {dict(shares)}: they must be numbers from 0, one of them above"
         )
     return found
+
+
+Rows = TypeVar("Rows")
+
+
+def on_device(rows: Rows, device: torch.device) -> Rows:
+    """A frozen dataclass of tensors and numbers with its tensors on a device."""
+    moved = {field.name: getattr(rows, field.name) for field in fields(rows)}  # type: ignore[arg-type]  # a dataclass
+    moved = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in moved.items()}
+    return type(rows)(**moved)
 
 
 def strided(track: Track, stride: int) -> list[Track]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robot_rl.replay.footage import Footage
+from robot_rl.replay.footage import Footage, on_device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,10 +27,11 @@ class Spans:
     goal: Tensor  # (B,), g
     shown: Tensor  # (B,), a frame of the end, which shows what the instruction says
     instruction: Tensor  # (B,), -1 where there is none
+    clips: int  # B: the frames of each lie together in the pool
 
     def to(self, device: torch.device) -> "Spans":
         """On a device."""
-        return Spans(**{name: getattr(self, name).to(device) for name in self.__slots__})
+        return on_device(self, device)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,10 +40,11 @@ class Frames:
 
     track: Tensor  # (M,)
     frame: Tensor  # (M,)
+    clips: int  # M
 
     def to(self, device: torch.device) -> "Frames":
         """On a device."""
-        return Frames(track=self.track.to(device), frame=self.frame.to(device))
+        return on_device(self, device)
 
 
 def draw_spans(footage: Footage, count: int, generator: torch.Generator, *, ending: float | None = None) -> Spans:
@@ -64,23 +66,25 @@ def draw_spans(footage: Footage, count: int, generator: torch.Generator, *, endi
     if ending is not None:
         begin = ((ending * length).long() - 1).clamp(min=0)
         parts.append(_between(begin, length, generator))
-    numbers = torch.arange(count * len(parts)).reshape(len(parts), count)
+    numbers = torch.arange(count * len(parts)).reshape(count, len(parts)).T
     return Spans(
-        track=video.repeat(len(parts)),
-        frame=torch.cat(parts),
+        track=video.repeat_interleave(len(parts)),
+        frame=torch.stack(parts, 1).flatten(),
         first=numbers[0],
         now=numbers[1],
         following=numbers[2],
         goal=numbers[3],
         shown=numbers[-1],
         instruction=footage.instruction[video],
+        clips=count,
     )
 
 
 def draw_frames(footage: Footage, count: int, generator: torch.Generator) -> Frames:
     """Single frames. The generator is a CPU one, whatever the device."""
     track = footage.draw(count, generator, by="frames")
-    return Frames(track=track, frame=_between(torch.zeros_like(track), footage.lengths[track], generator))
+    frame = _between(torch.zeros_like(track), footage.lengths[track], generator)
+    return Frames(track=track, frame=frame, clips=count)
 
 
 def _between(low: Tensor, high: Tensor, generator: torch.Generator) -> Tensor:
