@@ -32,6 +32,8 @@ INPUT_TYPES = {
     "wrench": ("geometry_msgs/msg/WrenchStamped",),
     "tool_pose": ("geometry_msgs/msg/PoseStamped",),
     "camera": ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"),
+    "point": ("geometry_msgs/msg/PointStamped",),
+    "outcome": ("sensor_msgs/msg/JointState",),
 }
 
 
@@ -128,6 +130,8 @@ class Robot:
     wrench_topic: Topic | None
     tool_pose: Topic | None
     cameras: dict[str, Topic]
+    points: dict[str, Topic]  # positions that something else than the robot measures, such as a target's
+    outcome: Topic | None  # reward, success and terminated by name, of whatever watches the task
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -181,10 +185,8 @@ def load(robot: str | Path) -> Robot:
     joint_states = _topic(topics.section("joint_states"), INPUT_TYPES["joint_states"])
     wrench_topic = _topic(topics.section("wrench"), INPUT_TYPES["wrench"]) if topics.has("wrench") else None
     tool_pose = _topic(topics.section("tool_pose"), INPUT_TYPES["tool_pose"]) if topics.has("tool_pose") else None
-    cameras = {}
-    if topics.has("cameras"):
-        section = topics.section("cameras")
-        cameras = {name: _topic(section.section(name), INPUT_TYPES["camera"]) for name in section.names()}
+    outcome = _topic(topics.section("outcome"), INPUT_TYPES["outcome"]) if topics.has("outcome") else None
+    cameras, points = _named_topics(topics, "cameras", "camera"), _named_topics(topics, "points", "point")
     topics.finish()
     start, home = top.section("start"), top.section("home")
     found = Robot(
@@ -207,6 +209,8 @@ def load(robot: str | Path) -> Robot:
         wrench_topic=wrench_topic,
         tool_pose=tool_pose,
         cameras=cameras,
+        points=points,
+        outcome=outcome,
     )
     for section in (start, home, top):
         section.finish()
@@ -349,6 +353,13 @@ def _topic(section: Section, types: tuple[str, ...]) -> Topic:
     if not found.topic.startswith("/"):
         raise section.error("topic", f"is '{found.topic}'; write the whole name, beginning with /")
     return found
+
+
+def _named_topics(topics: Section, key: str, kind: str) -> dict[str, Topic]:
+    if not topics.has(key):
+        return {}
+    section = topics.section(key)
+    return {name: _topic(section.section(name), INPUT_TYPES[kind]) for name in section.names()}
 
 
 def _check(robot: Robot, top: Section) -> None:

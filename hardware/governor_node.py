@@ -1,9 +1,10 @@
 """The governor as a ROS 2 node: a thin shell, and the only publisher of commands.
 
-    python -m robot_rl.hardware.governor_node ROBOT
+    python -m robot_rl.hardware.governor_node ROBOT [--lockstep] [--child]
 
-started by `robot_rl.hardware.ros.start`, which sets the environment. Topics below /NAME, the name of the robot; stamps
-of actions are those of the joint states that they answer.
+With `--lockstep` its time is that of a simulated arm (`hardware/lockstep.py`), with `--child` it ends when the process
+that started it does. `robot_rl.hardware.ros.start` starts it, and sets the environment. Topics below /NAME, the name of
+the robot; stamps of actions are those of the joint states that they answer.
 
 | topic | type | |
 |---|---|---|
@@ -20,10 +21,11 @@ Services, all std_srvs/Trigger: governor/arm, disarm, home, stop, clear. The pro
 participant, which it cannot choose: `arm` gives the robot to the one process whose heartbeat is heard, and refuses two.
 """
 
+import argparse
 import gc
+import os
 import signal
 import sys
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,14 +37,16 @@ from sensor_msgs.msg import JointState, Joy
 from std_msgs.msg import Bool, Header
 from trajectory_msgs.msg import JointTrajectory
 
+from robot_rl.clock import Clock, FakeClock, MonotonicClock
 from robot_rl.hardware.commands import Command, Output
 from robot_rl.hardware.description import Robot, load
 from robot_rl.hardware.governor import Governor
+from robot_rl.hardware.governor_lockstep import run_lockstep
 from robot_rl.hardware.ros_io import (
     Inbox,
     Services,
     command_message,
-    command_type,
+    message_class,
     profile,
     qos,
     set_stamp,
@@ -59,14 +63,14 @@ CLOSING_S = 5.0
 class GovernorNode:
     """Messages in, ticks on a fixed grid, messages out; all in one thread, but for the waiting of the services."""
 
-    def __init__(self, robot: Robot) -> None:
+    def __init__(self, robot: Robot, clock: Clock) -> None:
         """rclpy must be initialised."""
-        self.governor, self._robot = Governor(robot), robot
-        self._node, self._service_node = (
+        self.governor, self.robot, self._clock = Governor(robot), robot, clock
+        self.node, self._service_node = (
             rclpy.create_node(name, namespace=f"/{robot.name}") for name in ("governor", "governor_services")
         )
         self._alive: dict[str, Lease] = {}  # processes that send heartbeats
-        inbox = self._inbox = Inbox(self._node)
+        inbox = self.inbox = Inbox(self.node)
         inbox.subscribe(JointState, robot.joint_states.topic, qos(robot.joint_states), self._joint_states)
         inbox.subscribe(JointState, "rl/action", profile(), self._action)
         inbox.subscribe(JointTrajectory, "rl/action_chunk", profile(), self._chunk)
@@ -75,9 +79,10 @@ class GovernorNode:
         inbox.subscribe(Joy, "rl/takeover", profile(reliable=False), self._takeover)
         if robot.wrench_topic is not None:
             inbox.subscribe(WrenchStamped, robot.wrench_topic.topic, qos(robot.wrench_topic), self._wrench)
-        publisher = self._node.create_publisher
-        self._command = publisher(command_type(robot.command), robot.command.topic, qos(robot.command))
-        self._applied = publisher(JointState, "rl/applied", profile(depth=10))
+        publisher = self.node.create_publisher
+        self._command = publisher(message_class(robot.command), robot.command.topic, qos(robot.command))
+        commands = round(1 / (robot.controller_rate_hz * robot.control_period_s))  # that follow one of a policy
+        self._applied = publisher(JointState, "rl/applied", profile(depth=max(10, 2 * commands)))
         self._state = publisher(DiagnosticStatus, "rl/safety_state", profile(latched=True))
         self._beat = publisher(Header, "rl/heartbeat/governor", profile(reliable=False))
         self._told: tuple[State, tuple[str, ...]] | None = None
@@ -93,10 +98,14 @@ class GovernorNode:
             },
         )
         self.closing = False
+        self.applied: list[Any] = []  # messages since somebody emptied it
+        self.newest_ns: dict[str, int] = {}  # stamp of each sensor
+        self.action_number = ""  # `frame_id` of the newest action
 
-    def run(self) -> None:
-        """Until `closing`, then bring the robot to rest."""
-        period = nanoseconds(self._robot.control_period_s)
+    def run(self, *, child: bool) -> None:
+        """Until `closing`, or without the process that started it; then bring the robot to rest."""
+        parent = os.getppid()
+        period = nanoseconds(self.robot.control_period_s)
         gc.collect()
         gc.freeze()
         gc.disable()
@@ -105,11 +114,12 @@ class GovernorNode:
         while True:
             now = self._now()
             if now < next_ns:
-                self._inbox.wait(next_ns - now)
+                self.inbox.wait(next_ns - now)
                 continue
-            self._services.answer()
-            self._publish(self.governor.tick(now), now)
+            self.cycle(now)
+            self.applied.clear()
             next_ns += max(-(-(now - next_ns + 1) // period), 1) * period  # the next point of the grid
+            self.closing = self.closing or (child and os.getppid() != parent)
             if self.closing:
                 if close_ns is None:
                     close_ns = now + nanoseconds(CLOSING_S)
@@ -117,30 +127,52 @@ class GovernorNode:
                 if self.governor.state in QUIET or now > close_ns:
                     return
 
+    def cycle(self, now_ns: int) -> Output:
+        """Answer services, let the governor decide, publish."""
+        self.answer_services()
+        output = self.governor.tick(now_ns)
+        self._publish(output, now_ns)
+        return output
+
+    def answer_services(self) -> None:
+        """Do what was asked for."""
+        self._services.answer()
+
+    def publish_applied(self) -> None:
+        """Once more."""
+        for message in self.applied:
+            self._applied.publish(message)
+
     def close(self) -> None:
         """End the thread of the services, and both nodes."""
         self._services.close()
         self._service_node.destroy_node()
-        self._node.destroy_node()
+        self.node.destroy_node()
 
     def _now(self) -> int:
-        return time.monotonic_ns()
+        return self._clock.now_ns()
 
     def _joint_states(self, message: Any, _: str) -> None:
+        self._note("joint_states", message)
         self.governor.on_joint_states(
             message.name, message.position, message.velocity, message.effort, stamp_ns(message.header), self._now()
         )
 
+    def _note(self, sensor: str, message: Any) -> None:
+        self.newest_ns[sensor] = max(self.newest_ns.get(sensor, 0), stamp_ns(message.header))
+
     def _wrench(self, message: Any, _: str) -> None:
+        self._note("wrench", message)
         force, torque = message.wrench.force, message.wrench.torque
         self.governor.on_wrench((force.x, force.y, force.z), (torque.x, torque.y, torque.z), self._now())
 
     def _heartbeat(self, _: Any, source: str) -> None:
         now = self._now()
-        self._alive.setdefault(source, Lease(self._robot.watchdogs.heartbeat_stop_s)).renew(now)
+        self._alive.setdefault(source, Lease(self.robot.watchdogs.heartbeat_stop_s)).renew(now)
         self.governor.on_heartbeat(source, now)
 
     def _action(self, message: Any, source: str) -> None:
+        self.action_number = message.header.frame_id
         velocity = len(message.position) == 0
         self._commanded(message, source, [message.velocity if velocity else message.position], [0.0], velocity)
 
@@ -177,7 +209,9 @@ class GovernorNode:
         now = self._now()
         self._alive = {source: lease for source, lease in self._alive.items() if not lease.expired(now)}
         if len(self._alive) != 1:
-            return f"{len(self._alive)} processes send heartbeats on rl/heartbeat: one has to command"
+            state = self.governor.state
+            first = "" if state is State.DISARMED else f"the governor is {state.value}; "
+            return f"{first}{len(self._alive)} processes send heartbeats on rl/heartbeat: one has to command"
         source = next(iter(self._alive))
         controller = self.governor.controller
         if controller is not None and controller != source and self.governor.state is State.DISARMED:
@@ -186,7 +220,7 @@ class GovernorNode:
         return self.governor.arm(now) if refusal is None else refusal
 
     def _publish(self, output: Output, now_ns: int) -> None:
-        robot, sent = self._robot, output.sent
+        robot, sent = self.robot, output.sent
         if sent is not None:
             self._command.publish(
                 command_message(
@@ -198,6 +232,7 @@ class GovernorNode:
             if output.answers_ns is not None:
                 set_stamp(applied.header, output.answers_ns)
             self._applied.publish(applied)
+            self.applied.append(applied)
         told = (output.state, output.causes)
         if told != self._told or now_ns - self._told_ns > nanoseconds(STATE_PERIOD_S):
             self._told, self._told_ns = told, now_ns
@@ -210,16 +245,22 @@ class GovernorNode:
         values = [KeyValue(key=f"cause {i}", value=cause) for i, cause in enumerate(output.causes)]
         values += [KeyValue(key=key, value=str(value)) for key, value in counts.items()]
         return DiagnosticStatus(
-            level=level, name="governor", message=output.state.value, hardware_id=self._robot.name, values=values
+            level=level, name="governor", message=output.state.value, hardware_id=self.robot.name, values=values
         )
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run until SIGTERM or SIGINT; the robot is then brought to rest first."""
-    robot = load(arguments[0])
+    parser = argparse.ArgumentParser()
+    parser.add_argument("robot")
+    parser.add_argument("--lockstep", action="store_true")
+    parser.add_argument("--child", action="store_true")
+    given = parser.parse_args(arguments)
+    robot = load(given.robot)
     # With rclpy's own handler the context is gone before the last commands are.
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-    node = GovernorNode(robot)
+    simulated = FakeClock()
+    node = GovernorNode(robot, simulated if given.lockstep else MonotonicClock())
 
     def close(*_: object) -> None:
         node.closing = True
@@ -227,7 +268,10 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, close)
     signal.signal(signal.SIGINT, close)
     try:
-        node.run()
+        if given.lockstep:
+            run_lockstep(node, simulated, child=given.child)
+        else:
+            node.run(child=given.child)
     finally:
         node.close()
         rclpy.shutdown()

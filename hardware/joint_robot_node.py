@@ -20,7 +20,7 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import JointState
 
 from robot_rl.hardware.description import load
-from robot_rl.hardware.ros_io import Inbox, command_type, commanded, profile, qos, set_stamp
+from robot_rl.hardware.ros_io import Inbox, commanded, message_class, profile, qos, set_stamp
 from robot_rl.hardware.watch import SECOND_NS, Lease
 
 
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
         (position if robot.mode == "joint_position" else velocity)[:] = commanded(message, robot.names, robot.mode)
 
     inbox = Inbox(node)
-    inbox.subscribe(command_type(robot.command), robot.command.topic, qos(robot.command), command)
+    inbox.subscribe(message_class(robot.command), robot.command.topic, qos(robot.command), command)
     states = node.create_publisher(JointState, robot.joint_states.topic, qos(robot.joint_states))
     wrench = robot.wrench_topic
     wrenches = None if wrench is None else node.create_publisher(WrenchStamped, wrench.topic, profile())

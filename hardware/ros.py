@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 
 from robot_rl.errors import InputError
@@ -106,6 +106,27 @@ def environment(
     return found
 
 
+def adopt(environ: MutableMapping[str, str], *, domain_id: int, profile: Path | None = PROFILE) -> None:
+    """Make this process one that uses ROS 2, before its first `rclpy.init`.
+
+    Args:
+        environ: `os.environ`, which is changed.
+        domain_id: as in `environment`.
+        profile: as in `environment`.
+
+    Raises:
+        InputError: as in `environment`; or the libraries of the wheels are not where this process looks for them, which
+            it decided when it started.
+    """
+    found = environment(environ, domain_id=domain_id, profile=profile)
+    if find(environ, Path(sysconfig.get_paths()["platlib"])) == "wheels" and BOOTSTRAPPED not in environ:
+        raise InputError(
+            "this Python started without the libraries of the ROS 2 wheels (as with `python -S`): start it without "
+            "such options"
+        )
+    environ.update(found)
+
+
 def without(environ: Mapping[str, str], *, prefix: Path | None = None, site: Path | None = None) -> dict[str, str]:
     """`environment` undone, for children that are not ours: a wheel's libraries are not for them."""
     prefix = Path(sys.prefix) if prefix is None else prefix
@@ -121,14 +142,30 @@ def without(environ: Mapping[str, str], *, prefix: Path | None = None, site: Pat
 
 
 def start(
-    module: str, arguments: Sequence[str], environ: Mapping[str, str], *, domain_id: int
+    module: str,
+    arguments: Sequence[str],
+    environ: Mapping[str, str],
+    *,
+    domain_id: int,
+    own_session: bool = False,
 ) -> subprocess.Popen[bytes]:
     """Start `python -m module arguments` with ROS 2.
+
+    Args:
+        module: whose `__main__` part runs.
+        arguments: its command line.
+        environ: as in `environment`.
+        domain_id: as in `environment`.
+        own_session: Ctrl-C in the terminal does not reach it.
 
     Raises:
         InputError: as in `environment`.
     """
-    return subprocess.Popen([sys.executable, "-m", module, *arguments], env=environment(environ, domain_id=domain_id))
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        env=environment(environ, domain_id=domain_id),
+        start_new_session=own_session,
+    )
 
 
 def _libraries(prefix: Path, site: Path) -> list[Path]:

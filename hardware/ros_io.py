@@ -10,11 +10,12 @@ from queue import Empty, SimpleQueue
 from threading import Event, Thread
 from typing import Any
 
+from geometry_msgs.msg import PointStamped, PoseStamped, WrenchStamped
 from rclpy.experimental import EventsExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import JointState
+from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import Float64MultiArray
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
@@ -133,12 +134,17 @@ class Services:
             self._executor.spin_once(timeout_sec=0.2)
 
 
-def command_type(topic: Topic) -> type:
-    """The message class of a command topic."""
+def message_class(topic: Topic) -> type:
+    """Of the messages of a topic."""
     types: dict[str, type] = {
         "sensor_msgs/msg/JointState": JointState,
         "std_msgs/msg/Float64MultiArray": Float64MultiArray,
         "trajectory_msgs/msg/JointTrajectory": JointTrajectory,
+        "geometry_msgs/msg/WrenchStamped": WrenchStamped,
+        "geometry_msgs/msg/PoseStamped": PoseStamped,
+        "geometry_msgs/msg/PointStamped": PointStamped,
+        "sensor_msgs/msg/Image": Image,
+        "sensor_msgs/msg/CompressedImage": CompressedImage,
     }
     return types[topic.type]
 

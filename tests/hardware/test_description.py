@@ -27,8 +27,8 @@ def written(tmp_path: Path) -> Callable[[Callable[[dict[str, Any]], object]], Pa
     return write
 
 
-def test_three_robots_are_described() -> None:
-    assert available() == ["panda", "so101", "ur5e"]
+def test_three_robots_and_a_simulated_one_are_described() -> None:
+    assert available() == ["panda", "sim_panda", "so101", "ur5e"]
 
 
 @pytest.mark.parametrize("name", available())
@@ -136,7 +136,7 @@ def test_what_is_no_description_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(InputError, match="one of panda, so101, ur5e"):
+    with pytest.raises(InputError, match="one of panda, sim_panda, so101, ur5e"):
         load("pandaa")
 
 

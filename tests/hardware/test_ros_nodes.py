@@ -269,13 +269,13 @@ def test_two_processes_that_want_the_robot_are_refused_and_only_one_moves_it(
     [(mode, kind) for mode, kinds in COMMAND_TYPES.items() for kind in kinds],
 )
 def test_what_a_controller_is_sent_is_what_left(operator: Operator, description: Path, mode: str, kind: str) -> None:
-    from robot_rl.hardware.ros_io import command_message, command_type, commanded
+    from robot_rl.hardware.ros_io import command_message, commanded, message_class
 
     robot = load(description)
     topic = replace(robot.command, type=kind)
     position, velocity = [0.1 * k for k in range(7)], [-0.2 * k for k in range(7)]
     message = command_message(topic, robot.names, position, velocity, mode, 0.005)
-    assert isinstance(message, command_type(topic))
+    assert isinstance(message, message_class(topic))
     assert commanded(message, robot.names, mode) == (position if mode == "joint_position" else velocity)
     if kind == "trajectory_msgs/msg/JointTrajectory":
         assert message.points[0].time_from_start.nanosec == 5_000_000

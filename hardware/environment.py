@@ -1,0 +1,317 @@
+"""A robot behind ROS 2 as an environment: what it senses in, what the governor lets through out, on a grid of time.
+
+An action says where the joints are to be at the end of the control period, or how fast; what the governor sent the
+robot last in that period is reported as the action that was applied, and gets recorded. An observation holds the newest
+message of every sensor at the tick. One that is older than its topic's `maximum_age_s` is not used: nothing is sent
+until a younger one comes, which is counted, and after the `observation_stop_s` of the watchdogs the episode is over.
+"""
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from robot_rl.errors import InputError
+from robot_rl.hardware.description import Robot
+from robot_rl.hardware.link import Link
+from robot_rl.hardware.observations import Observer, outcome_part, parts_of
+from robot_rl.hardware.resets import arm, bring_back, quiet
+from robot_rl.hardware.states import State
+from robot_rl.hardware.watch import nanoseconds
+from robot_rl.spec import ArraySpec, Spec
+from robot_rl.types import Array, TimeStep
+
+RUNNING = (State.ARMING.value, State.ACTIVE.value, State.TAKEOVER.value)
+KEPT = 10_000  # ages and the like that are kept to be looked at
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvironmentSettings:
+    """How a robot is made an environment; `configs/environment/ros2.yaml` says what each is for."""
+
+    mode: str = "realtime"  # realtime | lockstep
+    action: str = "velocity"  # velocity | delta | position
+    speed_scale: float = 0.15
+    observation: list[str] | None = None
+    image_size: int = 64
+    maximum_steps: int = 100
+    terminate_on_success: bool = False
+    success_reward: Sequence[float] | None = None
+    reset: str = "home"  # home | service | person
+    patience_s: float = 60.0
+    person_patience_s: float = 600.0
+
+
+class RosEnvironment:
+    """One robot, or the simulated one that stands for it, under the environment contract."""
+
+    def __init__(
+        self,
+        robot: Robot,
+        settings: EnvironmentSettings,
+        *,
+        domain_id: int,
+        check: Callable[[], None] = lambda: None,
+        close: Callable[[], None] = lambda: None,
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Joins the ROS domain; governor and robot are waited for by the first reset.
+
+        Args:
+            robot: the description.
+            settings: of the environment.
+            domain_id: of ROS; the process must be prepared by `ros.adopt`.
+            check: called while waiting; raises where waiting is in vain.
+            close: called by `close`: ends what was started for this environment.
+            tell: says to a person what he has to do.
+
+        Raises:
+            InputError: an observation that the description does not offer, or settings that do not fit it.
+        """
+        if settings.success_reward is not None and robot.outcome is None:
+            raise InputError(f"{robot.file} has no topics.outcome, so environment.success_reward has nothing to go by")
+        self.robot, self.settings = robot, settings
+        self._parts = parts_of(robot, settings.observation, settings.image_size)
+        outcome = {} if robot.outcome is None else {"outcome": outcome_part(robot.outcome)}
+        self._observer = Observer({**self._parts, **outcome})
+        self.link = Link(
+            robot,
+            domain_id,
+            in_lockstep=settings.mode == "lockstep",
+            patience_s=settings.patience_s,
+            heard=self._heard,
+            check=check,
+        )
+        listened = {"joint_states": robot.joint_states}
+        listened |= {part.sensor: part.topic for part in self._observer.parts.values()}
+        for sensor, topic in listened.items():
+            self.link.listen(sensor, topic)
+        self._close, self._tell = close, tell
+        self._closed = False
+        self._listened = set(listened)
+        self._outcomes: list[dict[str, float]] = []  # since the last step
+        self._frame: Any = None  # of the camera that `render` shows
+        self._period_ns = nanoseconds(1 / robot.controller_rate_hz)
+        self._next_ns = 0  # of the grid
+        self._steps, self._running = 0, False
+        self._answers_ns = 0  # stamp of the joint states in the last observation
+        self._sent: list[float] = []  # (J,) positions that were last applied
+        self._last: dict[str, Array] = {}
+        self.ages_s: dict[str, float] = {}
+        """Of the parts of the last observation."""
+        self.history: deque[dict[str, float]] = deque(maxlen=KEPT)
+        """`ages_s` of each observation, the newest last."""
+        self.counts: Counter[str] = Counter()
+        """`missed` control periods, `stale KEY` observations waited for, `lost` episodes without one, `stopped`."""
+        self._spec = self._make_spec()
+
+    @property
+    def spec(self) -> Spec:
+        """Shapes, bounds, units; never changes."""
+        return self._spec
+
+    @property
+    def maximum_steps(self) -> int:
+        """Steps after which an episode is truncated."""
+        return self.settings.maximum_steps
+
+    def reset(self, *, seed: int) -> TimeStep:
+        """Begin an episode: bring the robot, and the scene, back, and arm it.
+
+        Raises:
+            InputError: it could not be brought back, does not arm, or a part of the observation does not come.
+        """
+        self._running = False
+        quiet(self.link, self.settings.person_patience_s, self._tell)
+        bring_back(self.link, self.settings.reset, seed, self.settings.person_patience_s, self._tell)
+        since = self.link.now_ns()
+        self._await_all(since)
+        arm(self.link)
+        self.link.clear_applied()
+        self.link.wait_until(self.link.now_ns() + self._period_ns)
+        self._await_all(since)
+        self._sent = list(self.link.applied[-1].position) if self.link.applied else self._measured()
+        self._outcomes.clear()
+        self._next_ns = self.link.now_ns() + self._period_ns
+        self._steps, self._running = 0, True
+        return TimeStep(observation=self._observe())
+
+    def step(self, action: Array) -> TimeStep:
+        """Apply one action for one control period. Shapes: (A,)."""
+        if not self._running:
+            raise RuntimeError("step without an episode: the last one is over or none has begun; call reset first")
+        wanted = np.array(action, np.float64)
+        self._spec.action.check(wanted, "action")
+        wanted = np.clip(wanted, self._spec.action.low, self._spec.action.high)
+        link, kind = self.link, self.settings.action
+        target = wanted if kind != "delta" else wanted + np.asarray(self._sent)
+        link.clear_applied()
+        link.act(target.tolist(), velocity=kind == "velocity", answers_ns=self._answers_ns)
+        self._wait_for_tick()
+        applied, intervened = self._applied()
+        fresh = self._await_fresh()
+        stopped = link.state not in RUNNING
+        self.counts["stopped"] += stopped
+        reward, success, terminated = self._outcome()
+        self._steps += 1
+        truncated = stopped or not fresh or self._steps >= self.maximum_steps
+        self._running = not (terminated or truncated)
+        observation = self._observe() if fresh else {key: array.copy() for key, array in self._last.items()}
+        if not self._running and not link.in_lockstep:
+            link.trigger("governor/disarm")  # nothing is asked of the robot while nobody looks at it
+        return TimeStep(
+            observation=observation,
+            reward=reward,
+            terminated=terminated,
+            truncated=truncated,
+            success=success,
+            action=applied,
+            intervened=intervened,
+        )
+
+    def render(self) -> Array:
+        """What the first camera of the description sees now. Shapes: (image_size, image_size, 3), uint8.
+
+        Raises:
+            InputError: the description has no camera, or none is heard.
+        """
+        if not self.robot.cameras:
+            raise InputError(f"{self.robot.file} has no cameras, so there is nothing to film")
+        camera, topic = next(iter(self.robot.cameras.items()))
+        if camera not in self._listened:
+            self.link.listen(camera, topic)
+            self._listened.add(camera)
+        if self.link.in_lockstep:
+            self.link.look(camera)
+        else:
+            began = time.monotonic()
+            while self._frame is None or time.monotonic_ns() - self._frame[1] > nanoseconds(topic.maximum_age_s):
+                if time.monotonic() - began > self.settings.patience_s:
+                    raise InputError(f"no picture of {topic.topic} came for {self.settings.patience_s:g} s")
+                self.link.wait_until(self.link.now_ns() + nanoseconds(1 / topic.rate_hz))
+        part = parts_of(self.robot, [camera], self.settings.image_size)[camera]
+        pixels = part.read(self._frame[0])
+        assert pixels is not None
+        return pixels
+
+    def close(self) -> None:
+        """Let go of the robot, and end what was started for it; twice is allowed."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._running and not self.link.in_lockstep:
+            try:
+                self.link.trigger("governor/disarm", patience_s=2.0)
+            except InputError as error:  # then its own watchdogs stop it
+                self._tell(str(error))
+        self._running = False
+        self.link.close()
+        self._close()
+
+    def _make_spec(self) -> Spec:
+        robot, kind = self.robot, self.settings.action
+        low, high = (np.array([getattr(joint, side) for joint in robot.joints]) for side in ("low", "high"))
+        if kind != "position":
+            reach = self.settings.speed_scale * np.array([joint.velocity for joint in robot.joints])
+            reach = reach / robot.controller_rate_hz if kind == "delta" else reach
+            low, high = -reach, reach
+        if not (low < high).all():
+            joint = robot.names[int(np.argmin(high - low))]
+            raise InputError(f"{robot.file}: joint '{joint}' cannot move, so it has no bounds for an action")
+        unit = robot.joint_states.unit
+        unit = {"rad": "rad/s", "m": "m/s"}.get(unit, unit) if kind == "velocity" else unit
+        return Spec(
+            observation={key: part.spec for key, part in self._parts.items()},
+            action=ArraySpec(shape=low.shape, low=low, high=high, names=robot.names, unit=unit),
+            control_period_s=1 / robot.controller_rate_hz,
+            action_semantics={"velocity": "joint_velocity", "delta": "joint_position_delta"}.get(
+                kind, "joint_position_target"
+            ),
+            metadata={"robot": robot.name, "simulator": "ros2", "mode": self.settings.mode},
+        )
+
+    def _heard(self, sensor: str, message: Any, stamp_ns: int, received_ns: int) -> None:
+        self._observer.take(sensor, message, stamp_ns, received_ns)
+        if sensor == "outcome" and len(message.name) == len(message.position):
+            self._outcomes.append(dict(zip(message.name, message.position, strict=True)))
+        elif sensor == next(iter(self.robot.cameras), None):
+            self._frame = (message, received_ns)
+
+    def _measured(self) -> list[float]:
+        message = self._observer.heard["joint_states"].message
+        order = {name: index for index, name in enumerate(message.name)}
+        return [message.position[order[name]] for name in self.robot.names]
+
+    def _wait_for_tick(self) -> None:
+        """The next point of the grid that is still ahead; the points that are past are counted."""
+        behind = self.link.now_ns() - self._next_ns
+        if behind >= 0:
+            skipped = behind // self._period_ns + 1
+            self.counts["missed"] += skipped
+            self._next_ns += skipped * self._period_ns
+        self.link.wait_until(self._next_ns)
+        self._next_ns += self._period_ns
+
+    def _applied(self) -> tuple[Array, bool]:
+        """What the robot was sent at the end of the period, in the units of the action; and whether a person chose."""
+        if not self.link.applied:  # the governor is quiet, so the robot stands
+            self.counts["nothing applied"] += 1
+            kind = self.settings.action
+            return np.array(self._sent) if kind == "position" else np.zeros(self._spec.action.shape), False
+        last = self.link.applied[-1]
+        before, self._sent = np.array(self._sent), list(last.position)
+        applied = {
+            "velocity": lambda: np.array(last.velocity),
+            "delta": lambda: np.array(last.position) - before,
+            "position": lambda: np.array(last.position),
+        }[self.settings.action]()
+        return applied, any(message.header.frame_id == "person" for message in self.link.applied)
+
+    def _await_fresh(self) -> bool:
+        """Whether every part is young enough, after waiting as long as the description allows."""
+        began = self.link.now_ns()
+        patience = nanoseconds(self.robot.watchdogs.observation_stop_s)
+        stale = self._observer.stale(began, -1)
+        for key in stale:
+            self.counts[f"stale {key}"] += 1
+        while stale:
+            now = self.link.now_ns()
+            if now - began > patience:
+                self.counts["lost"] += 1
+                self._tell(f"the episode ends: {self._observer.why_stale(stale, now)}")
+                return False
+            self.link.wait_until(now + nanoseconds(self.robot.control_period_s))
+            stale = self._observer.stale(self.link.now_ns(), -1)
+        return True
+
+    def _await_all(self, since_ns: int) -> None:
+        """Every part, measured after the reset."""
+        began = time.monotonic()
+        while stale := self._observer.stale(self.link.now_ns(), since_ns):
+            if time.monotonic() - began > self.settings.patience_s:
+                raise InputError(f"no observation to begin with: {self._observer.why_stale(stale, self.link.now_ns())}")
+            self.link.wait_until(self.link.now_ns() + nanoseconds(self.robot.control_period_s))
+
+    def _observe(self) -> dict[str, Array]:
+        self.ages_s = self._observer.ages_s(self.link.now_ns())
+        self.history.append(self.ages_s)
+        self._answers_ns = self._observer.heard["joint_states"].stamp_ns
+        found = {key: self._observer.read(key) for key in self._parts}
+        self._last = {key: array.copy() for key, array in found.items()}
+        return found
+
+    def _outcome(self) -> tuple[float, bool | None, bool]:
+        """Reward of the newest, success and termination of any since the last step."""
+        if self.robot.outcome is None:
+            return 0.0, None, False
+        told, self._outcomes = self._outcomes, []
+        settings = self.settings
+        success = any(outcome.get("success", 0.0) > 0 for outcome in told)
+        reward = told[-1].get("reward", 0.0) if told else 0.0
+        if settings.success_reward is not None:
+            reward = settings.success_reward[int(success)]
+        terminated = any(outcome.get("terminated", 0.0) > 0 for outcome in told)
+        return float(reward), success, terminated or (settings.terminate_on_success and success)
