@@ -36,6 +36,8 @@ class Batch:
     has_next_action: Tensor | None = None  # (B,), bool: false before a time limit, where nothing was recorded
     valid: Tensor | None = None  # (B, H), bool: false past the end of the episode, where the last action is repeated
     recorded: Tensor | None = None  # (B,), bool: of a data set; false of the running robot
+    real: Tensor | None = None  # (B,), bool: of the robot; false of a simulator that differs from it
+    held_out: Tensor | None = None  # (B,), bool: kept from models that judge data, so that these can be checked
     instruction: Tensor | None = None  # (B,), int64, number of the text among the run's `Instructions`; -1: none
 
     def __len__(self) -> int:

@@ -6,13 +6,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from robot_rl.algorithms import awac, bc, cqn, deas, fql, idql, iql, rorl, sac, td3
+from robot_rl.algorithms import awac, bc, cqn, deas, fql, hybrid, idql, iql, rorl, sac, td3
 from robot_rl.algorithms.agent import Agent, replaced
 from robot_rl.algorithms.awac import AWACConfig
 from robot_rl.algorithms.bc import BCConfig
 from robot_rl.algorithms.cqn import CQNConfig
 from robot_rl.algorithms.deas import DEASConfig
 from robot_rl.algorithms.fql import FQLConfig
+from robot_rl.algorithms.hybrid import HybridConfig
 from robot_rl.algorithms.idql import IDQLConfig
 from robot_rl.algorithms.iql import IQLConfig
 from robot_rl.algorithms.rorl import RORLConfig
@@ -28,6 +29,7 @@ ALGORITHM_CONFIGS: dict[str, type] = {
     "cqn": CQNConfig,
     "deas": DEASConfig,
     "fql": FQLConfig,
+    "hybrid": HybridConfig,
     "idql": IDQLConfig,
     "iql": IQLConfig,
     "rorl": RORLConfig,
@@ -41,6 +43,7 @@ AlgorithmConfig = (
     | CQNConfig
     | DEASConfig
     | FQLConfig
+    | HybridConfig
     | IDQLConfig
     | IQLConfig
     | RORLConfig
@@ -54,6 +57,7 @@ Config = TypeVar(
     CQNConfig,
     DEASConfig,
     FQLConfig,
+    HybridConfig,
     IDQLConfig,
     IQLConfig,
     RORLConfig,
@@ -98,6 +102,8 @@ def create(
             return deas.create(config, spec, seeds, device, statistics)
         case FQLConfig():
             return fql.create(config, spec, seeds, device, statistics)
+        case HybridConfig():
+            return hybrid.create(config, spec, seeds, device, statistics)
         case IDQLConfig():
             return idql.create(config, spec, seeds, device, statistics)
         case BCConfig():

@@ -17,12 +17,16 @@ from robot_rl.functional.bellman import monte_carlo_return
 from robot_rl.replay.columns import Column, MappedColumn
 from robot_rl.replay.finite import LIVE, require_finite_episode, require_numbers
 from robot_rl.replay.instructions import Instructions
-from robot_rl.replay.windows import select, window
+from robot_rl.replay.windows import earlier, select, window
 from robot_rl.spec import Spec
 from robot_rl.transforms.action import ActionScale
 from robot_rl.transforms.reward import RewardTransform
 from robot_rl.types import Array, Batch, Episode, TimeStep
 
+HELD_OUT_BLOCK = 50
+"""Rows that are held out together: neighbours are nearly alike, so one of them in training would give the rest away."""
+HELD_OUT_EVERY = 10
+"""One block in so many is held out."""
 SAVED = ("action", "reward", "monte_carlo", "terminated", "has_next", "step", "final", "instruction")
 
 
@@ -47,6 +51,8 @@ class ReplayBuffer:
         complete_only: sample finished episodes only, so that every Monte-Carlo return is known.
         mapped: leave images in the store that the episodes come from, and read them as they are sampled; the system
             keeps what is read often in memory. Otherwise they are copied, as bytes.
+        frame_stack: K: of images, batches have the last K frames of the episode, (B, K, H, W, C), the first one
+            repeated where it has just begun. Each frame is kept once.
         instructions: the texts of the run; batches then say which one each transition has.
     """
 
@@ -65,6 +71,7 @@ class ReplayBuffer:
         tail: str = "zero",
         complete_only: bool = False,
         mapped: bool = False,
+        frame_stack: int = 1,
         instructions: Instructions | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -79,9 +86,12 @@ class ReplayBuffer:
         self.backup_steps = n_step * (action_chunk if n_step_counts == "chunks" else 1)
         self.tail = tail
         self.complete_only = complete_only
+        self.frame_stack = frame_stack
         self.with_next_action = False  # of batches; set by whoever knows what the algorithm needs
         self.with_recorded = False  # of batches, likewise
         self.recorded = True  # what these rows are: of a data set, or of the running robot
+        self.with_domain = False  # of batches, likewise
+        self.real = True  # what these rows are: of the robot, or of a simulator that differs from it
         self._cut_chunks = True  # rows whose chunk the end of the episode cuts are drawn too
         self.instructions = instructions
         self.device = torch.device(device)
@@ -354,8 +364,17 @@ class ReplayBuffer:
         return (torch.where(final < 0, (self._head - 1) % self.capacity, final) - row) % self.capacity
 
     def observations(self, row: Tensor) -> dict[str, Tensor]:
-        """The observations of these rows. Shapes: (B,) -> each (B, *)."""
-        return {key: values.index_select(0, row) for key, values in self.observation.items()}
+        """The observations of these rows. Shapes: (B,) -> each (B, *), with K frames of an image (B, K, *)."""
+        if self.frame_stack == 1:
+            return {key: values.index_select(0, row) for key, values in self.observation.items()}
+        known = torch.minimum(self.step.index_select(0, row), self.older(row))
+        rows = earlier(row, known, self.frame_stack, self.capacity)  # (B, K)
+        return {
+            key: values.index_select(0, rows.flatten()).unflatten(0, rows.shape)
+            if self.spec.observation[key].is_image
+            else values.index_select(0, row)
+            for key, values in self.observation.items()
+        }
 
     def gather(self, row: Tensor) -> Batch:
         """The transitions that start in the given rows. Shapes: (B,), int64."""
@@ -388,6 +407,8 @@ class ReplayBuffer:
             instruction=None if self.instructions is None else self.instruction.index_select(0, row),
             valid=valid if self._cut_chunks else None,
             recorded=torch.full_like(row, self.recorded, dtype=torch.bool) if self.with_recorded else None,
+            real=torch.full_like(row, self.real, dtype=torch.bool) if self.with_domain else None,
+            held_out=(row // HELD_OUT_BLOCK + 1) % HELD_OUT_EVERY == 0 if self.with_domain else None,
         )
 
     def _chunk(self, row: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -13,6 +13,7 @@ from robot_rl.algorithms import (
     CQNConfig,
     DEASConfig,
     FQLConfig,
+    HybridConfig,
     IDQLConfig,
     IQLConfig,
     RORLConfig,
@@ -20,12 +21,15 @@ from robot_rl.algorithms import (
     TD3Config,
 )
 from robot_rl.networks.critic_head import CriticHeadConfig
+from robot_rl.networks.judges import JudgesConfig
 from robot_rl.spec import ArraySpec, Spec
 from robot_rl.types import Batch
 
 WIDTHS = {"actor_hidden": [16, 16], "critic_hidden": [16, 16]}
 DIFFUSION = {"critic_hidden": [16, 16], "value_hidden": [16], "time_width": 8}
 HISTOGRAM = CriticHeadConfig(kind="hl_gauss", minimum=-10.0, maximum=10.0, atoms=21)
+JUDGED = {"warm_up": 0, "calibration_limit": 1.0, "minimum_held_out": 1, "classifier_hidden": [16], "gap_samples": 3}
+JUDGED |= {"dynamics_hidden": [16, 16], "dynamics_count": 3, "latent_hidden": [16], "latent_size": 4}
 CALIBRATED = {"conservative_weight": 5.0, "conservative_calibrated": True, "conservative_samples": 4}
 
 CONFIGS: dict[str, Callable[[], AlgorithmConfig]] = {
@@ -58,6 +62,41 @@ CONFIGS: dict[str, Callable[[], AlgorithmConfig]] = {
         exploration="best",
         actor_schedule_steps=100,
         gradient_clip=1.0,
+    ),
+    "hybrid_mixture": lambda: HybridConfig(**WIDTHS),
+    "h2o": lambda: HybridConfig(
+        **WIDTHS,
+        importance_weights=True,
+        penalty_weight=0.01,
+        backup_entropy=False,
+        judges=JudgesConfig(models=["classifiers"], gap_estimator="gaussian", **JUDGED),
+    ),
+    "h2o_plus": lambda: HybridConfig(
+        **WIDTHS,
+        value_hidden=[16],
+        critic_count=3,
+        critic_quantile=0.25,
+        critic_huber=1.0,
+        critic_layer_norm=True,
+        value_blend=0.5,
+        value_expectile=0.7,
+        importance_weights=True,
+        gradient_clip=1.0,
+        judges=JudgesConfig(models=["classifiers"], **JUDGED),
+    ),
+    "vgdf": lambda: HybridConfig(
+        **WIDTHS, accepted_share=0.25, exploration_candidates=3, judges=JudgesConfig(models=["dynamics"], **JUDGED)
+    ),
+    "darc": lambda: HybridConfig(
+        **WIDTHS, learn_from="simulator", reward_correction=1.0, judges=JudgesConfig(models=["classifiers"], **JUDGED)
+    ),
+    "par": lambda: HybridConfig(**WIDTHS, mismatch_weight=0.1, judges=JudgesConfig(models=["latent"], **JUDGED)),
+    "hybrid_all": lambda: HybridConfig(
+        **WIDTHS,
+        importance_weights=True,
+        penalty_weight=0.1,
+        accepted_share=0.5,
+        judges=JudgesConfig(models=["classifiers", "simulator", "dynamics"], gap_estimator="resampled", **JUDGED),
     ),
     "sac": lambda: SACConfig(**WIDTHS),
     "rlpd": lambda: SACConfig(
@@ -239,6 +278,8 @@ def make_batch() -> Callable[..., Batch]:
             monte_carlo_return=noise(rows),
             next_action=noise(rows, 2).tanh(),
             has_next_action=noise(rows) < 1.5,
+            real=noise(rows) < 0.0,
+            held_out=noise(rows) > 1.0,
         )
 
     return make

@@ -19,6 +19,7 @@ from robot_rl.algorithms import (
     CQNConfig,
     DEASConfig,
     FQLConfig,
+    HybridConfig,
     IDQLConfig,
     IQLConfig,
     RORLConfig,
@@ -29,6 +30,7 @@ from robot_rl.algorithms import (
     cqn,
     deas,
     fql,
+    hybrid,
     idql,
     iql,
     rorl,
@@ -346,6 +348,34 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "critic_learning_rate": 3e-4,
         "value_learning_rate": 3e-4,
     },
+    # t6-thu/H2O 7c87f5a: SimpleSAC/sim2real_sac.py
+    "h2o": {
+        "critic_count": 2,
+        "critic_learning_rate": 3e-4,
+        "actor_learning_rate": 3e-4,
+        "target_rate": 0.005,
+        "backup_entropy": False,
+        "importance_weights": True,
+        "weight_minimum": 1e-5,
+        "weight_maximum": 1.0,
+        "penalty_weight": 0.01,
+        "penalty_limit": 1000.0,
+        "gap_maximum": 10.0,
+    },
+    # t6-thu/H2Oplus 58246d2: SimpleSAC/h2oplus.py
+    "h2o_plus": {
+        "value_blend": 0.5,
+        "value_expectile": 0.5,
+        "backup_entropy": True,
+        "importance_weights": True,
+        "weight_minimum": 1e-5,
+        "weight_maximum": 1.0,
+        "value_learning_rate": 3e-4,
+        "critic_learning_rate": 3e-4,
+        "target_rate": 0.005,
+    },
+    # OffDynamicsRL/off-dynamics-rl d1a69cd: algo/online_online/par.py
+    "par": {"critic_count": 2, "critic_quantile": 0.0, "backup_entropy": True, "learn_from": "both"},
     # rail-berkeley/softlearning 13cf187: softlearning/algorithms/sac.py; what differs is said in the recipe
     "sac": {
         "actor_hidden": [256, 256],
@@ -373,6 +403,7 @@ MODULES = {
     cqn: CQNConfig,
     deas: DEASConfig,
     fql: FQLConfig,
+    hybrid: HybridConfig,
     idql: IDQLConfig,
     iql: IQLConfig,
     rorl: RORLConfig,

@@ -20,6 +20,7 @@ from robot_rl.algorithms import (
     CQNConfig,
     DEASConfig,
     FQLConfig,
+    HybridConfig,
     IDQLConfig,
     IQLConfig,
     RORLConfig,
@@ -28,6 +29,7 @@ from robot_rl.algorithms import (
     create,
 )
 from robot_rl.networks.critic_head import CriticHeadConfig
+from robot_rl.networks.judges import JudgesConfig
 from robot_rl.seeding import Seeds
 from robot_rl.spec import ArraySpec, Spec
 from robot_rl.types import Batch
@@ -37,6 +39,8 @@ TOLERANCE = 2e-3  # float32 after ten Adam steps, across processors
 WIDTHS: dict[str, Any] = {"actor_hidden": [32, 32], "critic_hidden": [32, 32]}
 ENSEMBLE: dict[str, Any] = {"critic_count": 4, "critic_subset": 2, "critic_layer_norm": True}
 HISTOGRAM = CriticHeadConfig(kind="hl_gauss", minimum=-10.0, maximum=10.0, atoms=21)
+JUDGED: dict[str, Any] = {"warm_up": 3, "minimum_held_out": 1, "calibration_limit": 1.0, "classifier_hidden": [32]}
+JUDGED |= {"dynamics_hidden": [32], "dynamics_count": 3, "latent_hidden": [32], "latent_size": 8}
 C51 = CriticHeadConfig(kind="c51", minimum=-2.0, maximum=2.0, atoms=11)
 CONFIGS: dict[str, AlgorithmConfig] = {
     "bc": BCConfig(actor_hidden=[32, 32]),
@@ -82,6 +86,20 @@ CONFIGS: dict[str, AlgorithmConfig] = {
     "ro2o": RORLConfig(
         **WIDTHS, critic_count=4, smoothness_weight=0.1, uncertainty_weight=0.1, actor_smoothness_weight=1.0
     ),
+    "hybrid": HybridConfig(
+        **WIDTHS,
+        value_hidden=[32, 32],
+        value_blend=0.5,
+        value_expectile=0.7,
+        importance_weights=True,
+        penalty_weight=0.01,
+        reward_correction=0.1,
+        critic_quantile=0.25,
+        judges=JudgesConfig(models=["classifiers", "simulator"], gap_estimator="resampled", **JUDGED),
+    ),
+    "vgdf_par": HybridConfig(
+        **WIDTHS, accepted_share=0.25, mismatch_weight=0.1, judges=JudgesConfig(models=["dynamics", "latent"], **JUDGED)
+    ),
     "td3": TD3Config(**WIDTHS),
     "rebrac": TD3Config(
         **WIDTHS, **ENSEMBLE, critic_cloning_weight=0.1, actor_cloning_weight=0.1, actor_normalize_value=True
@@ -106,6 +124,8 @@ def numbers(config: AlgorithmConfig) -> dict[str, float]:
         following = {
             "next_action": torch.randn((64, 3), generator=extra).tanh(),
             "has_next_action": torch.randn(64, generator=extra) < 1.5,
+            "real": torch.arange(64) % 2 == 0,
+            "held_out": torch.arange(64) % 5 == 4,
         }
         batch = Batch(
             observation={"state": noise(64, 6)},

@@ -36,6 +36,8 @@ CHUNKS = {"qc": 3, "qc_fql": 3, "deas": 3, "cqn_as": 3}
 """Recipes that decide on several steps at once."""
 UPDATES = 20
 FEWER = {"critic_count": 4, "perturbations": 3, "conservative_samples": 3, "max_target_backup": 3, "candidates": 4}
+JUDGED = {"warm_up": 3, "calibration_limit": 1.0, "minimum_held_out": 1, "learning_rate": 3e-3, "latent_hidden": [16]}
+JUDGED |= {"classifier_hidden": [16], "dynamics_hidden": [16], "dynamics_count": 3, "latent_size": 8}
 SPEC = Spec(
     observation={"joints": ArraySpec(shape=(3,)), "object": ArraySpec(shape=(2,))},
     action=ArraySpec(shape=(2,), low=np.full(2, -2.0), high=np.full(2, 2.0)),
@@ -63,6 +65,8 @@ def small(recipe: str) -> AlgorithmConfig:
             narrow[item.name] = 16
         elif item.name in FEWER:
             narrow[item.name] = min(value, FEWER[item.name])
+        elif item.name == "judges":
+            narrow[item.name] = replace(value, **JUDGED)
         elif item.name.endswith("learning_rate"):
             narrow[item.name] = 10 * value
     return replace(config, **narrow)
@@ -110,7 +114,11 @@ def learn(
     buffer.allow_cut_chunks("valid" in agent.needs)
     generator = torch.Generator().manual_seed(0)
     for update in range(UPDATES):
-        metrics = agent.update(buffer.sample(16, generator))
+        batch = buffer.sample(16, generator)
+        if "real" in agent.needs:  # one buffer stands for both domains
+            number = torch.arange(16)
+            batch = replace(batch, real=number % 2 == 0, held_out=number % 5 == 0)
+        metrics = agent.update(batch)
         wrong = {name: float(value) for name, value in metrics.items() if not math.isfinite(value)}
         assert not wrong, f"update {update}"
     for item in fields(agent):
