@@ -130,6 +130,8 @@ class ReplayConfig:
     chunk_discount: float | None = None
     """Per step, of the rewards inside a chunk (DEAS: gamma_1, and `discount` is gamma_2); None is `discount`."""
     n_step_counts: str = "chunks"  # chunks | steps: what `n_step` counts; CQN-AS: steps
+    frame_stack: int = 1
+    """Frames of each image that the agent sees, the first of an episode repeated; each is kept once in memory."""
     reward_scale: float = 1.0
     reward_bias: float = 0.0
     reward_observation: str | None = None
@@ -149,6 +151,7 @@ class ReplayConfig:
             raise InputError(f"replay.discount={self.discount} must lie in [0, 1)")
         require_minimum(self.n_step, 1, "replay.n_step")
         require_minimum(self.action_chunk, 1, "replay.action_chunk")
+        require_minimum(self.frame_stack, 1, "replay.frame_stack")
         if self.chunk_ensemble is not None:
             require_range(self.chunk_ensemble, -100.0, 100.0, "replay.chunk_ensemble")
         require_choice(self.n_step_counts, ("chunks", "steps"), "replay.n_step_counts")

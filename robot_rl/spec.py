@@ -90,6 +90,16 @@ class Spec:
         chunk = replace(action, shape=(steps * action.shape[0],), low=low, high=high, names=names)
         return replace(self, action=chunk, action_chunk=steps)
 
+    def stacked(self, frames: int) -> "Spec":
+        """The same with the last K frames of each image: (H, W, C) becomes (K, H, W, C); 1 changes nothing."""
+        if frames == 1:
+            return self
+        shown = {
+            key: replace(array, shape=(frames, *array.shape)) if array.is_image else array
+            for key, array in self.observation.items()
+        }
+        return replace(self, observation=shown)
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; `from_json` undoes it."""
         data = {

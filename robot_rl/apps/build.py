@@ -253,6 +253,7 @@ def empty_buffer(
         n_step_counts=replay.n_step_counts,
         tail=replay.monte_carlo_tail,
         mapped=mapped,
+        frame_stack=replay.frame_stack,
         instructions=instructions,
         device=config.device,
     )
@@ -294,9 +295,8 @@ def build_agent(
     """A new agent; the global generator is seeded here, once, for weight initialisation.
 
     `spec` is that of the environment; where actions come in chunks, the agent's has actions of `replay.action_chunk`
-    steps.
+    steps, and its images have `replay.frame_stack` frames.
     """
     torch.manual_seed(Seeds(seed).integer("initialisation"))
-    return create(
-        config.algorithm, spec.chunked(config.replay.action_chunk), Seeds(seed), torch.device(config.device), statistics
-    )
+    seen = spec.chunked(config.replay.action_chunk).stacked(config.replay.frame_stack)
+    return create(config.algorithm, seen, Seeds(seed), torch.device(config.device), statistics)

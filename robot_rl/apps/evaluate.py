@@ -109,6 +109,7 @@ def _policy(
         explore=config.explore,
         action_chunk=replay.action_chunk,
         chunk_ensemble=replay.chunk_ensemble,
+        frame_stack=replay.frame_stack,
     )
 
 

@@ -269,6 +269,7 @@ def assemble(
         device=torch.device(config.device),
         action_chunk=config.replay.action_chunk,
         chunk_ensemble=config.replay.chunk_ensemble,
+        frame_stack=config.replay.frame_stack,
     )
     evaluator = None
     if evaluation is not None and ranks.first:

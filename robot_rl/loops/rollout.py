@@ -1,7 +1,7 @@
 """Episodes of a policy in an environment: the one place where evaluation, recording and filming happen."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from robot_rl.algorithms.agent import Agent
 from robot_rl.environment import Environment
 from robot_rl.errors import InputError
+from robot_rl.loops.frames import FrameHistory
 from robot_rl.policy import ChunkPlayer
 from robot_rl.replay.finite import LIVE, require_numbers
 from robot_rl.spec import Spec
@@ -25,6 +26,7 @@ class AgentPolicy:
         explore: sample from the policy instead of taking its mode.
         action_chunk: H, steps of one decision.
         chunk_ensemble: see `ChunkPlayer`.
+        frame_stack: K, frames of each image that the agent sees.
     """
 
     agent: Agent
@@ -34,26 +36,33 @@ class AgentPolicy:
     explore: bool = False
     action_chunk: int = 1
     chunk_ensemble: float | None = None
+    frame_stack: int = 1
+    _history: FrameHistory = field(init=False)
     _player: ChunkPlayer = field(init=False)
 
     def __post_init__(self) -> None:
         self._player = ChunkPlayer(steps=self.action_chunk, ensemble=self.chunk_ensemble)
+        images = tuple(key for key, array in self.spec.observation.items() if array.is_image)
+        self._history = FrameHistory(keys=images, count=self.frame_stack)
 
     def reset(self) -> None:
-        """Forget what is left of the chunk."""
+        """Forget what is left of the chunk, and the frames."""
         self._player.reset()
+        self._history.reset()
 
     def act(self, observation: Mapping[str, Array]) -> Array:
         """One action in the units of the spec. Shapes: each (*) -> (A,)."""
+        self._history.see(observation)
         return self._player.next(lambda: self.decide(observation))
 
-    def decide(self, observation: Mapping[str, Array]) -> Array:
-        """A new chunk, whatever is left of the last one. Shapes: each (*) -> (H, A).
+    def decide(self, observation: Mapping[str, Array], *, explore: bool | None = None) -> Array:
+        """A new chunk, whatever is left of the last one; None explores as the policy does. Shapes: each (*) -> (H, A).
 
         Raises:
             InputError: the actions are not numbers, because an observation or the agent's weights are not.
         """
-        action = self.agent.act(self._tensors(observation), explore=self.explore)[0]
+        explore = self.explore if explore is None else explore
+        action = self.agent.act(self._tensors(observation), explore=explore)[0]
         chunk = self.scale.unnormalize(action.unflatten(0, (self.action_chunk, -1)))
         if not np.isfinite(chunk).all():
             for key in self.spec.observation:
@@ -80,7 +89,8 @@ class AgentPolicy:
         return None if value is None else float(value[0])
 
     def _tensors(self, observation: Mapping[str, Array]) -> dict[str, torch.Tensor]:
-        return {key: torch.from_numpy(observation[key])[None].to(self.device) for key in self.spec.observation}
+        shown = self._history.stacked(observation)
+        return {key: torch.from_numpy(shown[key])[None].to(self.device) for key in self.spec.observation}
 
 
 @dataclass(kw_only=True)
@@ -97,7 +107,7 @@ class Film:
         actions = None if step.last else policy.decided
         if actions is None:
             # Not a sample: that would move the agent's generator, and filming would change the next episode.
-            actions = replace(policy, explore=False).decide(step.observation)
+            actions = policy.decide(step.observation, explore=False)
         estimate = policy.value(step.observation, actions)
         if estimate is not None:
             self.values.append(estimate)

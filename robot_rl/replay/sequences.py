@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from robot_rl.replay.buffer import ReplayBuffer
-from robot_rl.replay.windows import select, window
+from robot_rl.replay.windows import earlier, select, window
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,5 +60,4 @@ def gather_sequences(buffer: ReplayBuffer, start: Tensor, length: int, *, histor
 def _before(buffer: ReplayBuffer, row: Tensor, history: int) -> Tensor:
     """The rows of the K - 1 observations before. Shapes: (B,) -> (B, K - 1)."""
     known = torch.minimum(buffer.step.index_select(0, row), buffer.older(row))  # rows of the episode that are there
-    back = torch.arange(history - 1, 0, -1, device=row.device)  # (K - 1,)
-    return (row[:, None] - torch.minimum(back[None], known[:, None])) % buffer.capacity
+    return earlier(row, known, history, buffer.capacity)[:, :-1]

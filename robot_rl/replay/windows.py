@@ -24,6 +24,21 @@ def window(has_next: Tensor, start: Tensor, length: int) -> tuple[Tensor, Tensor
     return torch.stack(rows, 1), torch.stack(valid, 1)
 
 
+def earlier(row: Tensor, known: Tensor, count: int, capacity: int) -> Tensor:
+    """The rows of the last `count` observations, oldest first; what is not known is filled with the first there is.
+
+    Args:
+        row: of the newest observation, in a ring.
+        known: how many observations of the same episode are there before it.
+        count: K.
+        capacity: rows of the ring.
+
+    Shapes: (B,), (B,), int64 -> (B, K).
+    """
+    back = torch.arange(count - 1, -1, -1, device=row.device)  # (K,)
+    return (row[:, None] - torch.minimum(back[None], known[:, None])) % capacity
+
+
 def select(values: Tensor, rows: Tensor) -> Tensor:
     """`index_select`, several times faster than indexing. Shapes: (N, *), (B, H) -> (B, H, *)."""
     selected: Tensor = values.index_select(0, rows.flatten()).unflatten(0, rows.shape)
