@@ -181,6 +181,10 @@ class EpisodeStore:
         """SHA-256 of each episode's arrays, as recorded when it was written."""
         return [record["sha256"] for record in self.records]
 
+    def has_final_observation(self, index: int) -> bool:
+        """Whether the last row of an episode was recorded; else it repeats the one before."""
+        return bool(self._has_final[index])
+
     def metadata(self, index: int) -> dict[str, Any]:
         """What an episode says about itself: source, language, split."""
         return dict(self.records[index]["metadata"])
