@@ -280,11 +280,12 @@ class EditConfig:
 
 @dataclass(kw_only=True)
 class ExportConfig:
-    """`robot-rl export STORE TARGET`: a store in another format."""
+    """`robot-rl export SOURCE TARGET`: a store in another format, or a policy as a file of its own."""
 
-    store: str = MISSING
+    source: str = MISSING  # a store; for onnx a run's folder or one of its checkpoints
     target: str = MISSING
-    format: str | None = None  # robomimic | lerobot; None: robomimic for a name ending in .hdf5, else lerobot
+    format: str | None = None
+    """robomimic | lerobot | onnx; None: robomimic for a name ending in .hdf5, onnx for .onnx, else lerobot."""
     overwrite: bool = False
     fps: float | None = None  # lerobot: where the store declares no control period
     task: str | None = None  # lerobot: for episodes without language
@@ -292,9 +293,16 @@ class ExportConfig:
     """lerobot: libsvtav1 | h264 | none (images in the tables, without loss: PNG, or the JPEG that they are). Videos
     that were recorded as videos are copied."""
     crf: int = 30  # lerobot: quality of the video, lower is better
+    compare_on: list[str] | None = None
+    """onnx: stores with observations on which the file is compared with the policy, besides random ones; None: those
+    that the run was trained on, as far as they are there."""
+    tolerance: float = 1e-4  # onnx: largest difference from the policy, as a share of half the range of the actions
+    outliers: int = 0  # onnx: so many of the compared observations may differ by more
 
     def __post_init__(self) -> None:
         require_choice(self.video_codec, ("libsvtav1", "h264", "none"), "video_codec")
         require_range(self.crf, 0, 63, "crf")
+        require_range(self.tolerance, 0, 1, "tolerance")
+        require_range(self.outliers, 0, 1_000_000, "outliers")
         if self.format is not None:
-            require_choice(self.format, ("robomimic", "lerobot"), "format")
+            require_choice(self.format, ("robomimic", "lerobot", "onnx"), "format")

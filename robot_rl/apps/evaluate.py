@@ -16,7 +16,7 @@ from rich.table import Table
 from robot_rl import checkpoint
 from robot_rl.apps.build import check_fit, check_rendering, device_of
 from robot_rl.apps.build_environment import build_environment, build_expert, robomimic_arguments
-from robot_rl.apps.trained import Trained, find_trained
+from robot_rl.apps.trained import Trained, config_of, find_policy
 from robot_rl.apps.video import write_video
 from robot_rl.config import EvaluateConfig
 from robot_rl.datasets.export_robomimic import write_robomimic
@@ -26,6 +26,7 @@ from robot_rl.environment import Environment
 from robot_rl.errors import InputError
 from robot_rl.loops.evaluate import evaluate
 from robot_rl.loops.rollout import AgentPolicy
+from robot_rl.policy import OnnxPolicy
 from robot_rl.seeding import Seeds
 from robot_rl.transforms.action import ActionScale
 from robot_rl.types import Array, Episode, Policy
@@ -40,9 +41,9 @@ def run(config: EvaluateConfig) -> int:
     trained = _find_run(config)
     environment_config = config.environment
     if environment_config is None:
-        if trained is None or trained.config.environment is None:
+        environment_config = None if trained is None else config_of(trained).environment
+        if environment_config is None:
             raise InputError("no environment is chosen: add environment=..., or name the folder of a run")
-        environment_config = trained.config.environment
     record, output = _check_record(config), _output(config, trained)
     with contextlib.closing(build_environment(environment_config)) as environment:
         policy = _policy(config, environment, environment_config, trained)
@@ -76,19 +77,19 @@ def run(config: EvaluateConfig) -> int:
     return 0
 
 
-def _find_run(config: EvaluateConfig) -> Trained | None:
+def _find_run(config: EvaluateConfig) -> Trained | OnnxPolicy | None:
     if config.run is None:
         if config.policy == "checkpoint":
             raise InputError("which policy? Name the folder of a run, or set policy=expert or policy=random")
         return None
-    return find_trained(config.run)
+    return find_policy(config.run)
 
 
 def _policy(
     config: EvaluateConfig,
     environment: Environment,
     environment_config: Any,
-    trained: Trained | None,
+    trained: Trained | OnnxPolicy | None,
 ) -> Policy:
     generator = Seeds(config.seed).numpy("policy")
     if config.policy == "expert":
@@ -97,6 +98,10 @@ def _policy(
         return _RandomPolicy(ActionScale.from_spec(environment.spec.action), generator)
     assert trained is not None
     check_fit("the environment", environment.spec, f"the policy ({trained.path})", trained.spec)
+    if isinstance(trained, OnnxPolicy):
+        if config.explore:
+            raise InputError(f"explore=true: {trained.path} holds the mode of its policy alone: name the run itself")
+        return trained
     device, spec = device_of(config.device), trained.spec
     agent = trained.agent(config.device)
     scale = ActionScale.from_spec(spec.action)
@@ -187,7 +192,7 @@ class _Collector:
 # Output ---------------------------------------------------------------------------------------------------------------
 
 
-def _output(config: EvaluateConfig, trained: Trained | None) -> Path | None:
+def _output(config: EvaluateConfig, trained: Trained | OnnxPolicy | None) -> Path | None:
     if config.output is not None:
         return Path(config.output).expanduser()
     if trained is not None and trained.path.parent.name == "checkpoints":

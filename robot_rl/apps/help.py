@@ -43,6 +43,7 @@ EXAMPLES = {
         ("robot-rl export data/lift.zarr lift_lerobot", "a LeRobot v3.0 data set"),
         ("robot-rl export data/lift.zarr lift.hdf5", "robomimic, by the ending of the name"),
         ("robot-rl export data/lift.zarr lift_lerobot video_codec=h264 crf=20", "other videos"),
+        ("robot-rl export runs/lift/seed_0 lift.onnx", "a policy as one file, for `evaluate`, `serve` and `deploy`"),
     ],
     "train": [
         ("robot-rl train lift", "run an experiment of configs/experiment"),

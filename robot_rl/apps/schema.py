@@ -28,7 +28,7 @@ POSITIONAL = {
     "view": ("store",),
     "advise": ("store",),
     "edit": ("operation", "store"),
-    "export": ("store", "target"),
+    "export": ("source", "target"),
     "train": ("experiment",),
     "profile": ("experiment",),
     "evaluate": ("run",),

@@ -17,6 +17,7 @@ from robot_rl.apps.build import check_fit, device_of
 from robot_rl.apps.trained import Trained, find_trained
 from robot_rl.clock import MonotonicClock
 from robot_rl.errors import InputError, nearest
+from robot_rl.policy import OnnxPolicy
 from robot_rl.seeding import Seeds
 from robot_rl.serve_config import ServeConfig
 from robot_rl.spec import Spec
@@ -25,7 +26,7 @@ from robot_rl.steering.agents import AgentProposer, CriticScorer
 from robot_rl.steering.openpi import OpenPiConnection, OpenPiProposer
 from robot_rl.steering.proposals import ActionProposer, Perturbation
 from robot_rl.steering.selection import ValueSelector
-from robot_rl.steering.served import Served, ServedAgent, ServedSteering
+from robot_rl.steering.served import Served, ServedAgent, ServedFile, ServedSteering
 from robot_rl.steering.server import Limits, PolicyServer
 from robot_rl.steering.steer import Record, Steerer
 from robot_rl.steering.worker import Inline, Threaded
@@ -92,6 +93,8 @@ def _own(config: ServeConfig, run: str, stack: contextlib.ExitStack) -> _Offer:
     for name in ("policy_chunk", "policy_key_file"):
         if vars(config)[name] is not None:
             raise InputError(f"{name} is for a policy behind ws://HOST:PORT, and run={run} is a folder: leave it out")
+    if run.endswith(".onnx"):
+        return _exported(config, run)
     policy, device, clock = find_trained(run), device_of(config.device), MonotonicClock()
     keys, chunk = _keys(config, policy.spec), policy.config.replay.action_chunk
     proposer = AgentProposer(
@@ -117,6 +120,17 @@ def _own(config: ServeConfig, run: str, stack: contextlib.ExitStack) -> _Offer:
         deadline_s=config.deadline_s,
     )
     return _Offer(served=steering, keys=keys, name=f"{policy.path} steered by {critic.path}", chunk=chunk)
+
+
+def _exported(config: ServeConfig, run: str) -> _Offer:
+    """A policy that was exported."""
+    for name, default in (("steer", None), ("log", None), ("explore", False)):
+        if vars(config)[name] != default:
+            raise InputError(f"{name} needs samples of the policy, and {run} holds its mode alone: name the run itself")
+    policy = OnnxPolicy.load(Path(run).expanduser())
+    keys = _keys(config, policy.spec)
+    served = ServedFile(policy=policy, keys=keys)
+    return _Offer(served=served, keys=keys, name=str(policy.path), chunk=policy.action_chunk)
 
 
 def _remote(config: ServeConfig, uri: str, stack: contextlib.ExitStack) -> _Offer:

@@ -1,4 +1,4 @@
-"""Checkpoints of runs, read again: what evaluation and serving begin with."""
+"""Checkpoints of runs and exported policies, read again: what evaluation, serving and deployment begin with."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +11,7 @@ from robot_rl.algorithms.agent import Agent
 from robot_rl.apps.build import build_agent, config_from_json
 from robot_rl.config import TrainConfig
 from robot_rl.errors import InputError
+from robot_rl.policy import OnnxPolicy
 from robot_rl.spec import Spec
 
 
@@ -30,6 +31,22 @@ class Trained:
         under = {key.removeprefix("agent."): value for key, value in self.tensors.items() if key.startswith("agent.")}
         checkpoint.unpack_agent(agent, under, self.state["agent"])
         return agent
+
+
+def find_policy(run: str) -> Trained | OnnxPolicy:
+    """A policy that `robot-rl export` wrote, by its ending .onnx, else as `find_trained`.
+
+    Raises:
+        InputError: there is none, or it cannot be read.
+    """
+    return OnnxPolicy.load(Path(run).expanduser()) if run.endswith(".onnx") else find_trained(run)
+
+
+def config_of(policy: Trained | OnnxPolicy) -> TrainConfig:
+    """The settings of the run that it comes from."""
+    if isinstance(policy, OnnxPolicy):
+        return config_from_json(policy.facts["config"], str(policy.path))
+    return policy.config
 
 
 def find_trained(run: str) -> Trained:

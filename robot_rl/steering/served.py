@@ -11,6 +11,7 @@ import numpy as np
 
 from robot_rl.clock import Clock
 from robot_rl.errors import InputError
+from robot_rl.policy import OnnxPolicy
 from robot_rl.spec import Spec
 from robot_rl.steering.agents import AgentProposer
 from robot_rl.steering.openpi import ACTIONS, CANDIDATES, ECHO, PROMPT
@@ -154,6 +155,37 @@ class ServedAgent:
             ready=lambda base: None,
         )
         return {ACTIONS: found.actions[0], "candidates": found.actions}
+
+
+@dataclass(kw_only=True)
+class ServedFile:
+    """An exported policy: requests one after the other."""
+
+    policy: OnnxPolicy
+    keys: Mapping[str, str]
+
+    @property
+    def spec(self) -> Spec:
+        """What it sees."""
+        return self.policy.spec
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What clients are told when they connect."""
+        return describe(self.spec, self.policy.action_chunk, self.keys, steered=False)
+
+    def answer(self, requests: Sequence[Request]) -> list[dict[str, Any] | Exception]:
+        """A decision for each."""
+        answers: list[dict[str, Any] | Exception] = []
+        for request in requests:
+            if request.candidates is not None:
+                answers.append(InputError(f"an exported policy gives one decision: leave out '{CANDIDATES}'"))
+                continue
+            try:
+                answers.append({ACTIONS: self.policy.decide(request.observation)})
+            except Exception as error:  # noqa: BLE001  # it is this client's answer, not the others'
+                answers.append(error)
+        return answers
 
 
 @dataclass(kw_only=True)
