@@ -45,7 +45,7 @@ class Slow(AgentProposer):
 
     wait_s = 0.0
 
-    def _encode(self, observation: Mapping[str, Array]) -> torch.Tensor:
+    def _encode(self, observation: Mapping[str, Array]) -> dict[str, torch.Tensor]:
         if self.wait_s > 0:
             time.sleep(self.wait_s)
         return super()._encode(observation)

@@ -33,10 +33,46 @@ class SelectionConfig:
 
 
 @dataclass(kw_only=True)
+class PolicyConfig:
+    """A policy of somebody else; its actions are declared to be those of the critic's run."""
+
+    chunk: int | None = None  # steps of a chunk that it answers; None: as many as the critic judges
+    key_file: str | None = None  # its first line is sent: openpi `Authorization: Api-Key ...`, GR00T `api_token`
+    keys: dict[str, Any] = field(default_factory=dict)
+    """Name that the policy knows an observation by -> name in clients' messages, such as {image: observation/image};
+    nothing else is sent. {}: whole messages, under their own names."""
+    unnorm_key: str | None = None  # OpenVLA, Octo: the data set whose statistics its actions are un-normalised by
+    encoded: bool = False  # OpenVLA, OFT: JSON inside a JSON string, for servers without json_numpy's patch
+    actions: list[str] = field(default_factory=list)  # GR00T: names of its actions, in the order of the critic's
+    language: str | None = "annotation.human.task_description"  # GR00T: name of the instruction; None: it takes none
+    kind: str = ""  # LeRobot's server: such as smolvla
+    path: str = ""  # LeRobot's server: folder of the policy, on its machine
+    features: dict[str, Any] = field(default_factory=dict)
+    """LeRobot's server: of the observations, such as {observation.state: {dtype: float32, shape: [6], names: [..]}}."""
+    renamed: dict[str, Any] = field(default_factory=dict)  # LeRobot's server: name of an observation -> the policy's
+    device: str = "cpu"  # of LeRobot's server
+    allow_pickle: bool = False  # LeRobot's server unpickles what anybody on its machine sends it: say that you know
+    repeats: int | None = None  # equal answers in a row to different observations; None: as the protocol's policies do
+
+    def __post_init__(self) -> None:
+        if self.chunk is not None:
+            require_minimum(self.chunk, 1, "policy.chunk")
+        if self.repeats is not None:
+            require_minimum(self.repeats, 0, "policy.repeats")
+        for group in ("keys", "renamed"):
+            for name, given in vars(self)[group].items():
+                if not isinstance(given, str) or not given:
+                    raise InputError(f"policy.{group}.{name}={given!r} must be a name")
+
+
+@dataclass(kw_only=True)
 class ServeConfig:
     """`robot-rl serve RUN`: a policy, or a steered one, behind openpi's websocket protocol."""
 
-    run: str | None = None  # the policy: a run's folder, one of its checkpoints, or ws://HOST:PORT of a policy server
+    run: str | None = None
+    """The policy: a run's folder or one of its checkpoints; or, steered, one of somebody else: ws://HOST:PORT (openpi),
+    openvla+http://.., openvla-oft+http://.., octo+http://.., groot+tcp://.., lerobot+grpc://127.0.0.1:8080,
+    lerobot:FOLDER, octo:FOLDER."""
     explore: bool = False  # the policy samples instead of taking its mode
     keys: dict[str, Any] = field(default_factory=dict)
     """Name of an observation -> name in the clients' messages, such as {state: observation/state}; those not named
@@ -54,9 +90,7 @@ class ServeConfig:
     deadline_s: float | None = None  # later, the policy's own action is sent; None waits
     log: str | None = None  # a file of JSON lines, one a decision
 
-    # A policy server of somebody else; its actions are declared to be those of the critic's run
-    policy_chunk: int | None = None  # steps of a chunk that it answers; None: as many as the critic judges
-    policy_key_file: str | None = None  # its first line is sent as `Authorization: Api-Key ...`
+    policy: PolicyConfig = field(default_factory=PolicyConfig)  # somebody else's
 
     # Network
     host: str = "127.0.0.1"  # others than loopback demand a key
@@ -83,8 +117,6 @@ class ServeConfig:
         require_range(self.narrowest, 0, 1, "narrowest")
         if self.deadline_s is not None:
             require_range(self.deadline_s, 1e-4, 3600, "deadline_s")
-        if self.policy_chunk is not None:
-            require_minimum(self.policy_chunk, 1, "policy_chunk")
         if self.score_steps is not None:
             require_minimum(self.score_steps, 1, "score_steps")
         require_range(self.port, 0, 65535, "port")

@@ -14,16 +14,16 @@ from rich.console import Console
 from rich.text import Text
 
 from robot_rl.apps.build import check_fit, device_of
+from robot_rl.apps.serve_foreign import is_foreign, open_policy, read_key
 from robot_rl.apps.trained import Trained, find_trained
 from robot_rl.clock import MonotonicClock
 from robot_rl.errors import InputError, nearest
 from robot_rl.policy import OnnxPolicy
 from robot_rl.seeding import Seeds
-from robot_rl.serve_config import ServeConfig
+from robot_rl.serve_config import PolicyConfig, ServeConfig
 from robot_rl.spec import Spec
 from robot_rl.steering.action_spec import ActionSpec
 from robot_rl.steering.agents import AgentProposer, CriticScorer
-from robot_rl.steering.openpi import OpenPiConnection, OpenPiProposer
 from robot_rl.steering.proposals import ActionProposer, Perturbation
 from robot_rl.steering.selection import ValueSelector
 from robot_rl.steering.served import Served, ServedAgent, ServedFile, ServedSteering
@@ -59,14 +59,14 @@ def run(config: ServeConfig) -> int:
         send_s=config.send_s,
     )
     with contextlib.ExitStack() as stack:
-        remote = config.run.startswith(("ws://", "wss://"))
+        remote = is_foreign(config.run)
         offer = _remote(config, config.run, stack) if remote else _own(config, config.run, stack)
         server = PolicyServer(
             policy=offer.served,
             keys=offer.keys,
             host=config.host,
             port=config.port,
-            key=_key(config.key_file, "key_file"),
+            key=read_key(config.key_file, "key_file"),
             limits=limits,
         )
         asyncio.run(_serve(server, offer, console))
@@ -90,9 +90,9 @@ async def _serve(server: PolicyServer, offer: _Offer, console: Console) -> None:
 
 def _own(config: ServeConfig, run: str, stack: contextlib.ExitStack) -> _Offer:
     """A policy of ours, alone or steered."""
-    for name in ("policy_chunk", "policy_key_file"):
-        if vars(config)[name] is not None:
-            raise InputError(f"{name} is for a policy behind ws://HOST:PORT, and run={run} is a folder: leave it out")
+    given = [name for name, value in vars(config.policy).items() if value != vars(PolicyConfig())[name]]
+    if given:
+        raise InputError(f"policy.{given[0]} is for a policy of somebody else, and run={run} is a folder: leave it out")
     if run.endswith(".onnx"):
         return _exported(config, run)
     policy, device, clock = find_trained(run), device_of(config.device), MonotonicClock()
@@ -133,20 +133,18 @@ def _exported(config: ServeConfig, run: str) -> _Offer:
     return _Offer(served=served, keys=keys, name=str(policy.path), chunk=policy.action_chunk)
 
 
-def _remote(config: ServeConfig, uri: str, stack: contextlib.ExitStack) -> _Offer:
-    """Somebody else's policy server, steered: what clients send goes on to it as it came."""
+def _remote(config: ServeConfig, run: str, stack: contextlib.ExitStack) -> _Offer:
+    """Somebody else's policy, steered: what clients send goes on to it as it came."""
     if config.steer is None:
-        raise InputError(f"run={uri} is served already: add the critic that steers it, steer=RUN")
+        raise InputError(f"run={run} is somebody else's policy: add the critic that steers it, steer=RUN")
     if config.explore:
-        raise InputError(f"explore=true cannot be asked of {uri}: leave it out")
+        raise InputError(f"explore=true cannot be asked of {run}: leave it out")
     critic = find_trained(config.steer)
     keys = _keys(config, critic.spec)
     spec = ActionSpec.from_spec(critic.spec, critic.config.replay.action_chunk)
-    if config.policy_chunk is not None:
-        spec = replace(spec, chunk=config.policy_chunk)
-    connection = OpenPiConnection(uri=uri, api_key=_key(config.policy_key_file, "policy_key_file"))
-    stack.callback(connection.close)
-    proposer = OpenPiProposer(connection=connection, spec=spec, keys=None)
+    if config.policy.chunk is not None:
+        spec = replace(spec, chunk=config.policy.chunk)
+    proposer = open_policy(config, run, spec, stack)
     steering = ServedSteering(
         steerer=_steerer(config, proposer, _scorer(config, critic, keys), stack),
         observations=critic.spec,
@@ -154,7 +152,7 @@ def _remote(config: ServeConfig, uri: str, stack: contextlib.ExitStack) -> _Offe
         deadline_s=config.deadline_s,
         forwards=True,
     )
-    return _Offer(served=steering, keys=keys, name=f"{uri} steered by {critic.path}", chunk=spec.chunk)
+    return _Offer(served=steering, keys=keys, name=f"{run} steered by {critic.path}", chunk=spec.chunk)
 
 
 def _scorer(config: ServeConfig, critic: Trained, keys: Mapping[str, str]) -> CriticScorer:
@@ -206,19 +204,6 @@ def _keys(config: ServeConfig, spec: Spec) -> dict[str, str]:
     if len(set(keys.values())) < len(keys):
         raise InputError(f"keys={keys} gives two observations one name")
     return keys
-
-
-def _key(name: str | None, setting: str) -> str | None:
-    if name is None:
-        return None
-    path = Path(name).expanduser()
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{setting}={path} cannot be read: {error}") from error
-    if not lines or not lines[0].strip():
-        raise InputError(f"{setting}={path} is empty: write the key into its first line")
-    return lines[0].strip()
 
 
 @contextlib.contextmanager

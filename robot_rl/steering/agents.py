@@ -24,12 +24,13 @@ from robot_rl.algorithms.rorl import RORL
 from robot_rl.algorithms.sac import SAC
 from robot_rl.algorithms.td3 import TD3
 from robot_rl.errors import InputError
+from robot_rl.networks.encoder import FlatEncoder
 from robot_rl.spec import Spec
 from robot_rl.steering.action_spec import ActionSpec
 from robot_rl.steering.proposals import BASE, SAMPLE, Capabilities, Deadline, Proposals, ProposerError, Scores
 from robot_rl.types import Array
 
-FEATURES = "features"
+FEATURES, ACTOR_FEATURES = "features", "actor_features"
 Known = AWAC | BC | CQN | DEAS | FQL | IDQL | IQL | RORL | SAC | TD3
 """Agents whose `encoder` is all that sees observations."""
 SUPPORT = 1e-3
@@ -37,11 +38,15 @@ SUPPORT = 1e-3
 
 
 class GivenFeatures(nn.Module):
-    """In the place of an encoder: the observation is its features already."""
+    """In the place of an encoder: the observation is its features already, those of critics and those of the policy."""
 
     def forward(self, observation: Mapping[str, Tensor]) -> Tensor:
-        """Shapes: (B, F) -> (B, F)."""
+        """What critics see. Shapes: (B, F) -> (B, F)."""
         return observation[FEATURES]
+
+    def for_actor(self, observation: Mapping[str, Tensor]) -> Tensor:
+        """What the policy sees. Shapes: (B, F) -> (B, F)."""
+        return observation[ACTOR_FEATURES]
 
 
 def known(agent: Agent) -> Known:
@@ -56,11 +61,28 @@ def known(agent: Agent) -> Known:
     return agent
 
 
-def features_of(agent: Agent, observation: Mapping[str, Tensor]) -> Tensor:
-    """What the agent's networks see of observations. Shapes: each (B, *) -> (B, F)."""
+def features_of(agent: Agent, observation: Mapping[str, Tensor], *, critic: bool, actor: bool) -> dict[str, Tensor]:
+    """What critics and what the policy see of observations; where that is one, it is made once.
+
+    Shapes: each (B, *) -> each (B, F).
+    """
+    encoder = known(agent).encoder
     with torch.no_grad():
-        features: Tensor = known(agent).encoder(observation)
-    return features
+        if isinstance(encoder, FlatEncoder):
+            both: Tensor = encoder(observation)
+            return {FEATURES: both, ACTOR_FEATURES: both}
+        found: dict[str, Tensor] = {FEATURES: encoder(observation)} if critic else {}
+        return found | ({ACTOR_FEATURES: encoder.for_actor(observation)} if actor else {})
+
+
+def decides_by_critic(agent: Agent, *, explore: bool) -> bool:
+    """Its choice of an action asks its critics too."""
+    match agent:
+        case AWAC() | BC() | IQL() | RORL() | TD3():
+            return False
+        case SAC():
+            return explore and agent.config.exploration_candidates > 1
+    return True
 
 
 def of_features(agent: Agent, generator: torch.Generator | None = None) -> Agent:
@@ -89,10 +111,9 @@ def is_stochastic(agent: Agent) -> bool:
     return not isinstance(agent, TD3 | CQN)
 
 
-def _features(agent: Agent, observation: Mapping[str, Array], spec: Spec, device: torch.device) -> Tensor:
-    """Shapes: each (B, *) -> (B, F)."""
-    tensors = {key: torch.from_numpy(np.array(observation[key])).to(device) for key in spec.observation}
-    return features_of(agent, tensors)
+def _tensors(observation: Mapping[str, Array], spec: Spec, device: torch.device) -> dict[str, Tensor]:
+    """Shapes: each (B, *)."""
+    return {key: torch.from_numpy(np.array(observation[key])).to(device) for key in spec.observation}
 
 
 # Proposer -------------------------------------------------------------------------------------------------------------
@@ -147,12 +168,12 @@ class AgentProposer:
         ready: Callable[[Array], None],
     ) -> Proposals:
         """Row 0 and `count - 1` samples, if there is time for them. Shapes: each (*) -> (K, H, A)."""
-        features = self._encode({key: value[None] for key, value in observation.items()})  # (1, F)
+        features = self._encode({key: value[None] for key, value in observation.items()})  # each (1, F)
         actions = [self._decide(features)]  # (1, H, A)
         ready(actions[0][0])
         count = 1 if deadline.passed else count
         if count > 1:
-            rows = {FEATURES: features.expand(count - 1, -1)}
+            rows = {name: value.expand(count - 1, -1) for name, value in features.items()}
             actions.append(self._units(self._sampling.act(rows, explore=True)))
         kinds = (BASE, *[SAMPLE] * (count - 1))
         return Proposals(actions=np.concatenate(actions), kinds=kinds, observation_id=observation_id)
@@ -165,12 +186,14 @@ class AgentProposer:
         """
         return self._decide(self._encode(observation))
 
-    def _encode(self, observation: Mapping[str, Array]) -> Tensor:
+    def _encode(self, observation: Mapping[str, Array]) -> dict[str, Tensor]:
         self.encodings += 1
-        return _features(self.agent, observation, self.observations, self.device)
+        tensors = _tensors(observation, self.observations, self.device)
+        critic = decides_by_critic(self.agent, explore=self.explore)
+        return features_of(self.agent, tensors, critic=critic, actor=True)
 
-    def _decide(self, features: Tensor) -> Array:
-        action = self._deciding.act({FEATURES: features}, explore=self.explore)
+    def _decide(self, features: dict[str, Tensor]) -> Array:
+        action = self._deciding.act(features, explore=self.explore)
         if not torch.isfinite(action).all():
             raise ProposerError("the policy gives actions that are not numbers: its training has diverged")
         return self._units(action)
@@ -213,7 +236,8 @@ class CriticScorer:
         """Features. Shapes: each (*) -> (1, F)."""
         self.encodings += 1
         rows = {key: np.asarray(observation[self.keys.get(key, key)])[None] for key in self.observations.observation}
-        return _features(self.agent, rows, self.observations, self.device)
+        tensors = _tensors(rows, self.observations, self.device)
+        return features_of(self.agent, tensors, critic=True, actor=False)[FEATURES]
 
     def score(self, encoded: Tensor, actions: Array) -> Scores:
         """Shapes: (1, F), (K, h, A), units -> (E, K)."""

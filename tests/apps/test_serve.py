@@ -5,6 +5,8 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +128,44 @@ def test_somebody_elses_policy_server_is_steered_and_gets_whole_messages(pendulu
     assert answer["actions"].shape == (1, 1)
 
 
+def test_a_rest_policy_is_steered_behind_our_protocol_by_configuration(pendulum: Path) -> None:
+    asked: list[dict[str, Any]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            data = json.dumps("error" if len(asked) > 1 else [0.5]).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    words = [f"steer={pendulum}", KEYS, "candidates=5", "policy.keys={image: observation/image}"]
+    try:
+        with Serving(f"openvla+http://127.0.0.1:{server.server_address[1]}", *words) as steered:
+            connection = OpenPiConnection(uri=steered.uri)
+            message = {"observation/state": STATE, "observation/image": np.zeros((2, 2, 3), np.uint8)}
+            answer = ask(connection, **message, prompt="swing up")
+            with pytest.raises(ProposerError, match="reports an error with status 200"):
+                ask(connection, **message, prompt="swing up")
+            connection.close()
+            assert steered.end() == 0
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(10)
+    assert asked[0]["instruction"] == "swing up"
+    assert set(asked[0]) == {"image", "instruction"}
+    assert (answer["steering"]["reason"], answer["steering"]["perturbed"]) == ("steered", 4)
+    assert answer["actions"].shape == (1, 1)
+
+
 def test_a_critic_of_another_task_is_refused(pendulum: Path, tmp_path: Path) -> None:
     car = trained(tmp_path / "car", CAR)
     with pytest.raises(InputError, match=r"observation 'state' has shape \(3,\), that of the critic"):
@@ -142,10 +182,17 @@ def test_a_critic_of_another_task_is_refused(pendulum: Path, tmp_path: Path) -> 
         (["run={run}", "key_file=nowhere"], "key_file=nowhere cannot be read"),
         (["run={run}", "key_file=/dev/null"], "is empty"),
         (["run={run}", "log=x.jsonl"], "set steer=RUN"),
-        (["run={run}", "policy_chunk=2"], "leave it out"),
+        (["run={run}", "policy.chunk=2"], "leave it out"),
         (["run='ws://127.0.0.1:9'"], "steer=RUN"),
         (["run='ws://127.0.0.1:9'", "steer={run}", "explore=true"], "cannot be asked"),
-        (["run='ws://127.0.0.1:9'", "steer={run}", "policy_chunk=4"], "set score_steps=1"),
+        (["run='ws://127.0.0.1:9'", "steer={run}", "policy.chunk=4"], "set score_steps=1"),
+        (["run='openvla+http://127.0.0.1:9'"], "steer=RUN"),
+        (["run='openvla+ftp://127.0.0.1:9'", "steer={run}"], "write http://HOST:PORT"),
+        (["run='octo+http://127.0.0.1:9'", "steer={run}"], "policy.unnorm_key=NAME"),
+        (["run='groot+tcp://127.0.0.1:9'", "steer={run}"], "policy.actions=[NAME"),
+        (["run='lerobot+grpc://127.0.0.1:9'", "steer={run}"], "policy.kind"),
+        (["run='lerobot:nowhere'", "steer={run}"], "run=lerobot:nowhere"),
+        (["run='octo:nowhere'", "steer={run}", "policy.unnorm_key=x"], "run=octo:nowhere"),
         (["run={run}", "steer={run}", "score_steps=2"], "score_steps=2"),
         (["run={run}", "steer={run}", "discrete=[4]"], "names dimensions that the actions do not have"),
     ],
@@ -163,6 +210,8 @@ def test_what_cannot_be_served_is_said_before_a_port_is_opened(pendulum: Path, w
         ("keys={state: 3}", r"keys\.state=3 must be a name"),
         ("port=70000", "port=70000 must lie"),
         ("deadline_s=0", "deadline_s=0"),
+        ("policy.chunk=0", r"policy\.chunk=0"),
+        ("policy.keys={image: 3}", r"policy\.keys\.image=3 must be a name"),
         ("selection.rule=bestest", "selection.rule=bestest"),
         ("selection.expectile=1", "selection.expectile=1"),
     ],

@@ -11,6 +11,8 @@ from robot_rl.algorithms import ALGORITHM_CONFIGS, create
 from robot_rl.clock import FakeClock
 from robot_rl.errors import InputError
 from robot_rl.loops.rollout import AgentPolicy
+from robot_rl.networks.vision.config import VisionConfig
+from robot_rl.networks.vision.observation import PixelsConfig
 from robot_rl.seeding import Seeds
 from robot_rl.spec import ArraySpec, Spec
 from robot_rl.steering.agents import AgentProposer, CriticScorer, is_stochastic
@@ -179,3 +181,58 @@ def test_a_critic_steers_its_own_noisy_policy_to_better_values() -> None:
 def test_candidates_of_a_policy_that_explores_by_the_best_of_several_are_single_samples() -> None:
     several, single = (propose(proposer(make("sac", exploration_candidates=count)), 9) for count in (64, 1))
     np.testing.assert_array_equal(several.actions, single.actions)
+
+
+SEEING = Spec(
+    observation={"camera": ArraySpec(shape=(16, 16, 3), dtype="uint8"), "state": ArraySpec(shape=(3,))},
+    action=SPEC.action,
+    control_period_s=0.1,
+    action_semantics="joint_velocity",
+)
+PICTURE = {
+    "camera": np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8),
+    "state": np.array([0.3, -1.0, 2.0], np.float32),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("sac", {}), ("sac", {"exploration_candidates": 5}), ("iql", {}), ("bc", {})],
+)
+@pytest.mark.parametrize("explore", [False, True])
+def test_an_image_is_encoded_once_for_all_candidates_and_once_for_all_values(
+    name: str, settings: dict[str, Any], explore: bool
+) -> None:
+    eyes = VisionConfig(channels=[4, 4], kernels=[3, 3], strides=[2, 2])
+    pixels = PixelsConfig(encoder=eyes, width=6, learns_from="actor" if name == "bc" else "values")
+    kind = ALGORITHM_CONFIGS[name]
+    known = {key: value for key, value in {**SMALL, **settings}.items() if key in kind.__dataclass_fields__}
+    torch.manual_seed(0)
+    agent: Any = create(kind(**known, pixels=pixels), SEEING, Seeds(0), CPU, None)
+    calls: list[int] = []
+    agent.encoder.eyes.register_forward_hook(lambda *_: calls.append(1))
+    ours = AgentProposer(
+        agent=agent,
+        observations=SEEING,
+        chunk=1,
+        device=CPU,
+        generator=torch.Generator().manual_seed(1),
+        explore=explore,
+    )
+    deadline = Deadline(clock=FakeClock())
+    found = ours.propose(PICTURE, 9, observation_id=0, deadline=deadline, ready=lambda base: None)
+    asks_critics = explore and settings.get("exploration_candidates", 1) > 1
+    assert len(calls) == (2 if asks_critics else 1)  # of critics that choose and of the policy
+    if not explore:
+        policy = AgentPolicy(agent=agent, spec=SEEING, scale=ActionScale(LOW, HIGH), device=CPU, action_chunk=1)
+        np.testing.assert_allclose(found.actions[0], policy.decide(PICTURE), rtol=1e-5)
+    assert len(np.unique(found.actions.reshape(9, -1), axis=0)) > 4
+    if name == "bc":
+        return
+    calls.clear()
+    scorer = CriticScorer(agent=agent, observations=SEEING, chunk=1, device=CPU)
+    scores = scorer.score(scorer.encode(PICTURE, ""), found.actions)
+    assert len(calls) == 1
+    rows = {key: torch.from_numpy(value)[None].expand(9, *value.shape) for key, value in PICTURE.items()}
+    normalized = torch.from_numpy(ActionScale(LOW, HIGH).normalize(found.actions).reshape(9, -1))
+    torch.testing.assert_close(scores.values.mean(dim=0), agent.value(rows, normalized), rtol=1e-4, atol=1e-5)
