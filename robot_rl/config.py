@@ -12,6 +12,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from robot_rl.algorithms import ALGORITHM_CONFIGS
+from robot_rl.algorithms.video import OBJECTIVE_CONFIGS
 from robot_rl.benchmark_config import BenchmarkConfig
 from robot_rl.checks import require_choice, require_minimum, require_range, require_success_reward
 from robot_rl.data_config import (
@@ -26,6 +27,7 @@ from robot_rl.data_config import (
 from robot_rl.errors import InputError
 from robot_rl.serve_config import ServeConfig
 from robot_rl.sim_config import PROXIES, SimulatedConfig
+from robot_rl.video_config import PretrainVideoConfig
 
 
 @dataclass(kw_only=True)
@@ -331,6 +333,7 @@ VERB_CONFIGS: dict[str, type] = {
     "export": ExportConfig,
     "train": TrainConfig,
     "profile": ProfileConfig,
+    "pretrain-video": PretrainVideoConfig,
     "evaluate": EvaluateConfig,
     "serve": ServeConfig,
     "benchmark": BenchmarkConfig,
@@ -347,3 +350,5 @@ def register() -> None:
         store.store(group="environment", name=f"{kind}_schema", node=node)
     for kind, node in ALGORITHM_CONFIGS.items():
         store.store(group="algorithm", name=f"{kind}_schema", node=node)
+    for kind, node in OBJECTIVE_CONFIGS.items():
+        store.store(group="objective", name=f"{kind}_schema", node=node)

@@ -169,6 +169,10 @@ def _load(verb: str, given: list[str]) -> Callable[[Any], int]:
             from robot_rl.apps import profile
 
             return profile.run
+        case "pretrain-video":
+            from robot_rl.apps import pretrain_video
+
+            return partial(pretrain_video.run, words=given)
         case "evaluate":
             from robot_rl.apps import evaluate
 

@@ -56,6 +56,12 @@ EXAMPLES = {
         ("robot-rl profile lift phase=offline execution.mode=compiled", "of one phase, run in another way"),
         ("robot-rl profile lift phase=online trace=trace.json", "with a trace for https://ui.perfetto.dev"),
     ],
+    "pretrain-video": [
+        ("robot-rl pretrain-video videos/ objective=vip", "an encoder learns from a folder of videos"),
+        ("robot-rl pretrain-video video=real_clips objective=icvf steps=500", "from sources of configs/video"),
+        ("robot-rl pretrain-video +sources.a.path=a.zarr +sources.b.path=hand.mp4 name=two", "from several sources"),
+        ("robot-rl pretrain-video videos/ objective=vip resume=true", "go on after Ctrl-C, a crash or kill -9"),
+    ],
     "evaluate": [
         ("robot-rl evaluate runs/lift/seed_0 episodes=50 videos=3", "the newest checkpoint of a run"),
         ("robot-rl evaluate policy=random environment=lift record=data/random.zarr", "record episodes into a store"),
@@ -87,7 +93,7 @@ def print_usage(console: Console) -> None:
     console.print("Offline-to-online reinforcement learning for robots.\n")
     console.print(Text("Verbs", "bold"))
     for verb in schema.verbs():
-        console.print(Text.assemble("  ", (f"{verb:<10}", "cyan"), schema.summary(verb)), soft_wrap=True)
+        console.print(Text.assemble("  ", (f"{verb:<15}", "cyan"), schema.summary(verb)), soft_wrap=True)
     console.print()
     _print_options(console)
     console.print(Text("Examples", "bold"))

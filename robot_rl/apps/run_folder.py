@@ -8,7 +8,7 @@ import platform
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from omegaconf import OmegaConf
 
@@ -94,8 +94,15 @@ def require_same_data(earlier: dict[str, Any], facts: dict[str, dict[str, Any]],
             )
 
 
+class Seeded(Protocol):
+    """The settings of a run that its facts name."""
+
+    seed: int
+    device: str
+
+
 def write_facts(
-    folder: Path, config: TrainConfig, config_json: dict[str, Any], origin: dict[str, Any], words: Sequence[str] | None
+    folder: Path, config: Seeded, config_json: dict[str, Any], origin: dict[str, Any], words: Sequence[str] | None
 ) -> None:
     """Write `run.json` and `config.yaml`: from then on the folder is a run.
 

@@ -20,7 +20,7 @@ import robot_rl
 
 ROOT = Path(robot_rl.__file__).parent
 CONFIGS = ROOT / "configs"
-GROUPS = {"environment": "ENVIRONMENT_CONFIGS", "algorithm": "ALGORITHM_CONFIGS"}
+GROUPS = {"environment": "ENVIRONMENT_CONFIGS", "algorithm": "ALGORITHM_CONFIGS", "objective": "OBJECTIVE_CONFIGS"}
 
 POSITIONAL = {
     "ingest": ("source", "store"),
@@ -31,6 +31,7 @@ POSITIONAL = {
     "export": ("source", "target"),
     "train": ("experiment",),
     "profile": ("experiment",),
+    "pretrain-video": ("path",),
     "evaluate": ("run",),
     "serve": ("run",),
     "benchmark": (),
@@ -310,7 +311,7 @@ def groups(verb: str) -> list[str]:
 
 def summary(verb: str) -> str:
     """The `SUMMARY` line of a verb's module."""
-    path = ROOT / "apps" / f"{verb}.py"
+    path = ROOT / "apps" / f"{verb.replace('-', '_')}.py"
     for node in _source(path).tree.body if path.is_file() else []:
         match node:
             case ast.Assign(targets=[ast.Name(id="SUMMARY")], value=ast.Constant(value=str(text))):
