@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from robot_rl.checks import require_choice, require_minimum, require_range
+from robot_rl.errors import InputError
 
 TIERS = ("mild", "std", "hard")
 """How far a robot by proxy is from the simulator."""
@@ -77,8 +78,15 @@ class SimulatedConfig:
     randomization: RandomizationConfig = field(default_factory=RandomizationConfig)
     action_history: int = 0
     """Commands of so many steps back that are observed as `action_history`: a delay hides what is under way."""
+    cameras: list[str] = field(default_factory=list)
+    """Cameras of the model that are observed as `<camera>_image`: by name, or by number ("0"; "-1" sees all)."""
+    image_size: int = 64  # height and width of these images in pixels
+    numbers: list[str] | None = None  # the other observations that stay; None keeps all; [] leaves the images alone
 
     def __post_init__(self) -> None:
         if self.proxy is not None:
             require_choice(self.proxy, PROXIES, "environment.proxy")
         require_minimum(self.action_history, 0, "environment.action_history")
+        require_range(self.image_size, 8, 2048, "environment.image_size")
+        if self.numbers is not None and not self.cameras:
+            raise InputError("environment.numbers leaves observations out for images: it needs environment.cameras")

@@ -71,6 +71,22 @@ def _with_gap(simulator: Any, config: SimulatedConfig, *, training: bool) -> Env
             proxy=config.proxy,
             asked=tuple(asked),
         )
+    if config.cameras:
+        from robot_rl.sim.cameras import CameraEnvironment
+
+        hidden: tuple[int, ...] = ()
+        if isinstance(config, RobosuiteEnvironmentConfig):
+            from robot_rl.sim.robosuite_env import COLLISION_GROUP
+
+            hidden = (COLLISION_GROUP,)
+        environment = CameraEnvironment(
+            environment,
+            simulator,
+            cameras=config.cameras,
+            size=config.image_size,
+            numbers=config.numbers,
+            hidden_geometry_groups=hidden,
+        )
     if config.action_history > 0:
         environment = ActionHistory(environment, config.action_history)
     return environment
