@@ -263,11 +263,13 @@ class RosEnvironment:
             return np.array(self._sent) if kind == "position" else np.zeros(self._spec.action.shape), False
         last = self.link.applied[-1]
         before, self._sent = np.array(self._sent), list(last.position)
-        applied = {
-            "velocity": lambda: np.array(last.velocity),
-            "delta": lambda: np.array(last.position) - before,
-            "position": lambda: np.array(last.position),
-        }[self.settings.action]()
+        match self.settings.action:
+            case "velocity":
+                applied = np.array(last.velocity)
+            case "delta":
+                applied = np.array(last.position) - before
+            case _:
+                applied = np.array(last.position)
         return applied, any(message.header.frame_id == "person" for message in self.link.applied)
 
     def _await_fresh(self) -> bool:

@@ -81,8 +81,10 @@ class _Loop:
                 output = self._shell.cycle(now)
                 if not self._ask_arm(now + self._period_ns, moves=output.sent is not None):
                     return
-        else:
+        elif self._ask_arm(0, moves=False):  # once more, to somebody who has not heard it
             self._shell.publish_applied()
+        else:
+            return
         governor = self._shell.governor
         facts = {"state": governor.state.value, "causes": governor.causes, "applied": len(self._shell.applied)}
         answer = Header(frame_id=lockstep.pack(**facts))

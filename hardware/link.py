@@ -57,8 +57,12 @@ class Link:
         self._check = check
         self._context = Context()
         rclpy.init(context=self._context, domain_id=domain_id, signal_handler_options=SignalHandlerOptions.NO)
-        self._node = rclpy.create_node("controller", namespace=f"/{robot.name}", context=self._context)
-        self._calls = rclpy.create_node("controller_calls", namespace=f"/{robot.name}", context=self._context)
+        self._node = rclpy.create_node(
+            "controller", namespace=f"/{robot.name}", context=self._context, enable_rosout=False
+        )
+        self._calls = rclpy.create_node(
+            "controller_calls", namespace=f"/{robot.name}", context=self._context, enable_rosout=False
+        )
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._calls)
         self._clients: dict[str, Any] = {}

@@ -82,8 +82,8 @@ def _offered(robot: Robot, image_size: int) -> dict[str, Part]:
         ),
     }
     if (topic := robot.tool_pose) is not None:
-        axes = ("x", "y", "z", "qw", "qx", "qy", "qz")
-        spec = ArraySpec(shape=(7,), names=axes, unit=topic.unit, frame=topic.frame)
+        pose_axes = ("x", "y", "z", "qw", "qx", "qy", "qz")
+        spec = ArraySpec(shape=(7,), names=pose_axes, unit=topic.unit, frame=topic.frame)
         found["tool_pose"] = Part(
             key="tool_pose", sensor="tool_pose", topic=topic, spec=spec, read=_pose, needs="a pose of numbers"
         )

@@ -81,15 +81,13 @@ def _retry(link: Link, service: str, patience_s: float) -> None:
 
 
 def _until(link: Link, done: Callable[[], bool], patience_s: float, what: str) -> None:
-    began = link.now_ns()
-    while True:
-        _pass(link)
-        if done():
-            return
+    _pass(link)
+    began = link.now_ns()  # which in lockstep is not known before the first answer
+    while not done():
         if link.now_ns() - began > nanoseconds(patience_s):
-            raise InputError(
-                f"the robot did not {what} within {patience_s:g} s; its governor is {link.state or 'mute'}"
-            )
+            state = link.state or "mute"
+            raise InputError(f"the robot did not {what} within {patience_s:g} s; its governor is {state}")
+        _pass(link)
 
 
 def _for_person(link: Link, done: Callable[[], bool], patience_s: float, otherwise: str) -> None:

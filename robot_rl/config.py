@@ -25,6 +25,7 @@ from robot_rl.data_config import (
     ViewConfig,
 )
 from robot_rl.errors import InputError
+from robot_rl.robot_config import Ros2EnvironmentConfig
 from robot_rl.serve_config import ServeConfig
 from robot_rl.sim_config import PROXIES, SimulatedConfig
 from robot_rl.video_config import PretrainVideoConfig
@@ -321,6 +322,7 @@ ENVIRONMENT_CONFIGS: dict[str, type] = {
     "gymnasium": GymnasiumEnvironmentConfig,
     "dm_control": DmControlEnvironmentConfig,
     "robosuite": RobosuiteEnvironmentConfig,
+    "ros2": Ros2EnvironmentConfig,
 }
 
 

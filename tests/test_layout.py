@@ -23,10 +23,12 @@ OURS: dict[str, set[str]] = {
     "algorithms": WORDS | PURE | {"algorithms"},
     "rewards": CORE | {"rewards"},
     "steering": CORE | {"steering"},
-    "config": WORDS | {"algorithms", "benchmark_config", "data_config", "serve_config", "sim_config", "video_config"},
+    "config": WORDS
+    | {"algorithms", "benchmark_config", "data_config", "robot_config", "serve_config", "sim_config", "video_config"},
     "video_config": WORDS | {"networks"},
     "benchmark_config": WORDS,
     "data_config": WORDS,
+    "robot_config": WORDS,
     "sim_config": WORDS,
     "serve_config": WORDS,
     "checkpoint": CORE | {"config", "checkpoint"},
@@ -43,6 +45,7 @@ HEAVY = {"mujoco", "robosuite", "dm_control", "gymnasium", "gymnasium_robotics",
          "cv2", "simplejpeg", "pyarrow", "rosbags", "ray", "rerun", "imagecodecs"}  # fmt: skip
 WRAPPERS = {"sim", "datasets", "hardware", "apps"}
 HYDRA = {"hydra", "omegaconf"}
+SETTINGS = {"config", "data_config", "robot_config", "benchmark_config"}
 FOLDERS = {"datasets", "sim", "hardware", "configs"}
 
 
@@ -82,8 +85,8 @@ def violations(inside: str, source: str) -> list[str]:
             found.append(f"{place}: write robot_rl.{package}")
         elif package in HEAVY and part not in WRAPPERS:
             found.append(f"{place}: only {', '.join(sorted(WRAPPERS))} wrap it")
-        elif package in HYDRA and part not in {"config", "data_config", "benchmark_config", "apps"}:
-            found.append(f"{place}: only config.py, data_config.py, benchmark_config.py and apps do")
+        elif package in HYDRA and part not in {*SETTINGS, "apps"}:
+            found.append(f"{place}: only {', '.join(sorted(SETTINGS))} and apps do")
         elif ours and part not in {"apps", "__main__"} and ours not in {part, "__version__"} | OURS.get(part, set()):
             found.append(f"{place}: {part} may not import {ours}")
     return found

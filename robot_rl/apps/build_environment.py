@@ -12,6 +12,7 @@ import numpy as np
 from robot_rl.config import DmControlEnvironmentConfig, GymnasiumEnvironmentConfig, RobosuiteEnvironmentConfig
 from robot_rl.environment import Environment
 from robot_rl.errors import InputError
+from robot_rl.robot_config import Ros2EnvironmentConfig
 from robot_rl.sim.action_history import ActionHistory
 from robot_rl.sim.experts import FetchPickAndPlaceExpert, LiftExpert, NoisyPolicy
 from robot_rl.sim.gap import NOMINAL
@@ -34,6 +35,10 @@ def build_environment(config: Any, *, training: bool = False) -> Environment:
         InputError: a task, id, controller or argument that the simulator does not know, a gap without effect, or MuJoCo
             does not import.
     """
+    if isinstance(config, Ros2EnvironmentConfig):
+        from robot_rl.apps.build_robot import build_robot
+
+        return build_robot(config)
     _need_mujoco()
     simulator = _build_simulator(config)
     try:
@@ -47,6 +52,8 @@ def on_robot(config: Any, proxy: str | None) -> Any:
     """The configuration of an environment with a robot by proxy in place of its own; None: as it is."""
     if proxy is None:
         return config
+    if not isinstance(config, SimulatedConfig):
+        raise InputError(f"evaluation.proxy={proxy} differs from a simulator, and the environment is a robot: drop it")
     return replace(config, proxy=proxy, gap=GapConfig(), randomization=RandomizationConfig())
 
 
@@ -167,6 +174,8 @@ def robomimic_arguments(config: Any, spec: Spec) -> dict[str, Any]:
             env_args = {"env_name": config.id, "type": 2, "env_kwargs": dict(config.arguments)}
         case DmControlEnvironmentConfig():
             env_args = {"env_name": f"dm_control/{config.domain}-{config.task}-v0", "type": 2, "env_kwargs": {}}
+        case Ros2EnvironmentConfig():
+            raise InputError("robomimic's layout knows no robots: record into a store, such as record=data/robot.zarr")
         case _:
             raise InputError(f"environment has no known schema ({type(config).__name__}): name one, environment=lift")
     return env_args | {"env_version": spec.metadata["libraries"][spec.metadata["simulator"]]}

@@ -23,6 +23,8 @@ from robot_rl.apps import explain, schema
 from robot_rl.errors import InputError, nearest
 
 QUOTES = ("'", '"')
+SHORT = {"robot": "environment.robot"}
+"""Keys that may be written without what they stand in."""
 
 
 def compose(verb: str, overrides: list[str], config_folder: Path | None = None) -> Any:
@@ -64,6 +66,7 @@ def _quote(value: str) -> str:
 
 def _compose(verb: str, overrides: list[str], config_folder: Path | None) -> DictConfig:
     config.register()
+    overrides = [_in_full(word) for word in overrides]
     search = []
     if config_folder is not None:
         if not config_folder.is_dir():
@@ -91,6 +94,11 @@ def _compose(verb: str, overrides: list[str], config_folder: Path | None) -> Dic
         raise InputError(explain.failure(verb, error, keys)) from error
     _refuse_unknown(composed, "")
     return composed
+
+
+def _in_full(word: str) -> str:
+    key, sign, value = word.partition("=")
+    return f"{SHORT[key]}={value}" if sign and key in SHORT else word
 
 
 def _run_hydra(verb: str, overrides: list[str]) -> DictConfig:
