@@ -38,8 +38,8 @@ def value_order_correlation(values: Array) -> float:
 def ridge_scores(features: Array, targets: Array, held_features: Array, held_targets: Array) -> Array:
     """R^2 of a linear map with a ridge penalty, on rows it was not fitted to; NaN for channels that are constant there.
 
-    Features are brought to mean 0 and deviation 1 of the rows to fit. The penalty is the one of `RIDGES` that does best
-    on the last part of those, and the map is then fitted to all of them.
+    Features are brought to mean 0 and deviation 1 of the rows to fit. The penalty of a channel is the one of `RIDGES`
+    that does best on the last part of those, and the map is then fitted to all of them.
 
     Shapes: (N, F), (N, D), (M, F), (M, D) -> (D,).
     """
@@ -50,8 +50,9 @@ def ridge_scores(features: Array, targets: Array, held_features: Array, held_tar
     first, second = ((each[:, kept] - mean[kept]) / deviation[kept] for each in (features, held_features))
     cut = len(first) - max(1, int(HELD_FOR_RIDGE * len(first)))
     tried = [_fitted(first[:cut], targets[:cut], first[cut:], ridge) for ridge in RIDGES]
-    errors = [float(np.square(each - targets[cut:]).sum()) for each in tried]
-    predicted = _fitted(first, targets, second, RIDGES[int(np.argmin(errors))])
+    errors = np.stack([np.square(each - targets[cut:]).sum(0) for each in tried])  # (R, D)
+    fits = np.stack([_fitted(first, targets, second, ridge) for ridge in RIDGES])  # (R, M, D)
+    predicted = np.take_along_axis(fits, errors.argmin(0)[None, None], 0)[0]
     left = np.square(predicted - held_targets).sum(0)
     total = np.square(held_targets - held_targets.mean(0)).sum(0)
     varies = (held_targets.std(0) > CONSTANT) & (targets.std(0) > CONSTANT)
