@@ -57,7 +57,7 @@ class Answers:
             actions = actions[None]
         if actions.shape != (spec.chunk, spec.size):
             raise self.refusal(f"`{name}` have shape {actions.shape}, declared is {(spec.chunk, spec.size)}")
-        chunk = actions.astype(np.float64)
+        chunk: Array = actions.astype(np.float64)
         if not np.isfinite(chunk).all():
             raise self.refusal(f"`{name}` are not all numbers")
         inside = (np.abs(spec.normalized(chunk)) < 1.0 - 1e-9).any()  # at the bounds, answers may repeat

@@ -27,6 +27,7 @@ from robot_rl.steering.wire import DTYPES, WireError
 ANSWER_TIMEOUT_S = 60.0  # where there is no deadline
 MAXIMUM_HEADER = 10_000  # bytes of a .npy header
 ARRAY, NPY = "__ndarray_class__", "as_npy"
+NUMPY_FORMAT: Any = np.lib.format  # whose types numpy does not declare
 MODALITIES = ("video", "state", "language")
 
 
@@ -61,7 +62,7 @@ def _encode(value: Any) -> dict[str, Any]:
     if not isinstance(value, np.ndarray) or DTYPES.fullmatch(value.dtype.str) is None:
         raise TypeError(f"a {type(value).__name__} has no place in a message")
     file = io.BytesIO()
-    np.lib.format.write_array(file, value, allow_pickle=False)
+    NUMPY_FORMAT.write_array(file, value, allow_pickle=False)
     return {ARRAY: True, NPY: file.getvalue()}
 
 
@@ -72,7 +73,7 @@ def _decode(items: dict[Any, Any]) -> Any:
     if not isinstance(data, bytes):
         raise WireError(f"an array is {type(data).__name__}, not the bytes of a .npy file")
     try:
-        found = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False, max_header_size=MAXIMUM_HEADER)
+        found = NUMPY_FORMAT.read_array(io.BytesIO(data), allow_pickle=False, max_header_size=MAXIMUM_HEADER)
     except (ValueError, EOFError, TypeError, SyntaxError, MemoryError) as error:
         raise WireError(f"an array cannot be read: {error}") from error
     if DTYPES.fullmatch(found.dtype.str) is None:
