@@ -105,8 +105,10 @@ class DatasetConfig:
     minus what is expected of its first observation (trajectory weighting, Hong et al., ICLR 2023)."""
     weighting_temperature: float = 0.1  # of what they are drawn by, scaled to [0, 1]: a small one prefers the best
     corruption: CorruptionConfig = field(default_factory=CorruptionConfig)  # to see what a learner bears
+    domain: str = "robot"  # robot | simulator: whose transitions they are, for hybrid learners
 
     def __post_init__(self) -> None:
+        require_choice(self.domain, ("robot", "simulator"), "dataset domain")
         require_choice(self.images, ("mapped", "memory"), "dataset images")
         require_choice(self.weighting, ("uniform", "return", "advantage"), "dataset weighting")
         require_minimum(self.weighting_temperature, 1e-6, "dataset weighting_temperature")
@@ -176,13 +178,15 @@ class PhaseConfig:
 
     steps: int = MISSING  # gradient updates where `interact` is none, environment steps otherwise
     interact: str = "none"  # none | policy (the exploring policy acts) | random (uniform actions)
+    robot: bool = False
+    """Acts on the robot, `evaluation.proxy`, in place of the simulator; its transitions go to the source `robot`."""
     updates_per_step: float = 1.0
     """Update-to-data ratio: k >= 1 is k critic updates, each on its own batch, then one actor update; 0 is a frozen
     agent; 1/k is one update every k steps."""
     batch_size: int = 256  # rows of one critic update
     shares: dict[str, Any] = field(default_factory=dict)
-    """Share of each source (a dataset's name, or `online`) in a batch: a number, `proportional` to sizes, or a linear
-    schedule {start, end, steps}. Shares sum to 1. None given: all `online` where the phase acts, else all `offline`."""
+    """Share of each source (a dataset's name, `online` or `robot`) in a batch: a number, `proportional` to sizes, or a
+    linear schedule {start, end, steps}. Shares sum to 1. None given: all of what the phase acts for, else `offline`."""
     reset: list[str] = field(default_factory=list)
     """Parts of the agent that start anew with the phase: names of its networks or optimisers (`actor`, `critic`,
     `optimizers.actor`, ...). With a network its target network starts anew too: `critic` resets `target_critic`."""
@@ -203,8 +207,15 @@ class PhaseConfig:
             raise InputError(f"phase steps={self.steps} and batch_size={self.batch_size} must be positive")
         require_minimum(self.evaluate_every, 0, "phase evaluate_every")
         require_minimum(min(self.evaluate_at, default=0), 0, "phase evaluate_at")
+        if self.robot and self.interact == "none":
+            raise InputError("phase robot=true acts on the robot, but interact=none does not act: set interact=policy")
         if not self.shares:
-            self.shares = {"offline" if self.interact == "none" else "online": 1.0}
+            self.shares = {"offline" if self.interact == "none" else self.acts_for: 1.0}
+
+    @property
+    def acts_for(self) -> str:
+        """The source that gets what happens while it acts."""
+        return "robot" if self.robot else "online"
 
 
 @dataclass(kw_only=True)

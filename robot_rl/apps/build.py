@@ -193,6 +193,15 @@ def check_fit(giver: str, given: Spec, taker: str, wanted: Spec) -> None:
             f"{giver}: actions have shape {given.action.shape}, those of {taker} have {wanted.action.shape}: "
             "choose the same controller for both"
         )
+    arrays = [(f"observation '{key}'", given.observation[key], array) for key, array in wanted.observation.items()]
+    for what, found_array, wanted_array in [*arrays, ("action", given.action, wanted.action)]:
+        ours, theirs = found_array.names, wanted_array.names
+        if ours is not None and theirs is not None and ours != theirs and sorted(ours) == sorted(theirs):
+            place = next(index for index, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
+            raise InputError(
+                f"{giver}: channels of {what} stand in another order than those of {taker}: channel {place} is "
+                f"'{ours[place]}' here and '{theirs[place]}' there. Bring them into one order where the data is read"
+            )
     for fact in ("control_period_s", "action_semantics"):
         found, needed = getattr(given, fact), getattr(wanted, fact)
         numbers = isinstance(found, float) and isinstance(needed, float)

@@ -13,7 +13,6 @@ from rich.table import Table
 from rich.text import Text
 
 from robot_rl.apps.build import config_to_json, device_of
-from robot_rl.apps.build_environment import build_environment
 from robot_rl.apps.display import ConsoleDisplay
 from robot_rl.apps.profile_measure import (
     CHECKPOINT,
@@ -26,7 +25,7 @@ from robot_rl.apps.profile_measure import (
     PhaseProfile,
     profile_phase,
 )
-from robot_rl.apps.train import assemble, check
+from robot_rl.apps.train import assemble, check, open_environments
 from robot_rl.config import ProfileConfig
 from robot_rl.errors import InputError, nearest
 from robot_rl.loops.distributed import Ranks
@@ -53,17 +52,9 @@ def run(config: ProfileConfig) -> int:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="robot_rl_profile_")))
         # Never saved by the clock, never filmed, never evaluated: what is measured is the training.
         quiet = replace(config, checkpoint_every_s=1e12, evaluation=replace(config.evaluation, videos=0))
-        training = None
-        evaluation = None
-        if config.environment is not None:
-            evaluation = stack.enter_context(contextlib.closing(build_environment(config.environment)))
-            if any(phase.interact != "none" for phase in config.phases.values()):
-                training = build_environment(config.environment, training=True)
-                stack.enter_context(contextlib.closing(training))
+        environments = open_environments(quiet, stack, Ranks())
         with ConsoleDisplay(Console(quiet=True)) as display:
-            this = assemble(
-                quiet, config_to_json(quiet), folder, training, evaluation, display, stack, None, None, Ranks()
-            )
+            this = assemble(quiet, config_to_json(quiet), folder, environments, display, stack, None, None, Ranks())
         for name in wanted:
             if config.phases[name].steps == 0:
                 continue

@@ -190,11 +190,12 @@ def _timed(run: Run, phase: PhaseConfig, count: int, watch: Stopwatch) -> tuple[
 
 
 def _fill(run: Run, phase: PhaseConfig) -> None:
-    """Have an episode in the replay buffer, without which nothing would be learned yet."""
-    assert run.environment is not None
-    if not len(run.sources["online"]):
-        steps = min(run.environment.maximum_steps, max(phase.batch_size, 50))
-        _steps(run, replace(phase, interact="random", updates_per_step=0.0, shares={"online": 1.0}), steps)
+    """Have an episode in each replay buffer that is drawn from, without which nothing would be learned yet."""
+    for name, environment in (("online", run.environment), ("robot", run.robot)):
+        if environment is not None and (name == phase.acts_for or name in phase.shares) and not len(run.sources[name]):
+            steps = min(environment.maximum_steps, max(phase.batch_size, 50))
+            filling = replace(phase, interact="random", robot=name == "robot", updates_per_step=0.0, shares={name: 1.0})
+            _steps(run, filling, steps)
 
 
 @contextmanager
@@ -202,10 +203,10 @@ def _watched(run: Run, watch: Stopwatch, eager: bool) -> Iterator[None]:
     """Inside, the parts of the loop are counted."""
     watched: list[tuple[Any, str, str]] = [(run, "log", LOGGING), (run.policy, "act", POLICY)]
     watched += [(source, method, SAMPLING) for source in run.sources.values() for method in ("draw", "gather")]
-    if "online" in run.sources:
-        watched += [(run.sources["online"], method, STORING) for method in ("begin", "add", "cut")]
-    if run.environment is not None:
-        watched += [(run.environment, method, ENVIRONMENT) for method in ("step", "reset")]
+    for name, environment in (("online", run.environment), ("robot", run.robot)):
+        if environment is not None:
+            watched += [(run.sources[name], method, STORING) for method in ("begin", "add", "cut")]
+            watched += [(environment, method, ENVIRONMENT) for method in ("step", "reset")]
     if eager:
         watched.append((run.agent, "update", UPDATE))
     for owner, method, part in watched:

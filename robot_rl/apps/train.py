@@ -4,7 +4,7 @@ import contextlib
 import signal
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,6 +28,7 @@ from robot_rl.apps.build_environment import build_environment, on_robot
 from robot_rl.apps.command import resume_command
 from robot_rl.apps.corruption import corrupted, require_single_transitions
 from robot_rl.apps.display import ConsoleDisplay
+from robot_rl.apps.domains import require_comparable
 from robot_rl.apps.report import write_report
 from robot_rl.apps.run_folder import find_checkpoint, lock, require_same_data, require_same_settings, write_facts
 from robot_rl.apps.video import write_video
@@ -78,19 +79,12 @@ def _train(config: TrainConfig, words: Sequence[str] | None, ranks: Ranks) -> in
         found = Path(told) if told else None
         config = of_rank(config, ranks)
         require_cuda(config.execution, device_of(config.device))
-        training, evaluation = None, None
-        if config.environment is not None:
-            if any(phase.interact != "none" for phase in config.phases.values()):
-                training = stack.enter_context(contextlib.closing(build_environment(config.environment, training=True)))
-                training = SharedEnvironment(training, ranks) if ranks.count > 1 else training
-            robot = on_robot(config.environment, config.evaluation.proxy)
-            evaluation = stack.enter_context(contextlib.closing(build_environment(robot)))
-            if training is not None and config.evaluation.proxy is not None:
-                require_different(training.spec, evaluation.spec, f"evaluation.proxy={config.evaluation.proxy}")
+        environments = open_environments(config, stack, ranks)
+        evaluation = environments.evaluation
         display = stack.enter_context(ConsoleDisplay(console))
         if evaluation is not None and config.evaluation.videos > 0 and ranks.first:
             check_rendering(evaluation, "evaluation.videos")
-        this = assemble(config, config_json, folder, training, evaluation, display, stack, found, words, ranks)
+        this = assemble(config, config_json, folder, environments, display, stack, found, words, ranks)
         with _stop_on_signal(display, ranks) as requested:
             this.stop_requested = lambda: bool(requested)
             finished = run_phases(this)
@@ -105,6 +99,38 @@ def _train(config: TrainConfig, words: Sequence[str] | None, ranks: Ranks) -> in
     console.print(f"[bold yellow]Interrupted[/] and saved. Report so far: {report}")
     console.print(f"Go on with: {resume_command(words, folder)}", markup=False, soft_wrap=True)
     return 130
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environments:
+    """Where a run acts and is evaluated; None where nothing needs it."""
+
+    training: Environment | None  # the simulator, where no phase says otherwise
+    robot: Environment | None  # of phases with `robot: true`
+    evaluation: Environment | None  # of its own
+
+
+def open_environments(config: TrainConfig, stack: contextlib.ExitStack, ranks: Ranks) -> Environments:
+    """Build what the phases of a run need; `stack` closes it.
+
+    Raises:
+        InputError: an environment cannot be built, or the robot is the simulator that is trained in.
+    """
+    if config.environment is None:
+        return Environments(training=None, robot=None, evaluation=None)
+
+    def shared(environment: Environment) -> Environment:
+        opened = stack.enter_context(contextlib.closing(environment))
+        return SharedEnvironment(opened, ranks) if ranks.count > 1 else opened
+
+    acts_for = {phase.acts_for for phase in config.phases.values() if phase.interact != "none"}
+    proxy = on_robot(config.environment, config.evaluation.proxy)
+    training = shared(build_environment(config.environment, training=True)) if "online" in acts_for else None
+    robot = shared(build_environment(proxy)) if "robot" in acts_for else None
+    evaluation = stack.enter_context(contextlib.closing(build_environment(proxy)))
+    if training is not None and config.evaluation.proxy is not None:
+        require_different(training.spec, evaluation.spec, f"evaluation.proxy={config.evaluation.proxy}")
+    return Environments(training=training, robot=robot, evaluation=evaluation)
 
 
 def check(config: TrainConfig) -> None:
@@ -124,8 +150,12 @@ def check(config: TrainConfig) -> None:
         )
     if config.seed == config.evaluation.seed:
         raise InputError(f"evaluation.seed={config.evaluation.seed} equals seed: evaluation needs seeds of its own")
-    if "online" in config.datasets:
-        raise InputError("a data set cannot be called 'online': that is the running robot's own replay buffer")
+    for name in ("online", "robot"):
+        if name in config.datasets:
+            raise InputError(f"a data set cannot be called '{name}': that is a replay buffer that the run fills itself")
+    for name, phase in config.phases.items():
+        if phase.robot and config.evaluation.proxy is None:
+            raise InputError(f"phases.{name}.robot=true acts on the robot, but none is given: set evaluation.proxy")
 
 
 def of_rank(config: TrainConfig, ranks: Ranks) -> TrainConfig:
@@ -153,8 +183,7 @@ def assemble(
     config: TrainConfig,
     config_json: dict[str, Any],
     folder: Path,
-    training: Environment | None,
-    evaluation: Environment | None,
+    environments: Environments,
     display: ConsoleDisplay,
     stack: contextlib.ExitStack,
     found: Path | None,
@@ -167,8 +196,7 @@ def assemble(
         config: as this process runs it.
         config_json: as it was given.
         folder: of the run.
-        training: where it acts; None where no phase does.
-        evaluation: where it is evaluated; None where there is no environment.
+        environments: where it acts and is evaluated.
         display: shows a person where it is.
         stack: closes what is opened here.
         found: the checkpoint to go on from.
@@ -178,6 +206,7 @@ def assemble(
     Raises:
         InputError: data, environment and configuration do not fit each other.
     """
+    training, robot, evaluation = environments.training, environments.robot, environments.evaluation
     seeds = Seeds(config.seed)
     loaded: dict[str, LoadedData] = {}
     for name, dataset in config.datasets.items():
@@ -221,21 +250,29 @@ def assemble(
             for episode, weight in shared:
                 sources[name].append(episode, weight=weight)
     agent = build_agent(config, spec, statistics, config.seed)
+    of_robot = {name: data for name, data in loaded.items() if config.datasets[name].domain == "robot"}
+    for note in require_comparable(agent, of_robot, training):
+        display.say(note)
+    for name in loaded:
+        sources[name].real = name in of_robot
     average_gradients(agent, ranks)
     if not ranks.first:
         for generator in generators(agent):
             generator.manual_seed(seeds.integer("agent", "rank", ranks.rank))
     require_single_transitions(config, agent)
-    if training is not None and config.replay.capacity <= training.maximum_steps:
-        raise InputError(
-            f"replay.capacity={config.replay.capacity} cannot hold one episode of the environment, which has up to "
-            f"{training.maximum_steps} steps: set it to {training.maximum_steps + 1} at least"
-        )
-    interactive = [phase.steps for phase in config.phases.values() if phase.interact != "none"]
-    if interactive:
+    for name, environment in (("online", training), ("robot", robot)):
+        if environment is None:
+            continue
+        if config.replay.capacity <= environment.maximum_steps:
+            raise InputError(
+                f"replay.capacity={config.replay.capacity} cannot hold one episode of the environment, which has up to "
+                f"{environment.maximum_steps} steps: set it to {environment.maximum_steps + 1} at least"
+            )
+        phases = [phase for phase in config.phases.values() if phase.interact != "none" and phase.acts_for == name]
         # An episode takes one row more than it has steps, and has at least one step.
-        rows = min(config.replay.capacity, 2 * sum(interactive) + 2)
-        sources["online"] = empty_buffer(config, spec, rows, instructions)
+        rows = min(config.replay.capacity, 2 * sum(phase.steps for phase in phases) + 2)
+        sources[name] = empty_buffer(config, spec, rows, instructions)
+        sources[name].real = name == "robot" or "simulator" not in environment.spec.metadata
 
     origin: dict[str, Any] = {
         "config": config_json,
@@ -243,9 +280,7 @@ def assemble(
         "datasets": {name: data.facts for name, data in loaded.items()},
         "spec": spec.to_json(),
         "environments": {
-            use: environment.spec.metadata
-            for use, environment in (("training", training), ("evaluation", evaluation))
-            if environment is not None
+            use: environment.spec.metadata for use, environment in vars(environments).items() if environment is not None
         },
     }
     tensors: dict[str, torch.Tensor] = {}
@@ -295,6 +330,7 @@ def assemble(
         fresh_agent=lambda index: build_agent(config, spec, statistics, seeds.integer("reset", index)),
         sources=sources,
         environment=training,
+        robot=robot,
         policy=replace(policy, explore=True),
         evaluator=evaluator,
         recorder=recorder,

@@ -1,11 +1,14 @@
 """The online loop: act, store, update."""
 
+from typing import Any
+
 import torch
 
 from robot_rl.config import PhaseConfig
 from robot_rl.environment import drawn_in, tell_experience
 from robot_rl.loops.execution import learner
 from robot_rl.loops.run import Run
+from robot_rl.policy import drop_chunk
 from robot_rl.replay.mixture import counts, draw_mixture
 from robot_rl.types import Metrics
 
@@ -16,9 +19,10 @@ def run_online(run: Run, phase: PhaseConfig) -> bool:
     An episode that runs when the phase ends is cut as truncated: the next phase begins with a reset, and every
     checkpoint stands between two episodes.
     """
-    if run.environment is None:
+    environment = run.robot if phase.robot else run.environment
+    if environment is None:
         raise RuntimeError("a phase that interacts needs an environment")
-    environment, progress, replay = run.environment, run.progress, run.sources["online"]
+    progress, replay = run.progress, run.sources[phase.acts_for]
     repeats = max(1, round(phase.updates_per_step))
     every = round(1 / phase.updates_per_step) if 0 < phase.updates_per_step < 1 else 1
     learning = learner(run.agent, run.sources, run.execution)
@@ -42,6 +46,8 @@ def run_online(run: Run, phase: PhaseConfig) -> bool:
             else:
                 action = run.policy.act(step.observation)
             step = environment.step(action)
+            if step.intervened:
+                drop_chunk(run.policy)
             replay.add(step)
             episode_return, length, success = episode_return + step.reward, length + 1, success or bool(step.success)
             progress.phase_step += 1
@@ -62,6 +68,8 @@ def run_online(run: Run, phase: PhaseConfig) -> bool:
             if step.success is not None:
                 numbers["success"] = float(success)
             drawn_values = drawn_in(environment)
-            details = {"drawn": drawn_values} if drawn_values else {}
+            details: dict[str, Any] = {"drawn": drawn_values} if drawn_values else {}
+            if phase.robot:
+                details["robot"] = True
             run.recorder.event("episode", progress, numbers, **details)
     return True

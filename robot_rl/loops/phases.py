@@ -7,6 +7,7 @@ from robot_rl import checkpoint
 from robot_rl.algorithms import with_overrides
 from robot_rl.config import PhaseConfig
 from robot_rl.errors import InputError
+from robot_rl.loops.domains import weigh_domains
 from robot_rl.loops.offline import run_offline
 from robot_rl.loops.online import run_online
 from robot_rl.loops.run import Run
@@ -19,10 +20,13 @@ def run_phases(run: Run) -> bool:
         progress.phase = names[progress.phase_index]
         phase = run.phases[progress.phase]
         interact = phase.interact != "none"
-        apply_settings(run, phase)
+        notes = apply_settings(run, phase)
+        for note in notes:
+            run.display.say(note)
         if not progress.phase_begun:
             progress.phase_begun = True
-            run.recorder.event("phase_start", progress, interact=interact)
+            told = {"notes": notes} if notes else {}
+            run.recorder.event("phase_start", progress, interact=interact, **told)
             if phase.reset:
                 checkpoint.reset_parts(run.agent, run.fresh_agent(progress.phase_index), phase.reset)
         run.display.begin_phase(progress.phase, progress.phase_step, phase.steps, interact)
@@ -42,23 +46,30 @@ def run_phases(run: Run) -> bool:
     return True
 
 
-def apply_settings(run: Run, phase: PhaseConfig) -> None:
+def apply_settings(run: Run, phase: PhaseConfig) -> list[str]:
     """Make agent and sources what the phase wants, whatever they were before.
 
+    Returns:
+        what the phase does otherwise than its settings say, a sentence each.
+
     Raises:
-        InputError: whole chunks of actions are wanted, and no episode is long enough for one.
+        InputError: whole chunks of actions are wanted, and no episode is long enough for one; or a learner that tells
+            robot and simulator apart has only one of them.
     """
     # Relative to the run's configuration, not to the phase before: what a phase does not name is as in the file.
     run.agent.config = with_overrides(run.base_config, phase.algorithm)
     for name, source in run.sources.items():
-        source.recorded, source.with_recorded = name != "online", "recorded" in run.agent.needs
+        source.recorded, source.with_recorded = name not in ("online", "robot"), "recorded" in run.agent.needs
+        source.with_domain = "real" in run.agent.needs
         source.complete_only = "monte_carlo_return" in run.agent.needs
         source.with_next_action = "next_action" in run.agent.needs
         source.allow_cut_chunks("valid" in run.agent.needs)
-    if phase.interact != "none" and run.environment is not None and "valid" not in run.agent.needs:
-        steps, limit = run.policy.action_chunk, run.environment.maximum_steps
+    environment = run.robot if phase.robot else run.environment
+    if phase.interact != "none" and environment is not None and "valid" not in run.agent.needs:
+        steps, limit = run.policy.action_chunk, environment.maximum_steps
         if steps > limit:
             raise InputError(
                 f"replay.action_chunk={steps}, but an episode has {limit} steps at most, so none holds a whole chunk: "
                 "set it lower"
             )
+    return weigh_domains(run, phase)

@@ -30,6 +30,8 @@ from robot_rl.seeding import Seeds
 from robot_rl.transforms.reward import RewardTransform
 from robot_rl.types import Metrics
 
+ACTING = {"online": "replay", "robot": "robot_replay"}
+"""Sources that a run fills itself, and what they are called in its checkpoints."""
 SAVING_SHARE = 0.05
 """Largest share of the time that periodic checkpoints may take; a large replay buffer is then saved less often."""
 
@@ -81,7 +83,7 @@ class Run:
     phases: dict[str, PhaseConfig]
     agent: Agent
     fresh_agent: Callable[[int], Agent]  # a new one, for resets; the argument is the phase's index
-    sources: dict[str, ReplayBuffer]  # data sets, and `online` where any phase interacts
+    sources: dict[str, ReplayBuffer]  # data sets, and `online` and `robot` where any phase interacts
     environment: Environment | None  # None where no phase interacts
     policy: AgentPolicy  # exploring
     evaluator: Evaluator | None
@@ -93,6 +95,7 @@ class Run:
     stop_requested: Callable[[], bool]  # of this process; the loops ask `should_stop`
     checkpoint_every_s: float
     log_every: int
+    robot: Environment | None = None  # None where no phase acts on the robot
     prefetch_workers: int = 0  # threads that gather batches ahead, in phases without interaction
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)  # of the updates
     ranks: Ranks = field(default_factory=Ranks)  # the processes that learn together
@@ -273,9 +276,10 @@ class Run:
             "metrics_bytes": self.recorder.sync(),
             "ranks": self.ranks.count,
         }
-        if "online" in self.sources:
-            replay, state["replay"] = self.sources["online"].state()
-            tensors |= {f"replay.{key}": value for key, value in replay.items()}
+        for name, place in ACTING.items():
+            if name in self.sources:
+                replay, state[place] = self.sources[name].state()
+                tensors |= {f"{place}.{key}": value for key, value in replay.items()}
         self.saved += 1
         if self.ranks.first:
             checkpoint.save(self.folder / "checkpoints", self.saved, tensors, state)
@@ -305,8 +309,9 @@ class Run:
             for generator, own in zip(self._own, tensors["ranks"][self.ranks.rank].split(sizes), strict=True):
                 generator.set_state(own.clone())
         self.progress = Progress(**state["progress"])
-        if "online" in self.sources:
-            self.sources["online"].restore(under("replay."), state["replay"])
+        for name, place in ACTING.items():
+            if name in self.sources:
+                self.sources[name].restore(under(f"{place}."), state[place])
         self.saved = number
 
     @property
