@@ -1,5 +1,6 @@
 """The one contract that every simulator, wrapper and robot passes (`robot_rl.testing.contracts`)."""
 
+from collections import Counter
 from typing import Protocol, runtime_checkable
 
 from robot_rl.spec import Spec
@@ -47,6 +48,19 @@ class Randomized(Protocol):
 
     def experienced(self, environment_steps: int) -> None:
         """So many steps of training are done: curricula go by it, from the next reset on."""
+
+
+@runtime_checkable
+class Live(Protocol):
+    """What an environment has besides that is a robot: its own time, which goes on if nobody acts."""
+
+    ages_s: dict[str, float]
+    """Of the parts of the last observation."""
+    counts: Counter[str]
+    """What went wrong, such as `missed` control periods."""
+
+    def watch(self) -> TimeStep:
+        """What is sensed at the next tick; nothing is asked of the robot. Not within an episode."""
 
 
 def drawn_in(environment: Environment) -> dict[str, float]:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -21,11 +21,26 @@ METADATA = "robot_rl"
 FORMAT = 1
 
 
+@runtime_checkable
 class Decider(Protocol):
     """A policy that can be asked for a whole decision, whatever is left of the last one."""
 
     def decide(self, observation: Mapping[str, Array]) -> Array:
         """H actions in the units of the spec, the first for now. Shapes: each (*) -> (H, A)."""
+
+
+@runtime_checkable
+class Chunked(Protocol):
+    """A policy that plays chunks, and can be told that the rest of one is not to be played."""
+
+    def drop_chunk(self) -> None:
+        """Decide anew at the next step."""
+
+
+def drop_chunk(policy: object) -> None:
+    """Let a policy forget what is left of its chunk, as after a person had the robot."""
+    if isinstance(policy, Chunked):
+        policy.drop_chunk()
 
 
 @dataclass(kw_only=True)
@@ -144,6 +159,10 @@ class OnnxPolicy:
 
     def reset(self) -> None:
         """Forget what is left of the chunk."""
+        self._player.reset()
+
+    def drop_chunk(self) -> None:
+        """Decide anew at the next step."""
         self._player.reset()
 
     def act(self, observation: Mapping[str, Array]) -> Array:

@@ -11,7 +11,7 @@ from robot_rl.algorithms.agent import Agent
 from robot_rl.environment import Environment
 from robot_rl.errors import InputError
 from robot_rl.loops.frames import FrameHistory
-from robot_rl.policy import ChunkPlayer
+from robot_rl.policy import ChunkPlayer, drop_chunk
 from robot_rl.replay.finite import LIVE, require_numbers
 from robot_rl.spec import Spec
 from robot_rl.transforms.action import ActionScale
@@ -49,6 +49,10 @@ class AgentPolicy:
         """Forget what is left of the chunk, and the frames."""
         self._player.reset()
         self._history.reset()
+
+    def drop_chunk(self) -> None:
+        """Decide anew at the next step."""
+        self._player.reset()
 
     def act(self, observation: Mapping[str, Array]) -> Array:
         """One action in the units of the spec. Shapes: each (*) -> (A,)."""
@@ -131,6 +135,8 @@ def run_episode(
         if film is not None:
             film.judge(policy, step)
         step = environment.step(action)
+        if step.intervened:
+            drop_chunk(policy)
         steps.append(step)
         if film is not None:
             film.frames.append(environment.render())

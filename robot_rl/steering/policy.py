@@ -58,6 +58,10 @@ class SteeredPolicy:
         self._chunk, self._played, self._waiting, self._last = None, 0, True, None
         self.steerer.reset()
 
+    def drop_chunk(self) -> None:
+        """Decide anew at the next step."""
+        self._chunk, self._played, self._waiting = None, 0, True
+
     def act(self, observation: Mapping[str, Array]) -> Array:
         """One action in the units of the spec. Shapes: each (*) -> (A,).
 
