@@ -9,7 +9,6 @@ from robot_rl.environment import drawn_in, tell_experience
 from robot_rl.loops.execution import learner
 from robot_rl.loops.run import Run
 from robot_rl.policy import drop_chunk
-from robot_rl.policy import drop_chunk
 from robot_rl.replay.mixture import counts, draw_mixture
 from robot_rl.types import Metrics
 
@@ -47,8 +46,6 @@ def run_online(run: Run, phase: PhaseConfig) -> bool:
             else:
                 action = run.policy.act(step.observation)
             step = environment.step(action)
-            if step.intervened:
-                drop_chunk(run.policy)
             if step.intervened:
                 drop_chunk(run.policy)
             replay.add(step)
