@@ -69,6 +69,31 @@ class RandomizationConfig:
 
 
 @dataclass(kw_only=True)
+class LooksConfig:
+    """How much of the look of a scene is drawn anew at every reset, evaluation included; 0 leaves what there is."""
+
+    family: str = "looks"  # of the draws: the same seeds look otherwise in another family
+    camera_shift: float = 0.0  # of the camera's place, as a share of its distance to the middle of the scene
+    camera_scale: float = 0.0  # the field of view times 1 - this to 1 + this
+    background: float = 0.0  # share of what is fixed, floor and walls and table, that gets a plain colour of its own
+    objects: float = 0.0  # how far the colours of objects go towards drawn ones, 0 to 1
+    robot: float = 0.0  # how far the colours of the robot go towards drawn ones, 0 to 1
+    lights: float = 0.0  # their brightness times 1 - this to 1 + this, and their places by up to this many metres
+    distractors: int = 0  # shapes that lie about, at most; they are drawn only, and nothing hits them
+
+    def __post_init__(self) -> None:
+        for name in ("camera_shift", "camera_scale", "background", "objects", "robot", "lights"):
+            require_range(getattr(self, name), 0.0, 1.0, f"environment.looks.{name}")
+        require_range(self.distractors, 0, 100, "environment.looks.distractors")
+
+    @property
+    def drawn(self) -> bool:
+        """Whether anything changes."""
+        amounts = (self.camera_shift, self.camera_scale, self.background, self.objects, self.robot, self.lights)
+        return any(amounts) or self.distractors > 0
+
+
+@dataclass(kw_only=True)
 class SimulatedConfig:
     """What all simulated environments have."""
 
@@ -81,6 +106,7 @@ class SimulatedConfig:
     cameras: list[str] = field(default_factory=list)
     """Cameras of the model that are observed as `<camera>_image`: by name, or by number ("0"; "-1" sees all)."""
     image_size: int = 64  # height and width of these images in pixels
+    looks: LooksConfig = field(default_factory=LooksConfig)  # of what cameras see; evaluation draws it too
     numbers: list[str] | None = None  # the other observations that stay; None keeps all; [] leaves the images alone
 
     def __post_init__(self) -> None:
@@ -88,5 +114,7 @@ class SimulatedConfig:
             require_choice(self.proxy, PROXIES, "environment.proxy")
         require_minimum(self.action_history, 0, "environment.action_history")
         require_range(self.image_size, 8, 2048, "environment.image_size")
+        if self.looks.drawn and not self.cameras:
+            raise InputError("environment.looks changes what cameras see: it needs environment.cameras")
         if self.numbers is not None and not self.cameras:
             raise InputError("environment.numbers leaves observations out for images: it needs environment.cameras")

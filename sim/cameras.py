@@ -1,7 +1,8 @@
 """Images of a simulator's cameras as observations."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from robot_rl.environment import Environment, drawn_in, tell_experience
 from robot_rl.errors import InputError, nearest
@@ -23,6 +24,7 @@ class CameraEnvironment:
         size: height and width in pixels.
         numbers: the other observations that stay; None keeps all of them.
         hidden_geometry_groups: see `Renderer`.
+        decorate: see `Renderer`.
 
     Raises:
         InputError: a camera or an observation that is not there, or no off-screen renderer.
@@ -37,8 +39,9 @@ class CameraEnvironment:
         size: int,
         numbers: Sequence[str] | None = None,
         hidden_geometry_groups: tuple[int, ...] = (),
+        decorate: Callable[[Any], None] | None = None,
     ) -> None:
-        self._inner, self._simulator = inner, simulator
+        self._inner, self._simulator, self._decorate = inner, simulator, decorate
         self._cameras, self._size, self._hidden = tuple(cameras), size, hidden_geometry_groups
         self._renderers: dict[str, Renderer] = {}
         spec = inner.spec
@@ -93,7 +96,7 @@ class CameraEnvironment:
         if found is None:
             number = camera.lstrip("-").isdigit()
             place = int(camera) if number else camera
-            found = Renderer(model, data, self._size, place, hidden_geometry_groups=self._hidden)
+            found = Renderer(model, data, self._size, place, self._hidden, self._decorate)
             self._renderers[camera] = found
         return found
 

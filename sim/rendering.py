@@ -7,6 +7,7 @@ ourselves instead, when the first frame is asked for, so that importing sets not
 import atexit
 import os
 import weakref
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -58,12 +59,19 @@ class Renderer:
         size: height and width in pixels.
         camera: a camera of the model by name or number, or a free `mujoco.MjvCamera`.
         hidden_geometry_groups: groups that are not drawn, such as collision shapes.
+        decorate: puts further shapes into each picture's scene, a `mujoco.MjvScene`.
     """
 
     def __init__(
-        self, model: Any, data: Any, size: int, camera: Any = -1, hidden_geometry_groups: tuple[int, ...] = ()
+        self,
+        model: Any,
+        data: Any,
+        size: int,
+        camera: Any = -1,
+        hidden_geometry_groups: tuple[int, ...] = (),
+        decorate: Callable[[Any], None] | None = None,
     ) -> None:
-        self.model, self.data, self.size = model, data, size
+        self.model, self.data, self.size, self._decorate = model, data, size, decorate
         self._copy = mujoco.MjData(model)
         self._state = np.empty(mujoco.mj_stateSize(model, STATE), np.float64)
         self._gl = gl_context(size)
@@ -106,6 +114,8 @@ class Renderer:
         mujoco.mjv_updateScene(
             self.model, self._copy, self._options, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
         )
+        if self._decorate is not None:
+            self._decorate(self._scene)
         viewport = mujoco.MjrRect(0, 0, self.size, self.size)
         frame = np.empty((self.size, self.size, 3), np.uint8)
         mujoco.mjr_render(viewport, self._scene, self._context)

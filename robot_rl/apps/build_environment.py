@@ -86,6 +86,12 @@ def _with_gap(simulator: Any, config: SimulatedConfig, *, training: bool) -> Env
             from robot_rl.sim.robosuite_env import COLLISION_GROUP
 
             hidden = (COLLISION_GROUP,)
+        decorate = None
+        if config.looks.drawn:
+            from robot_rl.sim.looks import LookEnvironment
+
+            dressed = LookEnvironment(environment, simulator, config.looks, hidden_geometry_groups=hidden)
+            environment, decorate = dressed, dressed.decorate
         environment = CameraEnvironment(
             environment,
             simulator,
@@ -93,6 +99,7 @@ def _with_gap(simulator: Any, config: SimulatedConfig, *, training: bool) -> Env
             size=config.image_size,
             numbers=config.numbers,
             hidden_geometry_groups=hidden,
+            decorate=decorate,
         )
     if config.action_history > 0:
         environment = ActionHistory(environment, config.action_history)

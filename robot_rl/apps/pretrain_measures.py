@@ -217,10 +217,12 @@ def _probes(
     generator = Seeds(seed).numpy("probes", source.name)
     fit_images, fit_targets = _rows(source, source.fitting, keys, count, generator)
     held_images, held_targets = _rows(source, source.held_out, keys, max(2, count // 2), generator)
+    widths = [fit_targets[key].shape[1] for key in keys]
+    fit, held = (np.concatenate([targets[key] for key in keys], 1) for targets in (fit_targets, held_targets))
     scores = []
     for each in (encoder, before):
-        fitted, held = _features(each, fit_images, device), _features(each, held_images, device)
-        scores.append({key: ridge_scores(fitted, fit_targets[key], held, held_targets[key]) for key in keys})
+        found = ridge_scores(_features(each, fit_images, device), fit, _features(each, held_images, device), held)
+        scores.append(dict(zip(keys, np.split(found, np.cumsum(widths)[:-1]), strict=True)))
     probes = []
     for key in keys:
         after, earlier = scores[0][key], scores[1][key]
