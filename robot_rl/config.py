@@ -27,7 +27,7 @@ from robot_rl.data_config import (
 from robot_rl.errors import InputError
 from robot_rl.robot_config import Ros2EnvironmentConfig
 from robot_rl.serve_config import ServeConfig
-from robot_rl.sim_config import PROXIES, SimulatedConfig
+from robot_rl.sim_config import IDENTIFIED, PROXIES, SimulatedConfig
 from robot_rl.video_config import PretrainVideoConfig
 
 
@@ -323,6 +323,33 @@ class EvaluateConfig:
 
 
 @dataclass(kw_only=True)
+class IdentifyConfig:
+    """`robot-rl identify DATA`: what of a simulator has to change so that it moves as the robot of a log did."""
+
+    data: str = MISSING  # a store of the robot
+    environment: Any = None  # the simulator of it
+    parameters: list[str] = field(default_factory=lambda: list(IDENTIFIED))
+    """Names of `environment.gap` to find: gear, damping, coulomb, armature, mass, contact_friction, gravity,
+    motor_pole, action_delay_s. What the motion does not say is left as the simulator has it."""
+    maximum_delay_s: float = 0.1  # longest time from command to motion that is looked for
+    horizon: int = 5  # control periods that the simulator runs on its own between two logged states
+    steps: int = 2000  # of the log that are fitted, about; a quarter of the log is held out besides
+    maximum_episodes: int | None = None
+    output: str | None = None  # folder of what is found; None is `<store>_identified` beside the store
+
+    def __post_init__(self) -> None:
+        for name in self.parameters:
+            require_choice(name, (*IDENTIFIED, "gravity"), "parameters")
+        if not self.parameters:
+            raise InputError("parameters=[]: name at least one")
+        require_range(self.maximum_delay_s, 0.0, 1.0, "maximum_delay_s")
+        require_range(self.horizon, 1, 1000, "horizon")
+        require_minimum(self.steps, 100, "steps")
+        if self.maximum_episodes is not None:
+            require_minimum(self.maximum_episodes, 1, "maximum_episodes")
+
+
+@dataclass(kw_only=True)
 class DoctorConfig:
     """`robot-rl doctor`: what this machine has, and the line that installs what is missing."""
 
@@ -348,6 +375,7 @@ VERB_CONFIGS: dict[str, type] = {
     "profile": ProfileConfig,
     "pretrain-video": PretrainVideoConfig,
     "evaluate": EvaluateConfig,
+    "identify": IdentifyConfig,
     "serve": ServeConfig,
     "benchmark": BenchmarkConfig,
     "doctor": DoctorConfig,

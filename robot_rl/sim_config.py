@@ -12,6 +12,18 @@ ROBOTS = ("A", "B", "C")
 """The three robots of each tier: tune on A, report on B and C."""
 PROXIES = tuple(f"{tier}_{robot}" for tier in TIERS for robot in ROBOTS)
 
+IDENTIFIED = (
+    "gear",
+    "damping",
+    "coulomb",
+    "armature",
+    "mass",
+    "contact_friction",
+    "motor_pole",
+    "action_delay_s",
+)
+"""What `robot-rl identify` looks for unless told otherwise."""
+
 
 @dataclass(kw_only=True)
 class GapConfig:

@@ -193,6 +193,14 @@ class DmControlEnvironment:
         """The observation of the present state."""
         return self._observe()
 
+    def advance(self, action: Array) -> dict[str, Array]:
+        """One control period with an action, whatever has ended. Shapes: (A,)."""
+        applied = clip_action(action, self._spec.action)
+        for steps in self._counts(applied):
+            self._advance(applied, steps)
+            self._task.after_step(self._physics)
+        return self._observe()
+
     def _reached(self, threshold: float) -> bool:
         return self._return >= threshold * self._rules.maximum_steps * self._repeat
 

@@ -254,6 +254,11 @@ class GymnasiumEnvironment:
         simulation._last_robot_qpos = last
         return observation
 
+    def advance(self, action: Array) -> dict[str, Array]:
+        """One control period with an action, whatever has ended. Shapes: (A,)."""
+        applied = clip_action(action, self._spec.action)
+        return flatten(self._env.step(applied.astype(self._env.action_space.dtype, copy=True))[0])
+
     def render(self) -> Array:
         """The scene now. Shapes: (height, width, 3), uint8."""
         simulation = self._simulation()

@@ -296,6 +296,11 @@ class RobosuiteEnvironment:
         """The observation of the present state."""
         return self._observe()
 
+    def advance(self, action: Array) -> dict[str, Array]:
+        """One control period with an action, whatever has ended. Shapes: (A,)."""
+        self._advance(clip_action(action, self._spec.action))
+        return self._observe()
+
     def render(self) -> Array:
         """The scene now. Shapes: (height, width, 3), uint8."""
         if self._renderer is None:

@@ -33,3 +33,9 @@ class Simulated(Environment, Protocol):
 
     def observe(self) -> dict[str, Array]:
         """The sensors now, also in the middle of a control period; looking changes nothing."""
+
+    def advance(self, action: Array) -> dict[str, Array]:
+        """One control period with an action, and the observation behind it, whatever has ended. Shapes: (A,).
+
+        For replays of a log: no reward, no time limit, no success.
+        """

@@ -177,6 +177,10 @@ def _load(verb: str, given: list[str]) -> Callable[[Any], int]:
             from robot_rl.apps import evaluate
 
             return evaluate.run
+        case "identify":
+            from robot_rl.apps import identify
+
+            return identify.run
         case "serve":
             from robot_rl.apps import serve
 

@@ -66,6 +66,10 @@ EXAMPLES = {
         ("robot-rl evaluate runs/lift/seed_0 episodes=50 videos=3", "the newest checkpoint of a run"),
         ("robot-rl evaluate policy=random environment=lift record=data/random.zarr", "record episodes into a store"),
     ],
+    "identify": [
+        ("robot-rl identify data/robot.zarr environment=half_cheetah", "fit the simulator to a robot's log"),
+        ("robot-rl identify data/robot.zarr environment=half_cheetah maximum_delay_s=0.2 horizon=10", "look further"),
+    ],
     "serve": [
         ("robot-rl serve runs/lift/seed_0", "a policy for clients of openpi's protocol, at ws://127.0.0.1:8000"),
         ("robot-rl serve runs/bc/seed_0 steer=runs/iql/seed_0 candidates=16", "a policy steered by a critic"),

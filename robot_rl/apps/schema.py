@@ -33,6 +33,7 @@ POSITIONAL = {
     "profile": ("experiment",),
     "pretrain-video": ("path",),
     "evaluate": ("run",),
+    "identify": ("data",),
     "serve": ("run",),
     "benchmark": (),
     "doctor": (),
