@@ -42,6 +42,7 @@ from robot_rl.hardware.commands import Command, Output
 from robot_rl.hardware.description import Robot, load
 from robot_rl.hardware.governor import Governor
 from robot_rl.hardware.governor_lockstep import run_lockstep
+from robot_rl.hardware.phase import Phase
 from robot_rl.hardware.ros_io import (
     Inbox,
     Services,
@@ -101,6 +102,7 @@ class GovernorNode:
         self.applied: list[Any] = []  # messages since somebody emptied it
         self.newest_ns: dict[str, int] = {}  # stamp of each sensor
         self.action_number = ""  # `frame_id` of the newest action
+        self._action_ns: int | None = None  # when it came, if since the last tick
 
     def run(self, *, child: bool) -> None:
         """Until `closing`, or without the process that started it; then bring the robot to rest."""
@@ -109,7 +111,7 @@ class GovernorNode:
         gc.collect()
         gc.freeze()
         gc.disable()
-        next_ns = self._now() + period
+        next_ns, phase = self._now() + period, Phase(period)
         close_ns: int | None = None
         while True:
             now = self._now()
@@ -119,6 +121,8 @@ class GovernorNode:
             self.cycle(now)
             self.applied.clear()
             next_ns += max(-(-(now - next_ns + 1) // period), 1) * period  # the next point of the grid
+            next_ns += phase.shift_ns(None if self._action_ns is None else now - self._action_ns)
+            self._action_ns = None
             self.closing = self.closing or (child and os.getppid() != parent)
             if self.closing:
                 if close_ns is None:
@@ -186,6 +190,8 @@ class GovernorNode:
         self, message: Any, source: str, values: list[Sequence[float]], offsets_s: list[float], velocity: bool
     ) -> None:
         names = message.joint_names if isinstance(message, JointTrajectory) else message.name
+        now = self._now()
+        self._action_ns = now
         self.governor.on_command(
             Command(
                 source=source,
@@ -195,7 +201,7 @@ class GovernorNode:
                 offsets_s=offsets_s,
                 velocity=velocity,
             ),
-            self._now(),
+            now,
         )
 
     def _takeover(self, message: Any, source: str) -> None:

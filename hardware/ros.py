@@ -1,5 +1,10 @@
 """Finds ROS 2 and starts processes that use it. Imports nothing of ROS itself.
 
+    python -m robot_rl.hardware.ros NODE ROBOT [...]
+
+becomes one of our nodes, `governor`, `operator`, `mujoco_arm` or `joint_robot`, in the domain of ROS_DOMAIN_ID, with
+the transport of this machine alone.
+
 There are two ways to have rclpy, and they must never mix, since their libraries have the same names and different
 insides: a sourced distribution, or the wheels of the extra `ros2`. The wheels find their libraries by starting Python
 twice, with a search path in random order; `environment` writes that path itself, so that nothing has to be started
@@ -148,6 +153,7 @@ def start(
     *,
     domain_id: int,
     own_session: bool = False,
+    profile: Path | None = PROFILE,
 ) -> subprocess.Popen[bytes]:
     """Start `python -m module arguments` with ROS 2.
 
@@ -157,13 +163,14 @@ def start(
         environ: as in `environment`.
         domain_id: as in `environment`.
         own_session: Ctrl-C in the terminal does not reach it.
+        profile: as in `environment`.
 
     Raises:
         InputError: as in `environment`.
     """
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
-        env=environment(environ, domain_id=domain_id),
+        env=environment(environ, domain_id=domain_id, profile=profile),
         start_new_session=own_session,
     )
 
@@ -171,3 +178,27 @@ def start(
 def _libraries(prefix: Path, site: Path) -> list[Path]:
     """Where the wheels have their libraries, always in the same order."""
     return [prefix / "lib", *sorted(site.glob("ros_*.libs"))]
+
+
+NODES = ("governor", "operator", "mujoco_arm", "joint_robot")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Become a node; returns only where that is not possible."""
+    if not arguments or arguments[0] not in NODES:
+        sys.stderr.write(f"python -m robot_rl.hardware.ros NODE ROBOT [...]: NODE is one of {', '.join(NODES)}\n")
+        return 2
+    domain = os.environ.get("ROS_DOMAIN_ID", "0")
+    try:
+        if not domain.isdigit():
+            raise InputError(f"ROS_DOMAIN_ID={domain} is no number")
+        variables = environment(os.environ, domain_id=int(domain))
+    except InputError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    module = f"robot_rl.hardware.{arguments[0]}_node"
+    os.execve(sys.executable, [sys.executable, "-m", module, *arguments[1:]], variables)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,82 @@
+"""Starts and ends the recorder of a run."""
+
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from robot_rl.errors import InputError
+from robot_rl.hardware import ros
+from robot_rl.hardware.bag_writer import METADATA
+
+READY_S, ENDING_S = 30.0, 30.0
+
+
+class Recording:
+    """The recorder's process; it ends when we do."""
+
+    def __init__(
+        self,
+        robot: str,
+        folder: Path,
+        environ: Mapping[str, str],
+        *,
+        domain_id: int,
+        profile: Path | None = ros.PROFILE,
+    ) -> None:
+        """Start it.
+
+        Args:
+            robot: name or path of a description.
+            folder: of the bag; must not exist.
+            environ: environment variables.
+            domain_id: of ROS.
+            profile: as in `ros.environment`.
+        """
+        self.folder = folder
+        self._process: subprocess.Popen[bytes] = ros.start(
+            "robot_rl.hardware.recorder_node",
+            [robot, "--output", str(folder), "--child"],
+            {**environ, "OMP_NUM_THREADS": "1"},
+            domain_id=domain_id,
+            own_session=True,
+            profile=profile,
+        )
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    @property
+    def status(self) -> int | None:
+        """With which it ended; None while it runs."""
+        return self._process.poll()
+
+    def wait_until_recording(self, check: Callable[[], None] = lambda: None) -> None:
+        """Until joint states are in the bag.
+
+        Raises:
+            InputError: they do not come, or it ended; or what `check` raises.
+        """
+        began = time.monotonic()
+        while not (self.folder / METADATA).exists():
+            check()
+            if self.status is not None:
+                raise InputError(f"the recorder ended with status {self.status}: it said why above")
+            if time.monotonic() - began > READY_S:
+                self.close()
+                raise InputError(
+                    f"the recorder heard no joint states for {READY_S:g} s: is the robot running, in this ROS domain?"
+                )
+            time.sleep(0.02)
+
+    def close(self) -> None:
+        """End the bag; twice is allowed."""
+        if self.status is None:
+            self._process.terminate()
+        try:
+            self._process.wait(ENDING_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
