@@ -14,14 +14,14 @@ from robot_rl.environment import Environment
 from robot_rl.errors import InputError
 from robot_rl.robot_config import Ros2EnvironmentConfig
 from robot_rl.sim.action_history import ActionHistory
-from robot_rl.sim.experts import FetchPickAndPlaceExpert, LiftExpert, NoisyPolicy
+from robot_rl.sim.experts import FetchPickAndPlaceExpert, LiftExpert, NoisyPolicy, StackExpert
 from robot_rl.sim.gap import NOMINAL
 from robot_rl.sim.randomization import read_randomization
 from robot_rl.sim_config import GapConfig, RandomizationConfig, SimulatedConfig
 from robot_rl.spec import Spec
 from robot_rl.types import Policy
 
-EXPERTS = "robosuite Lift (environment=lift) and FetchPickAndPlace (environment=fetch_pick_and_place)"
+EXPERTS = "robosuite Lift and Stack (environment=lift, stack), FetchPickAndPlace (environment=fetch_pick_and_place)"
 
 
 def build_environment(config: Any, *, training: bool = False) -> Environment:
@@ -204,6 +204,8 @@ def build_expert(config: Any, environment: Environment, noise: float, generator:
     match config:
         case RobosuiteEnvironmentConfig(task="Lift"):
             expert = LiftExpert(environment.spec)
+        case RobosuiteEnvironmentConfig(task="Stack"):
+            expert = StackExpert(environment.spec)
         case GymnasiumEnvironmentConfig() if config.id.startswith("FetchPickAndPlace"):
             expert = FetchPickAndPlaceExpert(environment.spec)
         case _:

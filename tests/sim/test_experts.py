@@ -5,7 +5,7 @@ import pytest
 
 from robot_rl.environment import Environment
 from robot_rl.errors import InputError
-from robot_rl.sim.experts import FetchPickAndPlaceExpert, LiftExpert, NoisyPolicy
+from robot_rl.sim.experts import FetchPickAndPlaceExpert, LiftExpert, NoisyPolicy, StackExpert
 from robot_rl.sim.gymnasium_env import GymnasiumEnvironment
 from robot_rl.sim.robosuite_env import RobosuiteEnvironment
 from robot_rl.spec import ArraySpec
@@ -36,6 +36,13 @@ def test_the_lift_expert_lifts_with_noise_on_its_actions() -> None:
     environment = RobosuiteEnvironment(task="Lift")
     expert = NoisyPolicy(LiftExpert(environment.spec), environment.spec.action, 0.2, np.random.default_rng(0))
     assert success_rate(environment, expert, 8) == 1.0
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.2])
+def test_the_stack_expert_stacks(noise: float) -> None:
+    environment = RobosuiteEnvironment(task="Stack")
+    expert = NoisyPolicy(StackExpert(environment.spec), environment.spec.action, noise, np.random.default_rng(0))
+    assert success_rate(environment, expert, 6) == 1.0
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.2])
