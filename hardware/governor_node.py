@@ -111,7 +111,8 @@ class GovernorNode:
         gc.collect()
         gc.freeze()
         gc.disable()
-        next_ns, phase = self._now() + period, Phase(period)
+        next_ns = self._now() + period
+        phase = Phase(period, nanoseconds(1 / self.robot.controller_rate_hz))
         close_ns: int | None = None
         while True:
             now = self._now()

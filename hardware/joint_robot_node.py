@@ -50,11 +50,13 @@ def main(arguments: Sequence[str]) -> int:
     gc.freeze()
     gc.disable()
     last = time.monotonic_ns()
+    next_ns = last + period
     while not stop.is_set():
         now = time.monotonic_ns()
-        if now - last < period:
-            inbox.wait(period - (now - last))
+        if now < next_ns:
+            inbox.wait(next_ns - now)
             continue
+        next_ns += max(-(-(now - next_ns + 1) // period), 1) * period  # the next point of the grid
         if not lease.expired(now):
             for i, v in enumerate(velocity):
                 position[i] += v * (now - last) / SECOND_NS

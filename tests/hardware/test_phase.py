@@ -8,12 +8,12 @@ from robot_rl.hardware.phase import LEAD_NS, Phase
 PERIOD_NS = 5_000_000
 
 
-@pytest.mark.parametrize("arrival_ns", [PERIOD_NS, 2 * PERIOD_NS, PERIOD_NS // 5])
+@pytest.mark.parametrize("arrival_ns", [PERIOD_NS, 2 * PERIOD_NS, PERIOD_NS // 5, round(PERIOD_NS * 1.005)])
 @pytest.mark.parametrize("begin_ns", [0, 1_300_000, 4_900_000])
 def test_ticks_come_shortly_after_arrivals_that_scatter_from_any_phase(arrival_ns: int, begin_ns: int) -> None:
     generator = np.random.default_rng(0)
     arrivals = np.arange(1, 30_000) * arrival_ns + generator.normal(0, 30_000, 29_999).astype(int)
-    phase = Phase(PERIOD_NS)
+    phase = Phase(PERIOD_NS, arrival_ns)
     tick, index, waits, ticks = begin_ns + PERIOD_NS, -1, [], []
     for _ in range(2000):
         newest = int(np.searchsorted(arrivals, tick, side="right")) - 1
@@ -30,4 +30,4 @@ def test_ticks_come_shortly_after_arrivals_that_scatter_from_any_phase(arrival_n
 
 
 def test_without_arrivals_the_grid_stays() -> None:
-    assert Phase(PERIOD_NS).shift_ns(None) == 0
+    assert Phase(PERIOD_NS, PERIOD_NS).shift_ns(None) == 0
