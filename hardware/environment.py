@@ -18,6 +18,7 @@ from robot_rl.errors import InputError
 from robot_rl.hardware.description import Robot
 from robot_rl.hardware.link import Link
 from robot_rl.hardware.observations import Observer, outcome_part, parts_of
+from robot_rl.hardware.phase import Phase
 from robot_rl.hardware.resets import arm, bring_back, quiet
 from robot_rl.hardware.states import State
 from robot_rl.hardware.watch import nanoseconds
@@ -96,7 +97,8 @@ class RosEnvironment:
         self._frame: Any = None  # of the camera that `render` shows
         self._period_ns = nanoseconds(1 / robot.controller_rate_hz)
         self._next_ns = 0  # of the grid
-        self._steps, self._running = 0, False
+        self._phase = Phase(self._period_ns, nanoseconds(1 / robot.joint_states.rate_hz))
+        self._steps, self._running, self._watching = 0, False, False
         self._answers_ns = 0  # stamp of the joint states in the last observation
         self._sent: list[float] = []  # (J,) positions that were last applied
         self._last: dict[str, Array] = {}
@@ -124,7 +126,7 @@ class RosEnvironment:
         Raises:
             InputError: it could not be brought back, does not arm, or a part of the observation does not come.
         """
-        self._running = False
+        self._running = self._watching = False
         quiet(self.link, self.settings.person_patience_s, self._tell)
         bring_back(self.link, self.settings.reset, seed, self.settings.person_patience_s, self._tell)
         since = self.link.now_ns()
@@ -171,6 +173,26 @@ class RosEnvironment:
             action=applied,
             intervened=intervened,
         )
+
+    def watch(self) -> TimeStep:
+        """What is sensed at the next tick. Nothing is asked of the robot, which stays in the state that it is in.
+
+        The heartbeat is sent nevertheless, so meanwhile the governor arms for nobody else.
+
+        Raises:
+            InputError: a part of the observation does not come, or not any more.
+        """
+        if self._running:
+            raise RuntimeError("watch in the middle of an episode: finish it, or close the environment")
+        if self._watching:
+            self._wait_for_tick()
+        else:
+            self._await_all(-1)
+            self._watching, self._next_ns = True, self.link.now_ns() + self._period_ns
+        if not self._await_fresh():
+            now = self.link.now_ns()
+            raise InputError(f"nothing to watch: {self._observer.why_stale(self._observer.stale(now, -1), now)}")
+        return TimeStep(observation=self._observe())
 
     def render(self) -> Array:
         """What the first camera of the description sees now. Shapes: (image_size, image_size, 3), uint8.
@@ -254,6 +276,9 @@ class RosEnvironment:
             self._next_ns += skipped * self._period_ns
         self.link.wait_until(self._next_ns)
         self._next_ns += self._period_ns
+        if not self.link.in_lockstep:  # the arm's time has no delays
+            heard = self._observer.heard["joint_states"]
+            self._next_ns += self._phase.shift_ns(self.link.now_ns() - heard.received_ns)
 
     def _applied(self) -> tuple[Array, bool]:
         """What the robot was sent at the end of the period, in the units of the action; and whether a person chose."""

@@ -24,6 +24,7 @@ from robot_rl.data_config import (
     InspectConfig,
     ViewConfig,
 )
+from robot_rl.deploy_config import DeployConfig
 from robot_rl.errors import InputError
 from robot_rl.robot_config import Ros2EnvironmentConfig
 from robot_rl.serve_config import ServeConfig
@@ -377,6 +378,7 @@ VERB_CONFIGS: dict[str, type] = {
     "evaluate": EvaluateConfig,
     "identify": IdentifyConfig,
     "serve": ServeConfig,
+    "deploy": DeployConfig,
     "benchmark": BenchmarkConfig,
     "doctor": DoctorConfig,
 }

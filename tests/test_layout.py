@@ -24,13 +24,15 @@ OURS: dict[str, set[str]] = {
     "rewards": CORE | {"rewards"},
     "steering": CORE | {"steering"},
     "config": WORDS
-    | {"algorithms", "benchmark_config", "data_config", "robot_config", "serve_config", "sim_config", "video_config"},
+    | {"algorithms", "benchmark_config", "data_config", "deploy_config", "robot_config", "serve_config", "sim_config"}
+    | {"video_config"},
     "video_config": WORDS | {"networks"},
     "benchmark_config": WORDS,
     "data_config": WORDS,
     "robot_config": WORDS,
     "sim_config": WORDS,
     "serve_config": WORDS,
+    "deploy_config": WORDS,
     "checkpoint": CORE | {"config", "checkpoint"},
     "recorder": CORE | {"config", "recorder"},
     "loops": CORE | {"config", "checkpoint", "recorder", "loops", "rewards", "steering"},

@@ -76,6 +76,15 @@ EXAMPLES = {
         ("robot-rl serve ws://127.0.0.1:8000 steer=runs/iql/seed_0 port=8001", "somebody else's server, steered"),
         ("robot-rl serve runs/lift/seed_0 'keys={state: observation/state}'", "with the names that a client sends"),
     ],
+    "deploy": [
+        ("robot-rl deploy lift.onnx environment=ros2 environment.robot=panda dry_run=true", "decide, command nothing"),
+        ("robot-rl deploy lift.onnx environment=ros2 environment.robot=panda episodes=5", "five episodes"),
+        (
+            "robot-rl deploy runs/lift/seed_0 environment=ros2 environment.robot=sim_panda environment.simulated=true "
+            "max_seconds=60",
+            "on a simulated robot, for a minute",
+        ),
+    ],
     "benchmark": [
         ("robot-rl benchmark suite=smoke", "algorithms x tasks x seeds, in minutes; give it again to go on"),
         ("robot-rl benchmark suite=cpu workers=2 seeds=[0,1,2,3,4]", "more seeds, two runs at a time"),

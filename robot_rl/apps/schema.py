@@ -35,6 +35,7 @@ POSITIONAL = {
     "evaluate": ("run",),
     "identify": ("data",),
     "serve": ("run",),
+    "deploy": ("run",),
     "benchmark": (),
     "doctor": (),
 }
