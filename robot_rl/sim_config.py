@@ -52,6 +52,9 @@ class GapConfig:
     sensor_noise: float | None = None  # deviation of Gaussian noise, times the channel's own deviation
     sensor_bias: float | None = None  # deviation of an offset drawn for each episode, times the channel's own deviation
     sensor_bits: int | None = None  # resolution over eight deviations of the channel; 0: exact
+    velocity_periods: int | None = None
+    """Control periods over which the velocities of joints are differenced from the positions that their encoders read,
+    with noise and resolution; 0: velocities have sensors of their own."""
     dropout: float | None = None  # probability per channel and step that the sensor begins to read 0
     dropout_steps: int | None = None  # for so many steps
     stuck: float | None = None  # probability per channel and step that the sensor begins to repeat its last value

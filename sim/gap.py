@@ -43,12 +43,13 @@ RANGES: dict[str, tuple[float, float]] = {
     "sensor_noise": (0.0, 100.0),
     "sensor_bias": (0.0, 100.0),
     "sensor_bits": (0, 32),
+    "velocity_periods": (0, 100),
     "dropout": (0.0, 1.0),
     "dropout_steps": (1, 10_000),
     "stuck": (0.0, 1.0),
     "stuck_steps": (1, 10_000),
 }
-WHOLE = ("action_bits", "sensor_bits", "dropout_steps", "stuck_steps")
+WHOLE = ("action_bits", "sensor_bits", "velocity_periods", "dropout_steps", "stuck_steps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +80,7 @@ class Gap:
     sensor_noise: float = 0.0
     sensor_bias: float = 0.0
     sensor_bits: int = 0
+    velocity_periods: int = 0
     dropout: float = 0.0
     dropout_steps: int = 1
     stuck: float = 0.0

@@ -10,6 +10,7 @@ import numpy as np
 from robot_rl.errors import InputError
 from robot_rl.seeding import Seeds
 from robot_rl.sim.drive import Drive, draw_timing
+from robot_rl.sim.encoders import Differences, Encoders, find_encoders
 from robot_rl.sim.episode import clip_action
 from robot_rl.sim.gap import NOMINAL, QUALIFIERS, Gap
 from robot_rl.sim.model_gap import ModelGap
@@ -50,6 +51,10 @@ class GapEnvironment:
         self._inner, self._gap, self._randomization = inner, gap, randomization
         model, _ = inner.physics
         self._physics = ModelGap(model)
+        differences = gap.velocity_periods > 0 or (
+            randomization is not None and "velocity_periods" in randomization.fields
+        )
+        self._encoders = find_encoders(inner) if differences else Encoders()
         idle = self._require_effect(proxy, asked)
         senses = gap.senses or (randomization is not None and randomization.can_sense(gap))
         self._deviation = measure_deviation(inner) if senses else {}
@@ -70,6 +75,8 @@ class GapEnvironment:
         """Refuse a robot that is the simulator; what of a proxy has no effect here."""
         _, data = self._inner.physics
         idle = self._physics.without_effect(self._gap, data)
+        if self._gap.velocity_periods > 0 and not self._encoders.pairs:
+            idle.append("velocity_periods")
         active = set(self._gap.differing()) - set(idle)
         name = "environment.gap" if proxy is None else f"environment.proxy={proxy}"
         vain = [field for field in asked if field in idle]
@@ -147,8 +154,15 @@ class GapEnvironment:
             motors=self._inner.motors(),
         )
         self._inner.attach(self._drive)
-        self._sensors = Sensors(gap, self._deviation, generator)
+        self._sensors = Sensors(gap, self._deviation, generator, self._differences(gap))
         return replace(step, observation=self._sensors.read(copied(step.observation)))
+
+    def _differences(self, gap: Gap) -> Differences | None:
+        """What velocities are read as, where they have no sensors of their own."""
+        if gap.velocity_periods == 0 or not self._encoders.pairs:
+            return None
+        period_s = float(self._physics.model.opt.timestep) * self._inner.substeps
+        return Differences(self._encoders, gap.velocity_periods, period_s)
 
     def _need_model(self) -> bool:
         """Take hold of the simulator's present model; whether it is another than before."""

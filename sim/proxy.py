@@ -50,6 +50,7 @@ GENERAL: dict[str, dict[str, float]] = {
         "motor_pole": 0.3,
         "action_bits": 6,
         "sensor_bits": 8,
+        "velocity_periods": 1,
         "sensor_noise": 0.05,
         "sensor_bias": 0.05,
         "dropout": 0.02,

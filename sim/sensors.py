@@ -6,6 +6,7 @@ import numpy as np
 
 from robot_rl.environment import Environment
 from robot_rl.seeding import Seeds
+from robot_rl.sim.encoders import Differences
 from robot_rl.sim.gap import Gap
 from robot_rl.types import Array
 
@@ -43,10 +44,18 @@ class Sensors:
         gap: what is wrong with them.
         deviation: of each channel; needed for noise, bias and resolution only.
         generator: of the episode.
+        differences: of positions, that velocities are read as; None: velocities have sensors of their own.
     """
 
-    def __init__(self, gap: Gap, deviation: Mapping[str, Array], generator: np.random.Generator) -> None:
+    def __init__(
+        self,
+        gap: Gap,
+        deviation: Mapping[str, Array],
+        generator: np.random.Generator,
+        differences: Differences | None = None,
+    ) -> None:
         self._gap, self._deviation, self._generator = gap, deviation, generator
+        self._differences = differences
         self._bias: dict[str, Array] = {}
         self._last: dict[str, Array] = {}
         self._dropped: dict[str, Array] = {}
@@ -55,12 +64,20 @@ class Sensors:
 
     def read(self, observation: Mapping[str, Array]) -> dict[str, Array]:
         """What the sensors say of a state. Shapes: each (*) -> the same."""
-        return {
-            key: array if key in NOT_SENSED or array.dtype != np.float32 else self._read(key, array)
-            for key, array in observation.items()
+        sensed = [key for key, array in observation.items() if key not in NOT_SENSED and array.dtype == np.float32]
+        if self._differences is None:
+            return {
+                **observation,
+                **{key: self._passed_on(key, self._measured(key, observation[key])) for key in sensed},
+            }
+        measured = {
+            key: self._measured(key, observation[key]) if key in sensed else observation[key] for key in observation
         }
+        measured = self._differences.read(measured)
+        return {**observation, **{key: self._passed_on(key, measured[key]) for key in sensed}}
 
-    def _read(self, key: str, array: Array) -> Array:
+    def _measured(self, key: str, array: Array) -> Array:
+        """With bias, noise and resolution; float64."""
         gap, generator = self._gap, self._generator
         value = array.astype(np.float64)
         if gap.senses:
@@ -72,6 +89,11 @@ class Sensors:
                 grain = FULL_SCALE_DEVIATIONS * deviation / 2**gap.sensor_bits
                 moves = grain > 0
                 value[moves] = np.rint(value[moves] / grain[moves]) * grain[moves]
+        return value
+
+    def _passed_on(self, key: str, value: Array) -> Array:
+        """What arrives of it."""
+        gap = self._gap
         if gap.stuck > 0:
             value = np.where(self._fails(self._stuck, key, value, gap.stuck, gap.stuck_steps), self._last[key], value)
         if gap.dropout > 0:

@@ -80,14 +80,14 @@ def read_layout(simulator: Simulated) -> StateLayout:
     model, _ = simulator.physics
     keys = tuple(key for key, spec in simulator.spec.observation.items() if len(spec.shape) == 1)
     _require_motors(simulator)
-    positions, velocities, seen = _probe(simulator, keys)
-    position, offset, velocity = _match(positions, velocities, seen)
+    positions, velocities, seen = probe_states(simulator, keys)
+    position, offset, velocity = match_channels(positions, velocities, seen)
     if not position and not velocity:
         raise InputError(f"no channel of the observations {list(keys)} is the position of a joint: {REMEDY}")
-    cut = _cut_channels(simulator, keys, velocity)
+    cut = channel_cuts(simulator, keys, velocity)
     driven, unseen, differenced = _driven(simulator), [], []
     for joint in range(model.njnt):
-        for index, entries in _coordinates(model, joint):
+        for index, entries in coordinates(model, joint):
             if any(entry not in position for entry in entries):
                 unseen.append(index)
             elif index not in velocity:
@@ -141,7 +141,7 @@ def _joint_of(model: mujoco.MjModel, index: int) -> str:
     return model.joint(joint).name or f"joint {joint}"
 
 
-def _coordinates(model: mujoco.MjModel, joint: int) -> list[tuple[int, tuple[int, ...]]]:
+def coordinates(model: mujoco.MjModel, joint: int) -> list[tuple[int, tuple[int, ...]]]:
     """Each degree of freedom of a joint with the entries of qpos that say where it is."""
     at, dof = int(model.jnt_qposadr[joint]), int(model.jnt_dofadr[joint])
     match model.jnt_type[joint]:
@@ -153,7 +153,7 @@ def _coordinates(model: mujoco.MjModel, joint: int) -> list[tuple[int, tuple[int
     return [(dof, (at,))]
 
 
-def _probe(simulator: Simulated, keys: Sequence[str]) -> tuple[Array, Array, Array]:
+def probe_states(simulator: Simulated, keys: Sequence[str]) -> tuple[Array, Array, Array]:
     """Random states about the present one and what is observed in them. Shapes: (P, nq), (P, nv), (P, C)."""
     model, data = simulator.physics
     start, generator = data.qpos.copy(), np.random.default_rng(0)
@@ -169,7 +169,7 @@ def _probe(simulator: Simulated, keys: Sequence[str]) -> tuple[Array, Array, Arr
     return np.array(positions), np.array(velocities), np.array(seen)
 
 
-def _match(
+def match_channels(
     positions: Array, velocities: Array, seen: Array
 ) -> tuple[dict[int, tuple[int, ...]], dict[int, float], dict[int, int]]:
     """Channels of positions, what they have on top, and channels of velocities."""
@@ -199,7 +199,7 @@ def _match(
     return position, offset, {index: channel for index, channel in found.items() if channel is not None}
 
 
-def _cut_channels(simulator: Simulated, keys: Sequence[str], velocity: Mapping[int, int]) -> dict[int, float]:
+def channel_cuts(simulator: Simulated, keys: Sequence[str], velocity: Mapping[int, int]) -> dict[int, float]:
     """Velocities that are cut, as those of gymnasium's Hopper at 10."""
     model, data = simulator.physics
     set_state(simulator, data.qpos.copy(), np.full(model.nv, FAST))
@@ -212,13 +212,13 @@ def _names(
 ) -> dict[int, str]:
     names: dict[int, str] = {}
     for joint in range(model.njnt):
-        for dof, entries in _coordinates(model, joint):
+        for dof, entries in coordinates(model, joint):
             name = _joint_of(model, dof)
             for entry in entries:
-                part = f" {entry - int(model.jnt_qposadr[joint])}" if len(_coordinates(model, joint)) > 1 else ""
+                part = f" {entry - int(model.jnt_qposadr[joint])}" if len(coordinates(model, joint)) > 1 else ""
                 names |= dict.fromkeys(position.get(entry, ()), f"{name} position{part}")
             if dof in velocity:
-                part = f" {dof - int(model.jnt_dofadr[joint])}" if len(_coordinates(model, joint)) > 1 else ""
+                part = f" {dof - int(model.jnt_dofadr[joint])}" if len(coordinates(model, joint)) > 1 else ""
                 names[velocity[dof]] = f"{name} velocity{part}"
     return names
 
