@@ -67,6 +67,11 @@ def export_policy(
     if target.exists() and not overwrite:
         raise InputError(f"{target} is already there: choose another name, or add overwrite=true")
     spec, replay = trained.spec, trained.config.replay
+    if replay.frame_stack != 1:
+        raise InputError(
+            f"replay.frame_stack={replay.frame_stack}: a file remembers no frames, so policies that see several cannot "
+            "be exported yet: play the run itself"
+        )
     agent = trained.agent("cpu")
     graph = onnx_graph(agent, spec, replay.action_chunk)
     facts = {
