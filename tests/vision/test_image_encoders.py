@@ -12,7 +12,7 @@ from torch import nn
 from robot_rl.errors import InputError
 from robot_rl.networks.vision.config import VisionConfig
 from robot_rl.networks.vision.encoder import ImageEncoder, build_encoder
-from robot_rl.networks.vision.pixels import folded, with_coordinates
+from robot_rl.networks.vision.pixels import folded, scaled, with_coordinates
 from robot_rl.networks.vision.pooling import Average, SpatialEmbeddings, SpatialSoftmax
 from robot_rl.networks.vision.weights import load_weights, save_weights
 
@@ -97,6 +97,18 @@ def test_a_condition_changes_nothing_before_it_is_learned_and_something_after(ki
         encoder(images)
 
 
+@pytest.mark.parametrize(
+    ("kind", "black", "white"),
+    [("centered", -0.5, 0.5), ("unit", 0.0, 1.0), ("signed", -1.0, 1.0), ("imagenet", -0.485 / 0.229, 0.515 / 0.229)],
+)
+def test_bytes_become_what_the_settings_say_and_stay_bytes(kind: str, black: float, white: float) -> None:
+    images = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 6, 1, 1)
+    assert scaled(images, kind)[:, 3, 0, 0].tolist() == pytest.approx([black, white], abs=1e-6)
+    numbers = images.float()
+    scaled(numbers, kind)
+    assert numbers.max() == 255
+
+
 def test_frames_become_channels_the_oldest_first() -> None:
     images = pictures(2, 3, 8, 8, 3)
     channels = folded(images)
@@ -128,6 +140,25 @@ def test_the_poolings_worked_out() -> None:
     torch.testing.assert_close(Average((1, 3, 3))(x), torch.tensor([[50.0 / 9]]))
     pool = SpatialEmbeddings((1, 3, 3), 2, generator())
     torch.testing.assert_close(pool(x), 50.0 * pool.weight[:, 2])  # (1, 2): the weights of place 2
+
+
+@pytest.mark.parametrize("kind", ["cnn", "resnet18"])
+def test_half_precision_is_of_the_products_alone(kind: str) -> None:
+    images = pictures(4, 64, 64, 3)
+    whole, half = (
+        ImageEncoder(VisionConfig(kind=kind, pooling="average", precision=precision), (64, 64, 3), generator())
+        for precision in ("float32", "bfloat16")
+    )
+    features = half(images)
+    assert features.dtype == torch.float32
+    assert not torch.equal(features, whole(images))
+    torch.testing.assert_close(features, whole(images), rtol=0.1, atol=0.05)
+    features.square().mean().backward()
+    whole(images).square().mean().backward()
+    for name, each in half.named_parameters():
+        wanted = dict(whole.named_parameters())[name].grad
+        assert each.dtype == each.grad.dtype == torch.float32
+        assert float(nn.functional.cosine_similarity(each.grad.flatten(), wanted.flatten(), dim=0)) > 0.98, name
 
 
 def test_images_too_small_for_the_trunk_are_refused() -> None:

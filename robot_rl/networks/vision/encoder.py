@@ -84,15 +84,13 @@ class ImageEncoder(nn.Module):
         """Before pooling; of a transformer the vector. Shapes: (B, H, W, C), (B, condition_size) -> (B, C', h, w)."""
         dtype = next(self.trunk.parameters()).dtype
         x = resized(scaled(folded(images), self.config.pixels, dtype), self.config.resize)
-        if isinstance(self.trunk, VisionTransformer):
-            tokens: Tensor = self.trunk(x)
-            return tokens
         if self.config.coordinates:
             x = with_coordinates(x)
         if (condition is None) != (self.condition_size == 0):
             raise ValueError(f"the encoder has condition_size={self.condition_size}: hand it that, or nothing where 0")
-        mapped: Tensor = self.trunk(x, condition)
-        return mapped
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            mapped: Tensor = self.trunk(x) if self.config.kind == "vit" else self.trunk(x, condition)
+        return mapped.to(dtype)
 
     def _side(self, height: int, width: int) -> tuple[int, int]:
         side = self.config.resize

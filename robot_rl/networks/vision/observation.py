@@ -41,12 +41,15 @@ class PixelsConfig:
     """What the policy has of its own: `nothing`, it sees what critics see; its `neck` (DrQ-v2, RLPD); or `eyes` and
     neck (PTR, V-PTR), which then learn from its loss."""
     learns_from: str = "values"
-    """Losses whose gradient reaches shared eyes: `values` (critics and V: DrQ), `actor`, or `all`."""
+    """Losses whose gradient reaches shared eyes: `values` (critics and V: DrQ), `actor`, `all`, or `nothing`: they stay
+    as they began, and the necks behind them learn."""
 
     def __post_init__(self) -> None:
         require_choice(self.cameras, ("apart", "shared"), "pixels cameras")
         require_choice(self.actor, ("nothing", "neck", "eyes"), "pixels actor")
-        require_choice(self.learns_from, ("values", "actor", "all"), "pixels learns_from")
+        require_choice(self.learns_from, ("values", "actor", "all", "nothing"), "pixels learns_from")
+        if self.learns_from == "nothing" and self.actor != "neck":
+            raise InputError(f"pixels learns_from=nothing freezes shared eyes: it needs actor=neck, not {self.actor}")
         for name in ("width", "numbers_width"):
             if getattr(self, name) is not None:
                 require_range(getattr(self, name), 1, 100_000, f"pixels {name}")
@@ -176,7 +179,7 @@ class PixelEncoder(nn.Module):
         count = len(batch.reward[rows])
         maps = self.eyes(seen)
         plain = maps[:count] if strong else maps
-        from_values, from_actor = self.config.learns_from != "actor", self.config.learns_from != "values"
+        from_values, from_actor = (self.config.learns_from in (each, "all") for each in ("values", "actor"))
         from_actor = from_actor and last  # before, the eyes have learned already
         visual = self.neck(maps if from_values or not own else maps.detach())
         critic = self._joined(visual, seen, self.numbers_neck)

@@ -13,25 +13,25 @@ def folded(images: Tensor) -> Tensor:
     The result lies in memory channels last, as convolutions like it.
     """
     if images.ndim == 5:
-        images = images.movedim(1, 3).flatten(3)
+        images = torch.cat(images.unbind(1), dim=3)  # three times as fast on a CPU as moving the axis
     return images.permute(0, 3, 1, 2)
 
 
 def scaled(images: Tensor, kind: str, dtype: torch.dtype = torch.float32) -> Tensor:
     """Bytes to numbers, see `VisionConfig.pixels`. Shapes: (B, C, H, W) -> the same."""
-    x = images.to(dtype)
+    x = images.to(dtype, copy=True)  # so that what follows may happen in place
     match kind:
         case "unit":
-            return x / 255.0
+            return x.mul_(1 / 255)
         case "signed":
-            return x / 127.5 - 1.0
+            return x.mul_(1 / 127.5).sub_(1.0)
         case "imagenet":
             repeats = x.shape[1] // 3
             mean = torch.tensor(IMAGENET_MEAN * repeats, dtype=dtype, device=x.device).view(1, -1, 1, 1)
             deviation = torch.tensor(IMAGENET_DEVIATION * repeats, dtype=dtype, device=x.device).view(1, -1, 1, 1)
-            return (x / 255.0 - mean) / deviation
+            return x.mul_(1 / 255).sub_(mean).div_(deviation)
         case _:
-            return x / 255.0 - 0.5
+            return x.mul_(1 / 255).sub_(0.5)
 
 
 def resized(x: Tensor, side: int | None) -> Tensor:
