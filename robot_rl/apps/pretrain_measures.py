@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from robot_rl.algorithms.video import Objective
 from robot_rl.apps.pretrain_footage import Source, Video
@@ -27,6 +28,7 @@ SALIENT_VIDEOS = 3
 SALIENT_FRAMES = 4
 NOISY_COPIES = 8
 NOISE = 0.08  # deviation, of the range of a byte
+BLUR = 5  # pixels, odd
 STRIP = 6  # frames of a video that are shown
 
 
@@ -178,7 +180,11 @@ def _curve(objective: Objective, before: Objective, source: Source, video: Video
 
 
 def _saliency(objective: Objective, source: Source, video: Video, seed: int, device: torch.device) -> Saliency:
-    """|dV / d pixel|, summed over the colours and averaged over noisy copies (SmoothGrad, arXiv:1706.03825)."""
+    """|dV / d pixel|, summed over the colours, averaged over noisy copies (SmoothGrad, arXiv:1706.03825) and neighbours.
+
+    Convolutions with strides look at some pixels more often than at those beside them: without the neighbours a picture
+    shows their grid.
+    """
     length = len(video.track)
     shown = np.linspace(0, length - 2, SALIENT_FRAMES).round().astype(int) if length > 1 else np.zeros(1, int)
     frames, goal = _images(video, shown), _images(video, np.asarray([length - 1])).to(device)
@@ -191,6 +197,7 @@ def _saliency(objective: Objective, source: Source, video: Video, seed: int, dev
         value = objective.differentiable_value(pixels, goal).sum()
         (slope,) = torch.autograd.grad(value, pixels)
         total += slope.abs().sum(-1)
+    total = avg_pool2d(total[:, None], BLUR, 1, BLUR // 2, count_include_pad=False)[:, 0]
     peak = total.flatten(1).quantile(0.995, dim=1).clamp(min=1e-12)[:, None, None]
     return Saliency(
         source=source.name,

@@ -18,7 +18,7 @@ from robot_rl.datasets.store_files import clear_disk_errors
 from robot_rl.types import Array
 
 CURVES_SHOWN = 6  # of a source
-SHOWN_PIXELS = 96
+SHOWN_PIXELS = 128
 QUALITY = 85  # of JPEG
 STYLE = """
 .strip{display:flex;gap:3px;margin:6px 0 14px}
