@@ -180,7 +180,7 @@ def _curve(objective: Objective, before: Objective, source: Source, video: Video
 
 
 def _saliency(objective: Objective, source: Source, video: Video, seed: int, device: torch.device) -> Saliency:
-    """|dV / d pixel|, summed over the colours, averaged over noisy copies (SmoothGrad, arXiv:1706.03825) and neighbours.
+    """The slope of the value by each pixel: over colours, noisy copies (SmoothGrad, arXiv:1706.03825) and neighbours.
 
     Convolutions with strides look at some pixels more often than at those beside them: without the neighbours a picture
     shows their grid.
