@@ -175,7 +175,7 @@ def measure(rate_hz: int, seconds: float, cameras: int, learner: bool) -> dict[s
             stop=lambda: bool(ends_s) and time.monotonic() > ends_s[0],
             after_step=lambda _: ends_s.append(time.monotonic() + seconds) if not ends_s else None,
         )
-        with steady(50):
+        with steady(50, ("dds.",)):
             play = loop.play(seed=0)
         causes = environment.link.causes
         environment.close()

@@ -42,5 +42,5 @@ class DeployConfig:
         require_range(self.deadline, 0.0, 1.0, "deadline")
         require_minimum(self.patience, 1, "patience")
         if self.priority is not None:
-            require_range(self.priority, 1, 99, "priority")
+            require_range(self.priority, 1, 98, "priority")
         require_minimum(self.threads, 1, "threads")

@@ -39,6 +39,7 @@ from robot_rl.transforms.action import ActionScale
 from robot_rl.types import Policy, TimeStep
 
 SUMMARY = "Run a policy on a robot, or on a simulator in real time: recorded, timed, stopped safely."
+RECEIVING = ("dds.",)  # threads of Fast DDS
 ROWS = 200_000  # of the timing that there is room for from the start
 
 
@@ -185,7 +186,7 @@ def _loop(config: DeployConfig, environment: Environment, policy: Policy, timing
 def _drive(loop: ControlLoop, state: _Run, console: Console) -> None:
     """Episodes until enough are played, or something ends the deployment."""
     config = state.config
-    with steady(config.priority) as problems, StatusLine(console, lambda: _line(loop, state)):
+    with steady(config.priority, RECEIVING) as problems, StatusLine(console, lambda: _line(loop, state)):
         for problem in problems:
             console.print(Text(problem, "yellow"), soft_wrap=True)
         if config.dry_run:

@@ -3,10 +3,12 @@
 import gc
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from robot_rl.clock import Clock
 
@@ -48,15 +50,28 @@ class Pacer:
         return late
 
 
+def _threads(prefixes: tuple[str, ...]) -> list[int]:
+    """Numbers of this process's threads whose names begin so."""
+    found = []
+    for entry in Path("/proc/self/task").iterdir():
+        with suppress(OSError):  # it has ended meanwhile
+            if prefixes and (entry / "comm").read_text().startswith(prefixes):
+                found.append(int(entry.name))
+    return found
+
+
 @contextmanager
-def steady(priority: int | None) -> Iterator[list[str]]:
+def steady(priority: int | None, helpers: tuple[str, ...] = ()) -> Iterator[list[str]]:
     """Inside, this thread keeps its time as well as the machine allows. Yields what it does not allow, in words.
 
-    Garbage is collected before, and afterwards only by `collect`. `priority` is that of SCHED_FIFO, 1 to 99, for this
-    thread alone; None asks for no real-time scheduling.
+    Garbage is collected before, and afterwards only by `collect`.
+
+    Args:
+        priority: of SCHED_FIFO, 1 to 98, for this thread; None asks for no real-time scheduling.
+        helpers: beginnings of names of threads that this one waits for, such as those that receive; they come first.
     """
     problems: list[str] = []
-    before = (os.sched_getscheduler(0), os.sched_getparam(0))
+    before: dict[int, tuple[int, os.sched_param]] = {}
     enabled, switch_s = gc.isenabled(), sys.getswitchinterval()
     gc.collect()
     gc.freeze()
@@ -64,7 +79,10 @@ def steady(priority: int | None) -> Iterator[list[str]]:
     sys.setswitchinterval(SWITCH_S)
     if priority is not None:
         try:
-            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
+            for thread in (threading.get_native_id(), *_threads(helpers)):
+                own = thread == threading.get_native_id()
+                before[thread] = (os.sched_getscheduler(thread), os.sched_getparam(thread))
+                os.sched_setscheduler(thread, os.SCHED_FIFO, os.sched_param(priority if own else priority + 1))
         except OSError as error:
             problems.append(
                 f"no real-time scheduling ({error.strerror}): periods will be less even. Allow it with `ulimit -r "
@@ -73,8 +91,9 @@ def steady(priority: int | None) -> Iterator[list[str]]:
     try:
         yield problems
     finally:
-        if priority is not None and not problems:
-            os.sched_setscheduler(0, *before)
+        for thread, (policy, parameters) in before.items():
+            with suppress(OSError):  # a helper has ended, or nothing was changed
+                os.sched_setscheduler(thread, policy, parameters)
         sys.setswitchinterval(switch_s)
         gc.unfreeze()
         if enabled:

@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -347,6 +348,25 @@ def test_steady_freezes_garbage_collection_and_puts_everything_back(monkeypatch:
         assert gc.get_freeze_count() > 0
         assert problems == []
     assert (gc.isenabled(), sys.getswitchinterval(), os.sched_getscheduler(0)) == before
+
+    def wait() -> None:
+        release.wait(10)
+
+    release = threading.Event()
+    thread = threading.Thread(target=wait)
+    thread.start()
+    assert thread.native_id is not None
+    Path(f"/proc/self/task/{thread.native_id}/comm").write_text("dds.test")
+    asked: list[tuple[int, int, int]] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "sched_setscheduler", lambda t, kind, given: asked.append((t, kind, given.sched_priority)))
+        with steady(50, ("dds.",)) as problems:
+            assert problems == []
+    own = threading.get_native_id()
+    assert asked[:2] == [(own, os.SCHED_FIFO, 50), (thread.native_id, os.SCHED_FIFO, 51)]
+    assert [(t, kind) for t, kind, _ in asked[2:]] == [(own, os.SCHED_OTHER), (thread.native_id, os.SCHED_OTHER)]
+    release.set()
+    thread.join()
 
     def refuse(*_: object) -> None:
         raise PermissionError(1, "Operation not permitted")
