@@ -1,6 +1,7 @@
 """What steering and serving cost: latency over the number of candidates, and many clients of one server.
 
-    OMP_NUM_THREADS=1 python benchmarks/steering.py --seconds 60
+    OMP_NUM_THREADS=1 python benchmarks/steering.py --minutes 10
+    OMP_NUM_THREADS=1 python benchmarks/steering.py --part critic --device cuda   # on an accelerator
 
 One torch thread. Both agents are untrained SAC agents, networks of 256, 256 on 32 numbers, chunks of 8 actions of 7:
 only the sizes matter. A policy that costs more is imitated by waiting that long in its forward pass.
@@ -11,6 +12,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import msgpack
@@ -20,6 +22,8 @@ from websockets.sync.client import connect
 
 from robot_rl.algorithms.sac import SACConfig, create
 from robot_rl.clock import MonotonicClock
+from robot_rl.networks.vision.config import VisionConfig
+from robot_rl.networks.vision.observation import PixelsConfig
 from robot_rl.seeding import Seeds
 from robot_rl.spec import ArraySpec, Spec
 from robot_rl.steering.agents import AgentProposer, CriticScorer
@@ -36,6 +40,8 @@ SPEC = Spec(
     control_period_s=0.1,
     action_semantics="osc_pose_delta",
 )
+SEEING = replace(SPEC, observation={"camera": ArraySpec(shape=(128, 128, 3), dtype="uint8")})
+RESNET = PixelsConfig(encoder=VisionConfig(kind="resnet34", pooling="average", coordinates=True, pixels="signed"))
 KEYS = {"state": "observation/state"}
 CPU = torch.device("cpu")
 
@@ -86,6 +92,40 @@ def latency(wait_s: float, repeats: int) -> None:
         print(
             f"{candidates:4d} {median:8.2f} {high:8.2f}   " + " ".join(f"{part:6.2f}" for part in parts) + f"   {more}"
         )
+
+
+def critic_cost(repeats: int, device: torch.device) -> None:
+    """What more candidates cost a critic: of numbers, and of images that a ResNet-34 as V-GPS's encodes once."""
+    print(f"critic on {device}: K, ms to encode, ms to score, both over both at K = 1 (medians of {repeats})")
+    for name, spec, config in (
+        ("numbers, 2 x 256", SPEC, SACConfig()),
+        ("ResNet-34, 128 px", SEEING, SACConfig(pixels=RESNET)),
+    ):
+        agent = create(config, spec.chunked(CHUNK), Seeds(0), device, None)
+        scorer, random = (
+            CriticScorer(agent=agent, observations=spec, chunk=CHUNK, device=device),
+            np.random.default_rng(0),
+        )
+        observation = {
+            key: random.integers(0, 256, array.shape, np.uint8)
+            if array.is_image
+            else random.normal(size=array.shape).astype(np.float32)
+            for key, array in spec.observation.items()
+        }
+        base = 0.0
+        for candidates in (1, 10, 50):
+            actions, times = random.uniform(-1, 1, (candidates, CHUNK, ACTION)), []
+            for _ in range(repeats + 3):
+                start = time.perf_counter()
+                encoded = scorer.encode(observation, "")
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
+                between = time.perf_counter()
+                scorer.score(encoded, actions)  # its values come to the host, which waits for them
+                times.append((between - start, time.perf_counter() - between))
+            encoding, scoring = (float(np.median([each[i] for each in times[3:]])) * 1e3 for i in (0, 1))
+            base = encoding + scoring if candidates == 1 else base
+            print(f"  {name}: {candidates:3d} {encoding:8.2f} {scoring:8.2f} {(encoding + scoring) / base:6.2f}")
 
 
 def encode(value: Any) -> dict[bytes, Any]:
@@ -160,14 +200,20 @@ def soak(seconds: float, clients: int, rate_hz: float, steered: bool) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60.0, help="of each soak; the acceptance says 600")
+    parser.add_argument("--minutes", type=float, default=1.0, help="of each soak; the acceptance says 10")
     parser.add_argument("--repeats", type=int, default=200)
+    parser.add_argument("--part", choices=("all", "latency", "critic", "soak"), default="all")
+    parser.add_argument("--device", default="cpu", help="of the critic's cost")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    latency(0.0, given.repeats)
-    latency(0.05, given.repeats // 2)
-    soak(given.seconds, 8, 10.0, steered=False)
-    soak(given.seconds, 8, 10.0, steered=True)
+    if given.part in ("all", "latency"):
+        latency(0.0, given.repeats)
+        latency(0.05, given.repeats // 2)
+    if given.part in ("all", "critic"):
+        critic_cost(max(5, given.repeats // 4), torch.device(given.device))
+    if given.part in ("all", "soak"):
+        soak(60 * given.minutes, 8, 10.0, steered=False)
+        soak(60 * given.minutes, 8, 10.0, steered=True)
 
 
 if __name__ == "__main__":
