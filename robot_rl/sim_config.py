@@ -118,6 +118,8 @@ class SimulatedConfig:
     randomization: RandomizationConfig = field(default_factory=RandomizationConfig)
     action_history: int = 0
     """Commands of so many steps back that are observed as `action_history`: a delay hides what is under way."""
+    task_id: list[int] | None = None
+    """[number, count]: which of several tasks it is, observed as `task` with a 1 in its place."""
     cameras: list[str] = field(default_factory=list)
     """Cameras of the model that are observed as `<camera>_image`: by name, or by number ("0"; "-1" sees all)."""
     image_size: int = 64  # height and width of these images in pixels
@@ -129,6 +131,8 @@ class SimulatedConfig:
             require_choice(self.proxy, PROXIES, "environment.proxy")
         require_minimum(self.action_history, 0, "environment.action_history")
         require_range(self.image_size, 8, 2048, "environment.image_size")
+        if self.task_id is not None and (len(self.task_id) != 2 or not 0 <= self.task_id[0] < self.task_id[1]):
+            raise InputError(f"environment.task_id={self.task_id}: give [number, count], number below count")
         if self.looks.drawn and not self.cameras:
             raise InputError("environment.looks changes what cameras see: it needs environment.cameras")
         if self.numbers is not None and not self.cameras:

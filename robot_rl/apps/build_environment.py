@@ -17,6 +17,7 @@ from robot_rl.sim.action_history import ActionHistory
 from robot_rl.sim.experts import FetchPickAndPlaceExpert, LiftExpert, NoisyPolicy, StackExpert
 from robot_rl.sim.gap import NOMINAL
 from robot_rl.sim.randomization import read_randomization
+from robot_rl.sim.task_id import TaskId
 from robot_rl.sim_config import GapConfig, RandomizationConfig, SimulatedConfig
 from robot_rl.spec import Spec
 from robot_rl.types import Policy
@@ -103,6 +104,8 @@ def _with_gap(simulator: Any, config: SimulatedConfig, *, training: bool) -> Env
         )
     if config.action_history > 0:
         environment = ActionHistory(environment, config.action_history)
+    if config.task_id is not None:
+        environment = TaskId(environment, *config.task_id)
     return environment
 
 

@@ -1,0 +1,186 @@
+"""The comparison of arms: which commands it has, what is skipped, and what the table says."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from robot_rl.algorithms import SACConfig, create
+from robot_rl.apps import cli, video_protocol
+from robot_rl.apps.compose import compose
+from robot_rl.apps.video_protocol import Settings, is_done, main, parse, run_step, steps, table
+from robot_rl.config import TrainConfig
+from robot_rl.errors import InputError
+from robot_rl.networks.vision.config import VisionConfig
+from robot_rl.networks.vision.encoder import ImageEncoder
+from robot_rl.networks.vision.observation import PixelsConfig
+from robot_rl.networks.vision.weights import save_weights
+from robot_rl.seeding import Seeds
+from robot_rl.sim.task_id import TaskId
+from robot_rl.spec import ArraySpec, Spec
+from robot_rl.testing.fakes import OneJointEnvironment
+from robot_rl.types import Batch
+
+
+def test_every_command_composes(tmp_path: Path) -> None:
+    kinds: set[tuple[str, ...]] = set()
+    for step in steps(parse([f"folder={tmp_path}", "arms=none,icvf", "seeds=0"])):
+        verb, *words = step.words
+        kind = (verb, *(word.split("=")[0] for word in words))
+        if verb == video_protocol.CORPUS or kind in kinds:
+            continue
+        kinds.add(kind)
+        positional = {"train": "experiment", "evaluate": "run", "pretrain-video": "path"}[verb]
+        words = [word if "=" in word else f"{positional}={word}" for word in words]
+        compose(verb, words)
+
+
+def test_arms_differ_in_what_their_eyes_begin_with_and_in_nothing_else(tmp_path: Path) -> None:
+    found = {step.title: step.words for step in steps(parse([f"folder={tmp_path}", "seeds=3"]))}
+    none, icvf = found["Robot learning: none, tuned, seed 3"], found["Robot learning: icvf, tuned, seed 3"]
+    (weights,) = [word for word in icvf if word.startswith("algorithm.pixels.encoder.weights=")]
+    assert weights.endswith("encoders/icvf_3/encoder.safetensors")
+    assert [word for word in icvf if word not in (weights, icvf[-2])][:3] == none[:3]
+    assert set(none) - set(icvf) == {next(word for word in none if word.startswith("output="))}
+    frozen = found["Robot learning: icvf, frozen, seed 3"]
+    assert set(frozen) - set(icvf) >= {"algorithm.pixels.actor=neck", "algorithm.pixels.learns_from=nothing"}
+
+
+def test_the_phases_of_vptr_go_from_many_tasks_to_one() -> None:
+    config = compose("train", ["experiment=vptr_lift"])
+    assert isinstance(config, TrainConfig)
+    assert list(config.phases) == ["multitask", "target"]
+    assert sum(config.phases["target"].shares.values()) == pytest.approx(1.0)
+    assert config.phases["target"].shares["target"] == pytest.approx(0.1)
+    assert "target" not in config.phases["multitask"].shares
+    assert (config.replay.discount, config.replay.reward_scale, config.replay.reward_bias) == (0.96, 11.0, -1.0)
+    algorithm = config.algorithm
+    assert isinstance(algorithm, SACConfig)
+    assert (algorithm.conservative_weight, algorithm.conservative_calibrated) == (5.0, True)
+    assert (algorithm.conservative_samples, algorithm.max_target_backup, algorithm.target_rate) == (4, 4, 0.005)
+    assert algorithm.pixels.actor == "eyes"
+
+
+def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [f"folder={tmp_path}", "arms=none", "ways=tuned", "seeds=0", "episodes=2"]
+    called: list[list[str]] = []
+
+    def pretend(given: list[str]) -> int:
+        called.append(given)
+        for step in steps(parse(words)):
+            if given[: len(step.words)] == step.words:
+                step.result.parent.mkdir(parents=True, exist_ok=True)
+                if step.result.suffix == ".zarr":
+                    step.result.mkdir()
+                elif step.words[0] == "evaluate":
+                    step.result.write_text(json.dumps({"episodes": [{"success": True}, {"success": False}]}))
+                else:
+                    step.result.write_text("")
+        return 0 if len(called) < 4 or len(called) > 4 else 130
+
+    monkeypatch.setattr(cli, "main", pretend)
+    monkeypatch.setattr(video_protocol.video_corpus, "record", lambda settings, console: Path(settings.path))
+    monkeypatch.setattr(video_protocol, "read_run", lambda folder: _Finished())
+    assert main(words) == 130  # the fourth is interrupted; it is done nevertheless, as its result says
+    assert main(words) == 0
+    verbs = [given[0] for given in called]
+    assert verbs == ["evaluate", "evaluate", "evaluate", "train", "evaluate", "evaluate"]
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    assert lines[2] == "| none | tuned | seen | 0.50 | 0.09 to 0.91 | 0.50 | 2 |"
+    assert lines[3].startswith("| none | tuned | unseen | 0.50")
+
+
+class _Finished:
+    status = "finished"
+
+
+def test_an_interrupted_run_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (training,) = [
+        s for s in steps(parse([f"folder={tmp_path}", "arms=none", "ways=tuned", "seeds=0"])) if s.words[0] == "train"
+    ]
+    called: list[list[str]] = []
+    monkeypatch.setattr(cli, "main", lambda words: called.append(words) or 0)
+    assert not is_done(training)
+    run_step(training, Console(quiet=True))
+    training.result.parent.mkdir(parents=True)
+    (training.result.parent / "config.yaml").write_text("")
+    run_step(training, Console(quiet=True))
+    assert ["resume=true" in words for words in called] == [False, True]
+
+
+def test_a_table_has_what_there_is(tmp_path: Path) -> None:
+    assert table(Settings(folder=str(tmp_path))).count("\n") == 2
+
+
+@pytest.mark.parametrize(
+    ("word", "message"), [("arms=icv", "did you mean 'icvf'"), ("seeds=a", "whole numbers"), ("step=1", "key=value")]
+)
+def test_settings_that_cannot_be_are_refused(word: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parse([word])
+
+
+# What V-PTR needs of the learner --------------------------------------------------------------------------------------
+SPEC = Spec(
+    observation={"front_image": ArraySpec(shape=(16, 16, 3), dtype="uint8"), "task": ArraySpec(shape=(2,))},
+    action=ArraySpec(shape=(2,), low=-np.ones(2), high=np.ones(2)),
+)
+VISION = {"channels": [4, 4], "kernels": [3, 3], "strides": [2, 2], "padding": True}
+
+
+def batch() -> Batch:
+    g = torch.Generator().manual_seed(0)
+
+    def observation() -> dict[str, torch.Tensor]:
+        images = torch.randint(0, 256, (8, 16, 16, 3), generator=g, dtype=torch.uint8)
+        return {"front_image": images, "task": torch.eye(2)[torch.arange(8) % 2]}
+
+    return Batch(
+        observation=observation(),
+        action=torch.randn(8, 2, generator=g).tanh(),
+        reward=torch.randn(8, generator=g),
+        discount=torch.full((8,), 0.9),
+        next_observation=observation(),
+        monte_carlo_return=torch.randn(8, generator=g),
+    )
+
+
+@pytest.mark.parametrize(("way", "learns"), [("eyes", True), ("nothing", False)])
+def test_eyes_begin_with_what_video_taught_and_learn_on_unless_they_are_frozen(
+    way: str, learns: bool, tmp_path: Path
+) -> None:
+    taught = ImageEncoder(VisionConfig(**VISION), (16, 16, 3), torch.Generator().manual_seed(7))
+    save_weights(taught, tmp_path / "encoder.safetensors")
+    encoder = VisionConfig(**VISION, weights=str(tmp_path / "encoder.safetensors"))
+    own = {"actor": "eyes"} if way == "eyes" else {"actor": "neck", "learns_from": "nothing"}
+    pixels = PixelsConfig(encoder=encoder, width=6, **own)
+    config = SACConfig(actor_hidden=[8], critic_hidden=[8], critic_count=2, pixels=pixels, conservative_weight=5.0)
+    agent = create(config, SPEC, Seeds(0), torch.device("cpu"), None)
+    eyes = [agent.encoder.eyes, *([agent.encoder.actor_eyes] if way == "eyes" else [])]
+    for each in eyes:
+        assert torch.equal(each.encoders[0].trunk.convolutions[0].weight, taught.trunk.convolutions[0].weight)
+    before = {key: value.clone() for key, value in agent.encoder.state_dict().items()}
+    agent.update(batch())
+    changed = {key for key, value in agent.encoder.state_dict().items() if not torch.equal(value, before[key])}
+    assert any("eyes." in key for key in changed) == learns
+    assert {"neck.linear.weight", "actor_neck.linear.weight"} <= changed
+    if way == "eyes":  # critics and policy drift apart
+        one, other = agent.encoder.eyes.state_dict(), agent.encoder.actor_eyes.state_dict()
+        assert any(not torch.equal(one[key], other[key]) for key in one)
+
+
+def test_frozen_eyes_need_a_neck_that_learns() -> None:
+    with pytest.raises(InputError, match="needs actor=neck"):
+        PixelsConfig(actor="eyes", learns_from="nothing")
+
+
+def test_a_task_is_told_by_its_number() -> None:
+    environment = TaskId(OneJointEnvironment(), 1, 3)
+    assert environment.spec.observation["task"].shape == (3,)
+    steps_seen = [environment.reset(seed=0), environment.step(np.zeros(environment.spec.action.shape))]
+    assert [step.observation["task"].tolist() for step in steps_seen] == [[0.0, 1.0, 0.0]] * 2
+    with pytest.raises(InputError, match="task_id"):
+        compose("evaluate", ["environment=lift", "environment.task_id=[2,2]"])
