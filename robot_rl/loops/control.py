@@ -193,11 +193,13 @@ class ControlLoop:
         try:
             action = np.asarray(self.policy.act(step.observation))
         except Exception as error:  # noqa: BLE001  # whatever it is, the robot must hold
-            return self._failed(f"{type(error).__name__}: {error}")
+            self._failed(f"{type(error).__name__}: {error}")
+            return None
         self._inference_ns = self.clock.now_ns() - began
         problem = problem_of(action, self._action.size)
         if problem is not None:
-            return self._failed(f"the action is not usable: {problem}")
+            self._failed(f"the action is not usable: {problem}")
+            return None
         late = self._inference_ns > self._period_ns
         self.counts["late"] += late
         self._bad = self._bad + 1 if late else 0
@@ -242,9 +244,7 @@ class ControlLoop:
 
     def _first_decision(self, worker: Worker, step: TimeStep) -> bool:
         """Before the first step, while the robot stands: there is nothing to play meanwhile."""
-        if worker.busy:
-            worker.poll(FIRST_DECISION_S)  # of the episode before
-        if worker.busy:
+        if worker.busy and worker.poll(FIRST_DECISION_S) is None:  # of the episode before
             self._error = "the policy hangs"
             return False
         worker.ask(0, step.observation)
