@@ -29,6 +29,8 @@ from robot_rl.apps.command import resume_command
 from robot_rl.apps.corruption import corrupted, require_single_transitions
 from robot_rl.apps.display import ConsoleDisplay
 from robot_rl.apps.domains import require_comparable
+from robot_rl.apps.language import described, require_data_alone, taught, text_encoder
+from robot_rl.apps.pixels import encoder_weights, keep_frozen_features
 from robot_rl.apps.report import write_report
 from robot_rl.apps.run_folder import find_checkpoint, lock, require_same_data, require_same_settings, write_facts
 from robot_rl.apps.video import write_video
@@ -148,6 +150,7 @@ def check(config: TrainConfig) -> None:
         raise InputError(
             "neither an environment nor a data set is given: add environment=... or datasets.offline.path=..."
         )
+    require_data_alone(config)
     if config.seed == config.evaluation.seed:
         raise InputError(f"evaluation.seed={config.evaluation.seed} equals seed: evaluation needs seeds of its own")
     for name in ("online", "robot"):
@@ -220,6 +223,8 @@ def assemble(
         loaded[name] = corrupted(name, dataset.corruption, loaded[name])
         facts = loaded[name].facts
         display.say(f"Data set {name}: {facts['episodes']} episodes, {facts['steps']} steps from {facts['path']}")
+    language = text_encoder(config.language)
+    loaded = {name: taught(config.language, language, name, data, config.seed) for name, data in loaded.items()}
     spec: Spec = evaluation.spec if evaluation is not None else next(iter(loaded.values())).spec
 
     told = any("language" in episode.metadata for data in loaded.values() for episode in data.episodes)
@@ -255,6 +260,7 @@ def assemble(
         display.say(note)
     for name in loaded:
         sources[name].real = name in of_robot
+        keep_frozen_features(agent, sources[name])
     average_gradients(agent, ranks)
     if not ranks.first:
         for generator in generators(agent):
@@ -272,6 +278,7 @@ def assemble(
         # An episode takes one row more than it has steps, and has at least one step.
         rows = min(config.replay.capacity, 2 * sum(phase.steps for phase in phases) + 2)
         sources[name] = empty_buffer(config, spec, rows, instructions)
+        keep_frozen_features(agent, sources[name])
         sources[name].real = name == "robot" or "simulator" not in environment.spec.metadata
 
     origin: dict[str, Any] = {
@@ -279,6 +286,8 @@ def assemble(
         "config_hash": config_hash(config_json),
         "datasets": {name: data.facts for name, data in loaded.items()},
         "spec": spec.to_json(),
+        "language": described(language),
+        "encoder_weights": encoder_weights(agent),
         "environments": {
             use: environment.spec.metadata for use, environment in vars(environments).items() if environment is not None
         },

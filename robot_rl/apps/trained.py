@@ -9,6 +9,7 @@ import torch
 from robot_rl import checkpoint
 from robot_rl.algorithms.agent import Agent
 from robot_rl.apps.build import build_agent, config_from_json
+from robot_rl.apps.pixels import without_initial_weights
 from robot_rl.config import TrainConfig
 from robot_rl.errors import InputError
 from robot_rl.policy import OnnxPolicy
@@ -27,7 +28,8 @@ class Trained:
 
     def agent(self, device: str) -> Agent:
         """The agent as it was saved, on a device."""
-        agent = build_agent(replace(self.config, device=device), self.spec, None, self.config.seed)
+        config = replace(self.config, device=device, algorithm=without_initial_weights(self.config.algorithm))
+        agent = build_agent(config, self.spec, None, self.config.seed)
         under = {key.removeprefix("agent."): value for key, value in self.tensors.items() if key.startswith("agent.")}
         checkpoint.unpack_agent(agent, under, self.state["agent"])
         return agent

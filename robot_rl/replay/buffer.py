@@ -5,7 +5,7 @@ observation of row i is row i + 1 and no transition can cross an episode. Reward
 once, on the way in.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -93,6 +93,7 @@ class ReplayBuffer:
         self.with_domain = False  # of batches, likewise
         self.real = True  # what these rows are: of the robot, or of a simulator that differs from it
         self._cut_chunks = True  # rows whose chunk the end of the episode cuts are drawn too
+        self.embed: dict[str, Callable[[Tensor], Tensor]] = {}  # `replay.features`: of images, what is kept instead
         self.instructions = instructions
         self.device = torch.device(device)
 
@@ -217,7 +218,7 @@ class ReplayBuffer:
             if isinstance(values, MappedColumn):
                 values.write(rows, episode.observation[key], key)
             else:
-                values[index] = torch.from_numpy(np.ascontiguousarray(episode.observation[key])).to(values)
+                values[index] = self._incoming(key, np.ascontiguousarray(episode.observation[key])).to(values)
         self.action[index[:-1]] = torch.from_numpy(self.scale.normalize(episode.action)).to(self.device)
         reward = self.reward_transform(episode.reward, {key: rows[1:] for key, rows in episode.observation.items()})
         self.reward[index[:-1]] = torch.from_numpy(reward).to(self.device)
@@ -241,13 +242,18 @@ class ReplayBuffer:
         for key in self.observation:
             require_numbers(np.asarray(observation[key]), f"{place}: observation '{key}'", LIVE)
 
+    def _incoming(self, key: str, rows: Array) -> Tensor:
+        """What is kept of observations. Shapes: (N, *) -> (N, *), or (N, F) where features are kept."""
+        given = torch.from_numpy(rows)
+        return self.embed[key](given) if key in self.embed else given
+
     def _write_observation(self, observation: Mapping[str, Array]) -> int:
         row = self._head
         self._forget(np.asarray([row]))
         for key, values in self.observation.items():
             if isinstance(values, MappedColumn):
                 raise RuntimeError("the observations of a running episode are kept in memory: mapped=False")
-            values[row] = torch.from_numpy(np.asarray(observation[key])).to(values)
+            values[row] = self._incoming(key, np.asarray(observation[key])[None])[0].to(values)
         self.terminated[row] = False
         self.has_next[row] = False
         self.step[row], self.final[row], self.instruction[row] = len(self._open), -1, self._instruction

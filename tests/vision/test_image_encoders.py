@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from vit_files import dinov2_tensors, siglip_tensors
 
 from robot_rl.errors import InputError
 from robot_rl.networks.vision.config import VisionConfig
@@ -210,35 +211,6 @@ def test_bytes_scaled_otherwise_than_in_pre_training_are_noticed(tmp_path: Path)
 
 
 # Transformers ---------------------------------------------------------------------------------------------------------
-def dinov2_tensors(width: int = 12, depth: int = 2, side: int = 2, registers: int = 0) -> dict[str, torch.Tensor]:
-    """Random numbers under the names of Meta's files."""
-    g = generator(3)
-
-    def noise(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=g) * 0.2
-
-    tensors = {
-        "cls_token": noise(1, 1, width),
-        "mask_token": noise(1, width),
-        "pos_embed": noise(1, side * side + 1, width),
-        "patch_embed.proj.weight": noise(width, 3, 14, 14),
-        "patch_embed.proj.bias": noise(width),
-        "norm.weight": noise(width),
-        "norm.bias": noise(width),
-    }
-    if registers:
-        tensors["register_tokens"] = noise(1, registers, width)
-    for index in range(depth):
-        name = f"blocks.{index}"
-        for layer, shape in {
-            "norm1": (width,), "norm2": (width,), "attn.qkv": (3 * width, width), "attn.proj": (width, width),
-            "mlp.fc1": (4 * width, width), "mlp.fc2": (width, 4 * width),
-        }.items():  # fmt: skip
-            tensors[f"{name}.{layer}.weight"], tensors[f"{name}.{layer}.bias"] = noise(*shape), noise(shape[0])
-        tensors[f"{name}.ls1.gamma"], tensors[f"{name}.ls2.gamma"] = noise(width), noise(width)
-    return tensors
-
-
 def vit(path: Path, **settings: Any) -> ImageEncoder:
     config = VisionConfig(kind="vit", weights=str(path), pixels="imagenet", resize=28, **settings)
     return build_encoder(config, (32, 32, 3), generator())[0]
@@ -306,20 +278,6 @@ def test_the_names_of_transformers_give_the_same_features(tmp_path: Path) -> Non
     save_file(hugging, tmp_path / "hugging.safetensors")
     images = pictures(2, 32, 32, 3)
     assert torch.equal(vit(tmp_path / "meta.safetensors")(images), vit(tmp_path / "hugging.safetensors")(images))
-
-
-def siglip_tensors(width: int = 12) -> dict[str, torch.Tensor]:
-    """Random numbers under the names of timm."""
-    g = generator(4)
-    tensors = {key: value for key, value in dinov2_tensors(width).items() if "ls" not in key and "token" not in key}
-    tensors["pos_embed"] = torch.randn(1, 4, width, generator=g) * 0.2
-    shapes = {"q": (width, width), "kv": (2 * width, width), "proj": (width, width), "norm": (width,)}
-    shapes |= {"mlp.fc1": (4 * width, width), "mlp.fc2": (width, 4 * width)}
-    for name, shape in shapes.items():
-        tensors[f"attn_pool.{name}.weight"] = torch.randn(shape, generator=g) * 0.2
-        tensors[f"attn_pool.{name}.bias"] = torch.randn(shape[:1], generator=g) * 0.2
-    tensors["attn_pool.latent"] = torch.randn(1, 1, width, generator=g)
-    return tensors
 
 
 def test_a_siglip_file_is_read_under_both_names(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from robot_rl.networks.seen import Seen
 from robot_rl.networks.vision.augmentation import AugmentationConfig, augmented, strongly_augmented
 from robot_rl.networks.vision.auxiliary import Auxiliary, AuxiliaryConfig
 from robot_rl.networks.vision.config import VisionConfig
-from robot_rl.networks.vision.encoder import build_encoder
+from robot_rl.networks.vision.encoder import ImageEncoder, build_encoder
 from robot_rl.networks.vision.weights import Fingerprint
 from robot_rl.spec import ArraySpec, Spec
 from robot_rl.types import Batch
@@ -40,6 +40,9 @@ class PixelsConfig:
     actor: str = "neck"
     """What the policy has of its own: `nothing`, it sees what critics see; its `neck` (DrQ-v2, RLPD); or `eyes` and
     neck (PTR, V-PTR), which then learn from its loss."""
+    cache: bool = False
+    """Replay keeps the features of a frozen encoder (kind vit) in place of images, each encoded once; nothing can
+    change the images at random then."""
     learns_from: str = "values"
     """Losses whose gradient reaches shared eyes: `values` (critics and V: DrQ), `actor`, `all`, or `nothing`: they stay
     as they began, and the necks behind them learn."""
@@ -50,6 +53,15 @@ class PixelsConfig:
         require_choice(self.learns_from, ("values", "actor", "all", "nothing"), "pixels learns_from")
         if self.learns_from == "nothing" and self.actor != "neck":
             raise InputError(f"pixels learns_from=nothing freezes shared eyes: it needs actor=neck, not {self.actor}")
+        changes = self.augmentation
+        unchanged = changes.shift == 0 and changes.crop == 1.0 and not changes.colours and changes.strong == "none"
+        if self.cache and (self.encoder.kind != "vit" or not unchanged or self.auxiliary.curl > 0):
+            raise InputError(
+                "pixels cache=true keeps features of a frozen encoder: it needs encoder.kind=vit, augmentation.shift=0 "
+                "and no other change of images, and auxiliary.curl=0"
+            )
+        if self.encoder.kind == "vit" and self.actor == "eyes":
+            raise InputError("pixels actor=eyes are eyes that learn, and encoder.kind=vit is frozen: actor=neck")
         for name in ("width", "numbers_width"):
             if getattr(self, name) is not None:
                 require_range(getattr(self, name), 1, 100_000, f"pixels {name}")
@@ -72,13 +84,24 @@ class Eyes(nn.Module):
             encoders.append(encoder)
             self.fingerprints += [] if fingerprint is None else [fingerprint]
         self.encoders = nn.ModuleList(encoders)
-        self.features = sum(encoders[index % len(encoders)].features for index in range(len(self.keys)))
+        self.features = sum(self.of(key).features for key in self.keys)
 
     def forward(self, images: Mapping[str, Tensor]) -> Tensor:
         """Shapes: each (B, H, W, C) or (B, K, H, W, C), uint8 -> (B, F)."""
-        count = len(self.encoders)
-        parts = [self.encoders[index % count](images[key]) for index, key in enumerate(self.keys)]
+        parts = [self._features(key, images[key]) for key in self.keys]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def of(self, key: str) -> ImageEncoder:
+        """The encoder of a camera."""
+        encoder = self.encoders[self.keys.index(key) % len(self.encoders)]
+        assert isinstance(encoder, ImageEncoder)
+        return encoder
+
+    def _features(self, key: str, images: Tensor) -> Tensor:
+        if images.dtype == torch.uint8:
+            features: Tensor = self.of(key)(images)
+            return features
+        return images.flatten(1)  # kept in replay, of one frame or of K
 
 
 class Neck(nn.Module):
@@ -152,6 +175,13 @@ class PixelEncoder(nn.Module):
         """What the policy sees. Shapes: each (B, *) -> (B, F)."""
         eyes = self.eyes if self.actor_eyes is None else self.actor_eyes
         return self._for_actor(eyes(observation), observation)
+
+    def cached(self) -> dict[str, tuple[ImageEncoder, int]]:
+        """Of each camera whose features replay keeps: what encodes one frame, and how many features that gives."""
+        if not self.config.cache:
+            return {}
+        encoders = {key: self.eyes.of(key) for key in self.eyes.keys}
+        return {key: (encoder, encoder.features // encoder.copies) for key, encoder in encoders.items()}
 
     def views(
         self, batch: Batch, parts: Sequence[slice], generator: torch.Generator, *, following: bool = True
