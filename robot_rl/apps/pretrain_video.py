@@ -61,8 +61,10 @@ def run(config: PretrainVideoConfig, words: Sequence[str] | None = None) -> int:
             "datasets": {source.name: source.facts for source in sources},
             "environments": {},
         }
-        tensors, state = ({}, {}) if found is None else checkpoint.load(found)
+        tensors: dict[str, torch.Tensor] = {}
+        state: dict[str, Any] = {}
         if found is not None:
+            tensors, state = checkpoint.load(found)
             require_same_settings(state["config"], config_json, found)
             require_same_data(state["datasets"], origin["datasets"], found)
         recorder = _recorder(folder, state)

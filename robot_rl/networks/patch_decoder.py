@@ -33,4 +33,5 @@ class PatchDecoder(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Shapes: (M, F) -> (M, P, p * p * C)."""
         x = F.relu(self.spread(features)).unflatten(1, (-1, self.rows, self.columns))
-        return self.paint(F.relu(self.mix(x))).flatten(2).mT
+        painted: Tensor = self.paint(F.relu(self.mix(x)))
+        return painted.flatten(2).mT

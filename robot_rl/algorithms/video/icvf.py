@@ -10,7 +10,6 @@ Letters: E members, M frames of the pool, K tuples, F features.
 
 import copy
 from dataclasses import dataclass, field
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -173,7 +172,7 @@ def create(config: ICVFConfig, encoder: ImageEncoder, texts: list[str], seeds: S
         encoder=encoder,
         target_encoder=copy.deepcopy(encoder).requires_grad_(False),
         head=head,
-        target_head=cast(IntentionalValue, copy.deepcopy(head).requires_grad_(False)),
+        target_head=copy.deepcopy(head).requires_grad_(False),
         decoder=decoder,
         optimizers={"value": optimizer},
         generator=seeds.torch("agent", device=device),
