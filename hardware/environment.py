@@ -10,6 +10,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from robot_rl.errors import InputError
 from robot_rl.hardware.description import Robot
 from robot_rl.hardware.link import Link
 from robot_rl.hardware.observations import Observer, outcome_part, parts_of
+from robot_rl.hardware.pause import Overdue
 from robot_rl.hardware.phase import Phase
 from robot_rl.hardware.resets import arm, bring_back, quiet
 from robot_rl.hardware.states import State
@@ -107,7 +109,11 @@ class RosEnvironment:
         self.history: deque[dict[str, float]] = deque(maxlen=KEPT)
         """`ages_s` of each observation, the newest last."""
         self.counts: Counter[str] = Counter()
-        """`missed` control periods, `stale KEY` observations waited for, `lost` episodes without one, `stopped`."""
+        """`missed` control periods, `stale KEY` observations waited for, `lost` episodes without one, `stopped`
+        episodes, `paused` ones."""
+        self._lock = RLock()  # the link is one thread's at a time
+        patience_s = robot.watchdogs.command_stop_s / 2
+        self._next_step = None if self.link.in_lockstep else Overdue(patience_s, self._pause, self._lock)
         self._spec = self._make_spec()
 
     @property
@@ -126,6 +132,11 @@ class RosEnvironment:
         Raises:
             InputError: it could not be brought back, does not arm, or a part of the observation does not come.
         """
+        self._expect_no_step()
+        with self._lock:
+            return self._reset(seed)
+
+    def _reset(self, seed: int) -> TimeStep:
         self._running = self._watching = False
         quiet(self.link, self.settings.person_patience_s, self._tell)
         bring_back(self.link, self.settings.reset, seed, self.settings.person_patience_s, self._tell)
@@ -139,12 +150,18 @@ class RosEnvironment:
         self._outcomes.clear()
         self._next_ns = self.link.now_ns() + self._period_ns
         self._steps, self._running = 0, True
+        self._expect_step()
         return TimeStep(observation=self._observe())
 
     def step(self, action: Array) -> TimeStep:
         """Apply one action for one control period. Shapes: (A,)."""
         if not self._running:
             raise RuntimeError("step without an episode: the last one is over or none has begun; call reset first")
+        self._expect_no_step()
+        with self._lock:
+            return self._step(action)
+
+    def _step(self, action: Array) -> TimeStep:
         wanted = np.array(action, np.float64)
         self._spec.action.check(wanted, "action")
         wanted = np.clip(wanted, self._spec.action.low, self._spec.action.high)
@@ -162,7 +179,9 @@ class RosEnvironment:
         truncated = stopped or not fresh or self._steps >= self.maximum_steps
         self._running = not (terminated or truncated)
         observation = self._observe() if fresh else {key: array.copy() for key, array in self._last.items()}
-        if not self._running and not link.in_lockstep:
+        if self._running:
+            self._expect_step()
+        elif not link.in_lockstep:
             link.trigger("governor/disarm")  # nothing is asked of the robot while nobody looks at it
         return TimeStep(
             observation=observation,
@@ -224,6 +243,8 @@ class RosEnvironment:
         if self._closed:
             return
         self._closed = True
+        if self._next_step is not None:
+            self._next_step.close()
         if self._running and not self.link.in_lockstep:
             try:
                 self.link.trigger("governor/disarm", patience_s=2.0)
@@ -232,6 +253,25 @@ class RosEnvironment:
         self._running = False
         self.link.close()
         self._close()
+
+    def _expect_step(self) -> None:
+        if self._next_step is not None:
+            self._next_step.expect()
+
+    def _expect_no_step(self) -> None:
+        if self._next_step is not None:
+            self._next_step.came()
+
+    def _pause(self) -> None:
+        """In the middle of an episode nobody goes on, as while a policy is evaluated: disarm, before silence stops it.
+
+        The next step finds the robot stopped, and ends the episode as truncated.
+        """
+        self.counts["paused"] += 1
+        try:
+            self.link.trigger("governor/disarm", patience_s=2.0)
+        except InputError as error:  # then the governor's watchdogs stop it
+            self._tell(str(error))
 
     def _make_spec(self) -> Spec:
         robot, kind = self.robot, self.settings.action
@@ -337,7 +377,8 @@ class RosEnvironment:
         told, self._outcomes = self._outcomes, []
         settings = self.settings
         success = any(outcome.get("success", 0.0) > 0 for outcome in told)
-        reward = told[-1].get("reward", 0.0) if told else 0.0
+        newest = self._observer.heard["outcome"].message
+        reward = dict(zip(newest.name, newest.position, strict=True)).get("reward", 0.0)
         if settings.success_reward is not None:
             reward = settings.success_reward[int(success)]
         terminated = any(outcome.get("terminated", 0.0) > 0 for outcome in told)

@@ -24,7 +24,7 @@ class Shell(Protocol):
     inbox: Inbox
     closing: bool
     applied: list[Any]
-    newest_ns: dict[str, int]
+    last_ns: dict[str, int]
     action_number: str
 
     def cycle(self, now_ns: int) -> Output:
@@ -53,7 +53,7 @@ class _Loop:
         self._period_ns = nanoseconds(shell.robot.control_period_s)
         self._asked: Any = None
         self._stepped_ns = 0
-        self._sent: dict[str, int] = {}  # newest stamp of each sensor, as the arm says
+        self._sent: dict[str, int] = {}  # stamp of the last message of each sensor, as the arm says
         quality = profile(depth=lockstep.DEPTH)
         shell.inbox.subscribe(Header, lockstep.ADVANCE, quality, self._advance)
         shell.inbox.subscribe(Header, lockstep.STEPPED, quality, self._stepped)
@@ -111,11 +111,10 @@ class _Loop:
         return True
 
     def _arrived(self, until_ns: int) -> bool:
-        newest = self._shell.newest_ns
+        last = self._shell.last_ns
+        heard = ("joint_states",) if self._shell.robot.wrench_topic is None else ("joint_states", "wrench")
         return self._stepped_ns >= max(until_ns, 1) and all(
-            newest.get(sensor, 0) >= self._sent.get(sensor, 0)
-            for sensor in ("joint_states", "wrench")
-            if sensor in self._sent and (sensor != "wrench" or self._shell.robot.wrench_topic is not None)
+            last.get(sensor) == self._sent[sensor] for sensor in heard if sensor in self._sent
         )
 
     def _advance(self, message: Any, _: str) -> None:

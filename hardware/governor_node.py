@@ -100,7 +100,7 @@ class GovernorNode:
         )
         self.closing = False
         self.applied: list[Any] = []  # messages since somebody emptied it
-        self.newest_ns: dict[str, int] = {}  # stamp of each sensor
+        self.last_ns: dict[str, int] = {}  # stamp of the last message of each sensor
         self.action_number = ""  # `frame_id` of the newest action
         self._action_ns: int | None = None  # when it came, if since the last tick
 
@@ -164,7 +164,7 @@ class GovernorNode:
         )
 
     def _note(self, sensor: str, message: Any) -> None:
-        self.newest_ns[sensor] = max(self.newest_ns.get(sensor, 0), stamp_ns(message.header))
+        self.last_ns[sensor] = stamp_ns(message.header)
 
     def _wrench(self, message: Any, _: str) -> None:
         self._note("wrench", message)

@@ -67,7 +67,7 @@ class Link:
         self._executor.add_node(self._calls)
         self._clients: dict[str, Any] = {}
         self._inbox = Inbox(self._node)
-        self._newest_ns: dict[str, int] = {}
+        self._last_ns: dict[str, int] = {}  # stamp of the last message of each sensor
         self.applied: list[Any] = []  # since `clear_applied`
         self.state = ""  # of the governor
         self.causes: list[str] = []
@@ -98,11 +98,11 @@ class Link:
 
         def take(message: Any, _: str) -> None:
             stamp = stamp_ns(message.header)
-            self._newest_ns[sensor] = max(self._newest_ns.get(sensor, 0), stamp)
+            self._last_ns[sensor] = stamp
             self._heard(sensor, message, stamp, stamp if self.in_lockstep else time.monotonic_ns())
 
         self._inbox.subscribe(message_class(topic), topic.topic, qos(topic), take)
-        self._newest_ns[sensor] = 0
+        self._last_ns[sensor] = 0
 
     def now_ns(self) -> int:
         """Of the clock by which ages are told: the arm's in lockstep, else this machine's monotonic one."""
@@ -133,7 +133,7 @@ class Link:
     def look(self, camera: str) -> None:
         """Lockstep: have the cameras that we listen to drawn as they are now, without time going by."""
         began, asked = time.monotonic(), -lockstep.ASK_AGAIN_S
-        while self._newest_ns[camera] < self._time_ns:
+        while self._last_ns[camera] < self._time_ns:
             now = time.monotonic()
             if now - began > self._patience_s:
                 raise InputError(f"no picture of {self.robot.cameras[camera].topic} came for {self._patience_s:g} s")
@@ -239,7 +239,7 @@ class Link:
         answer, (stepped_ns, sent) = self._answer, self._stepped
         if answer is None or answer["time_ns"] < max(time_ns, stepped_ns) or len(self.applied) < answer["applied"]:
             return None
-        heard = all(newest >= sent.get(sensor, 0) for sensor, newest in self._newest_ns.items())
+        heard = all(last == sent.get(sensor, last) for sensor, last in self._last_ns.items())
         return answer if heard and stepped_ns == answer["time_ns"] else None
 
     def _on_stepped(self, message: Any, _: str) -> None:

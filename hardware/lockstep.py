@@ -8,7 +8,7 @@ differs is who moves the clock, by messages of type std_msgs/Header below /NAME.
 |---|---|---|
 | rl/advance | environment, governor | run to this time, once this action has come: `{"action": "3f0a-7"}` or null |
 | rl/physics | governor, arm | run to this time, once a command has come, if one was sent: `{"command": true}` |
-| rl/stepped | arm, both | this is the time now, these the newest stamps that were sent: `{"sent": {SENSOR: ns}}` |
+| rl/stepped | arm, both | this is the time now, these the stamps that were sent last: `{"sent": {SENSOR: ns}}` |
 | rl/advanced | governor, environment | this is the time now: `{"state": "active", "applied": 5}`, sent since |
 
 Whoever asks waits for the answer and for everything that it says was sent, and asks again after a while: asking twice

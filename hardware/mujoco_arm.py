@@ -81,7 +81,8 @@ class MujocoArm:
 
     def reset(self, seed: int) -> None:
         """Begin the episode of a seed: at rest near the start pose, with a target."""
-        self._seed, self._commands, self._left = seed, 0, 0  # `_left`: physics steps until the command is reached
+        self._seed, self._commands, self._idle = seed, 0, 0  # `_idle`: periods without a command, since the last one
+        self._left = 0  # physics steps until the command is reached
         generator = np.random.default_rng([seed, 0])
         position = self._draw(generator, self._settings.start_spread)
         mujoco.mj_resetData(self.model, self._data)
@@ -98,7 +99,7 @@ class MujocoArm:
         """Positions or velocities, as the description says; joints in `dead` do not hear. Shapes: (J,)."""
         alive = [index for index in range(len(self._command)) if index not in dead]
         self._command[alive] = np.asarray(values, np.float64)[alive]
-        self._commands += 1
+        self._commands, self._idle = self._commands + 1, 0
         self._left = round(self._robot.control_period_s / self._settings.physics_step_s)
 
     def hold(self) -> None:
@@ -108,6 +109,7 @@ class MujocoArm:
 
     def brake(self) -> None:
         """Nobody commands: the brakes close, and the joints stand where they are."""
+        self._idle += 1
         self._data.qvel[:] = 0.0
         self._setpoint = self._data.qpos[self._built.qpos].copy()
         self._data.ctrl[self._built.springs] = self._setpoint
@@ -159,8 +161,8 @@ class MujocoArm:
         )
 
     def chance(self) -> np.random.Generator:
-        """Draws that the seed and the number of commands fix."""
-        return np.random.default_rng([self._seed, 2, self._commands])
+        """Draws that the seed and the number of commands fix; without commands they go on."""
+        return np.random.default_rng([self._seed, 2, self._commands, self._idle])
 
     def snapshot(self) -> tuple[Array, Array]:
         """What a picture follows from: joint positions, target. Shapes: (nq,), (3,)."""

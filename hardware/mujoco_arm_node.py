@@ -64,7 +64,7 @@ class MujocoArmNode:
             for name, topic in topics.items()
         }
         self._due: dict[str, int] = {}  # when each is measured next
-        self._newest: dict[str, Any] = {}  # messages that were sent
+        self._newest: dict[str, Any] = {}  # messages that were sent last
         self._stuck: dict[str, Any] = {}  # what stuck sensors repeat
         self._lease = Lease(robot.command.maximum_age_s)
         self._waiting: list[float] | None = None  # a command for the next step of lockstep

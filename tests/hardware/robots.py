@@ -1,4 +1,4 @@
-"""Simulated robots in processes of their own, over real DDS on this machine, each test module in a domain of its own."""
+"""Simulated robots in processes of their own, over real DDS on this machine, each in a ROS domain of its own."""
 
 import os
 from collections.abc import Iterator
@@ -38,9 +38,7 @@ def simulated(
     robot: str = "sim_panda", *, in_lockstep: bool = True, settings: ArmSettings | None = None
 ) -> Iterator[SimulatedRobot]:
     """Arm and governor, and this process prepared to speak with them."""
-    found = SimulatedRobot(
-        robot, ArmSettings() if settings is None else settings, os.environ, in_lockstep=in_lockstep
-    )
+    found = SimulatedRobot(robot, ArmSettings() if settings is None else settings, os.environ, in_lockstep=in_lockstep)
     try:
         ros.adopt(os.environ, domain_id=found.domain_id)
         yield found
