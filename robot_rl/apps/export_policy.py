@@ -124,7 +124,8 @@ def onnx_graph(agent: Agent, spec: Spec, chunk: int) -> bytes:
     def decide(*observation: Tensor) -> Tensor:
         action = agent.act(dict(zip(spec.observation, observation, strict=True)), explore=False)[0]
         unit = action.unflatten(0, (chunk, -1)).double().clamp(-1.0, 1.0)
-        return low + (unit + 1.0) * 0.5 * (high - low)
+        chunk_of_actions: Tensor = low + (unit + 1.0) * 0.5 * (high - low)
+        return chunk_of_actions
 
     example = [torch.from_numpy(rows[None]) for rows in _random(spec, np.random.default_rng(0)).values()]
     with torch.no_grad(), _Draws() as draws:
@@ -162,7 +163,7 @@ class _Draws(TorchDispatchMode):
     """Keeps what is drawn from generators."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch does not type it
         self.values: list[Tensor] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
