@@ -142,7 +142,8 @@ class DomainClassifiers(nn.Module):
             return self.log_ratio(features, action, changes[:, 0]).unsqueeze(1)
         known = torch.cat([features, action], dim=1).unsqueeze(1).expand(-1, count, -1)
         inputs = torch.cat([known, changes], dim=2).flatten(0, 1)
-        return soft_bound(self.transition(inputs)[:, 0], self.bound).unflatten(0, (-1, count))
+        ratios: Tensor = soft_bound(self.transition(inputs)[:, 0], self.bound).unflatten(0, (-1, count))
+        return ratios
 
     def loss(
         self,
