@@ -1,11 +1,11 @@
 """Records a run: every topic of a description and of the governor into one MCAP bag, in a process of its own.
 
-    python -m robot_rl.hardware.recorder_node ROBOT --output FOLDER [--child]
+    python -m robot_rl.hardware.recorder_node ROBOT --output FOLDER [--parent PID]
 
 Messages are written as they came, without being decoded, in turns of a few milliseconds, so that the death of any
 process, this one too, costs nothing that was written before. `metadata.yaml` appears when the first joint states are in
-the bag: from then on it records. SIGTERM and SIGINT end the bag; with `--child` it also ends when the process that
-started it does. Where the disk is full, or the folder is lost, it ends with status 2.
+the bag: from then on it records. SIGTERM and SIGINT end the bag; with `--parent` it also ends when that process, which
+has started it, does. Where the disk is full, or the folder is lost, it ends with status 2.
 
 Log time is when the recorder received a message, publish time when it was sent, both on this machine's wall clock.
 """
@@ -131,9 +131,9 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("robot")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--child", action="store_true")
+    parser.add_argument("--parent", type=int)
     given = parser.parse_args(arguments)
-    parent, stop = os.getppid(), Event()
+    stop = Event()
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -141,7 +141,7 @@ def main(arguments: Sequence[str]) -> int:
         recorder = Recorder(load(given.robot), given.output)
         gc.collect()
         gc.freeze()
-        while not stop.is_set() and not (given.child and os.getppid() != parent):
+        while not stop.is_set() and given.parent in (None, os.getppid()):
             recorder.turn()
         recorder.close()
     except (InputError, OSError) as error:

@@ -1,5 +1,6 @@
 """Starts and ends the recorder of a run."""
 
+import os
 import subprocess
 import time
 from collections.abc import Callable, Mapping
@@ -36,7 +37,7 @@ class Recording:
         self.folder = folder
         self._process: subprocess.Popen[bytes] = ros.start(
             "robot_rl.hardware.recorder_node",
-            [robot, "--output", str(folder), "--child"],
+            [robot, "--output", str(folder), "--parent", str(os.getpid())],
             {**environ, "OMP_NUM_THREADS": "1"},
             domain_id=domain_id,
             own_session=True,

@@ -41,7 +41,7 @@ def robot() -> Iterator[SimulatedRobot]:
 def recorder(robot: SimulatedRobot, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     process = ros.start(
         "robot_rl.hardware.recorder_node",
-        ["sim_panda", "--output", str(folder), "--child"],
+        ["sim_panda", "--output", str(folder), "--parent", str(os.getpid())],
         os.environ,
         domain_id=robot.domain_id,
     )
