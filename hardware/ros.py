@@ -180,7 +180,7 @@ def _libraries(prefix: Path, site: Path) -> list[Path]:
     return [prefix / "lib", *sorted(site.glob("ros_*.libs"))]
 
 
-NODES = ("governor", "operator", "mujoco_arm", "joint_robot")
+NODES = ("governor", "operator", "recorder", "mujoco_arm", "joint_robot")
 
 
 def main(arguments: Sequence[str]) -> int:
