@@ -9,6 +9,7 @@ from omegaconf import MISSING
 
 from robot_rl.checks import require_choice, require_minimum
 from robot_rl.errors import InputError, nearest
+from robot_rl.sim_config import PROXIES
 
 ATTACKER = "{attacker}"
 
@@ -52,8 +53,13 @@ class BenchmarkTaskConfig:
     control: str | None = None
     """The task without what this one adds, such as corrupted data: the tables say what is kept of its score."""
     kind: str = ""  # of what it adds: tasks of one kind are averaged too
-    random: float = MISSING  # score of uniform actions: 0 of the normalised score; `only=anchors` measures it
-    reference: float = MISSING  # score that is 1 of the normalised one
+    proxy: str | None = None
+    """A robot by proxy, such as `std_B`: data is recorded on it, policies are evaluated on it, and the phases after the
+    switch act on it, while what comes before acts in the simulator. None: the simulator is the robot."""
+    random: float | None = None
+    """Score of uniform actions: 0 of the normalised score; `only=anchors` measures it. None: it is measured, once,
+    before the runs, and so is the reference."""
+    reference: float | None = None  # score that is 1 of the normalised one
     reference_policy: str | None = None
     """Whose score that is: `expert`, or a name of the suite's `policies`; None: it is not measured, such as a success
     rate of 1, or a published number."""
@@ -74,12 +80,16 @@ class SuiteConfig:
     tasks: dict[str, BenchmarkTaskConfig] = field(default_factory=dict)
     algorithms: dict[str, BenchmarkAlgorithmConfig] = field(default_factory=dict)
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    explore_steps: int = 0  # uniform actions in the simulator before everything, for what learns in it
     offline_steps: int = 5000  # updates from the data alone
     warmup_steps: int = 500  # environment steps before the first online update
     online_steps: int = 5000  # environment steps in all, with those of the warm-up
     evaluate_at: list[int] = field(default_factory=list)  # environment steps since the switch; the last is always there
     batch_size: int = 256
+    zero_shot: str | None = None
+    """The algorithm that never saw the robot, whose score before the switch is 0 of the gap that others close."""
     hidden: list[int] = field(default_factory=lambda: [256, 256])  # what ${suite.hidden} in the words below stands for
+    judges_warm_up: int = 2000  # what ${suite.judges_warm_up} in them stands for, of hybrid learners
     updates_per_step: float = 1.0  # online
     train: list[str] = field(default_factory=list)  # further words of every run
     policies: dict[str, list[str]] = field(default_factory=dict)
@@ -94,6 +104,9 @@ class SuiteConfig:
 
     def __post_init__(self) -> None:
         require_minimum(self.offline_steps, 0, "suite.offline_steps")
+        require_minimum(self.explore_steps, 0, "suite.explore_steps")
+        if self.zero_shot is not None and self.zero_shot not in self.algorithms:
+            raise InputError(f"suite.zero_shot={self.zero_shot}: {nearest(self.zero_shot, self.algorithms)}")
         require_minimum(self.warmup_steps, 1, "suite.warmup_steps")
         require_minimum(self.online_steps, self.warmup_steps + 1, "suite.online_steps")
         require_minimum(self.anchor_episodes, 1, "suite.anchor_episodes")
@@ -107,16 +120,26 @@ class SuiteConfig:
             if task.reference_policy is not None:
                 self._check_policy(task.reference_policy, f"suite.tasks.{name}.reference_policy")
             self._check_control(name, task)
-            if task.reference <= task.random:
-                raise InputError(
-                    f"suite.tasks.{name}: reference={task.reference} must be above random={task.random}; "
-                    "`robot-rl benchmark suite=... only=anchors` measures both"
-                )
+            self._check_scale(name, task)
+            if task.proxy is not None:
+                require_choice(task.proxy, PROXIES, f"suite.tasks.{name}.proxy")
         for name, recipe in self.data.items():
             for part in recipe.parts:
                 self._check_policy(part.policy, f"suite.data.{name}")
                 if part.replay and part.policy not in self.policies:
                     raise InputError(f"suite.data.{name}: only a trained policy has a replay buffer, {part.policy} not")
+
+    def _check_scale(self, name: str, task: BenchmarkTaskConfig) -> None:
+        if task.random is None or task.reference is None:
+            if task.reference_policy is None or (task.random is None) != (task.reference is None):
+                raise InputError(
+                    f"suite.tasks.{name}: give random and reference, or neither and a reference_policy whose score is 1"
+                )
+        elif task.reference <= task.random:
+            raise InputError(
+                f"suite.tasks.{name}: reference={task.reference} must be above random={task.random}; "
+                "`robot-rl benchmark suite=... only=anchors` measures both"
+            )
 
     def _check_control(self, name: str, task: BenchmarkTaskConfig) -> None:
         if ATTACKER in "".join(task.train) and task.data not in self.attackers:

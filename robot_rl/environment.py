@@ -63,6 +63,20 @@ class Live(Protocol):
         """What is sensed at the next tick; nothing is asked of the robot. Not within an episode."""
 
 
+@runtime_checkable
+class LimitCounting(Protocol):
+    """What a simulated robot has besides, whose joints have limits."""
+
+    @property
+    def limit_hits(self) -> int | None:
+        """Steps of the episode so far in which some joint was pressed against its limit; None where nobody counts."""
+
+
+def limit_hits_in(environment: Environment) -> int | None:
+    """Steps of the episode so far with a joint at its limit; None where nobody counts."""
+    return environment.limit_hits if isinstance(environment, LimitCounting) else None
+
+
 def drawn_in(environment: Environment) -> dict[str, float]:
     """What was drawn for the episode, by name; empty where nothing is."""
     return environment.drawn if isinstance(environment, Randomized) else {}

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from robot_rl.environment import Environment, drawn_in, tell_experience
+from robot_rl.environment import Environment, drawn_in, limit_hits_in, tell_experience
 from robot_rl.spec import ArraySpec, Spec
 from robot_rl.types import Array, TimeStep
 
@@ -44,6 +44,11 @@ class ActionHistory:
     def drawn(self) -> dict[str, float]:
         """What was drawn for the episode, by field."""
         return drawn_in(self._inner)
+
+    @property
+    def limit_hits(self) -> int | None:
+        """Steps of the episode so far with a joint at its limit; None where nobody counts."""
+        return limit_hits_in(self._inner)
 
     def experienced(self, environment_steps: int) -> None:
         """So many steps of training are done."""

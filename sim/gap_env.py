@@ -63,6 +63,7 @@ class GapEnvironment:
         self._sensors: Sensors | None = None
         self._drive: Drive | None = None
         self._wire_bits = 0
+        self._limit_hits = 0
         facts: dict[str, Any] = {}
         if not gap.is_identity:
             facts["gap"] = {"proxy": proxy, "values": gap.differing(), "without_effect": idle, "hash": gap.hash}
@@ -118,6 +119,11 @@ class GapEnvironment:
         """What was drawn for the episode, by field."""
         return dict(self._drawn)
 
+    @property
+    def limit_hits(self) -> int:
+        """Control periods of the episode at whose end some joint was pressed against its limit."""
+        return self._limit_hits
+
     def experienced(self, environment_steps: int) -> None:
         """So many steps of training are done: curricula go by it, from the next reset on."""
         self._environment_steps = environment_steps
@@ -155,6 +161,7 @@ class GapEnvironment:
         )
         self._inner.attach(self._drive)
         self._sensors = Sensors(gap, self._deviation, generator, self._differences(gap))
+        self._limit_hits = 0
         return replace(step, observation=self._sensors.read(copied(step.observation)))
 
     def _differences(self, gap: Gap) -> Differences | None:
@@ -178,6 +185,7 @@ class GapEnvironment:
         if self._drive is None or self._sensors is None:
             raise RuntimeError("step without an episode: call reset first")
         step = self._inner.step(on_wire(sent, self._spec, self._wire_bits))
+        self._limit_hits += at_limit(self._inner.physics[1])
         seen = self._sensors.read(self._drive.observed(step.observation))
         return replace(step, observation=seen, action=sent)
 
@@ -188,6 +196,16 @@ class GapEnvironment:
     def close(self) -> None:
         """Free the simulator; calling it twice is allowed."""
         self._inner.close()
+
+
+def at_limit(data: Any) -> bool:
+    """Whether some joint is pressed against its limit.
+
+    Args:
+        data: the `mujoco.MjData` after a step.
+    """
+    kinds = np.asarray(data.efc_type[: data.nefc])
+    return bool((kinds == int(mujoco.mjtConstraint.mjCNSTR_LIMIT_JOINT)).any())
 
 
 def on_wire(action: Array, spec: Spec, bits: int) -> Array:

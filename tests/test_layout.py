@@ -27,7 +27,7 @@ OURS: dict[str, set[str]] = {
     | {"algorithms", "benchmark_config", "data_config", "deploy_config", "robot_config", "serve_config", "sim_config"}
     | {"video_config"},
     "video_config": WORDS | {"networks"},
-    "benchmark_config": WORDS,
+    "benchmark_config": WORDS | {"sim_config"},
     "data_config": WORDS,
     "robot_config": WORDS,
     "sim_config": WORDS,

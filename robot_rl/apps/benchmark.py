@@ -12,7 +12,7 @@ from rich.text import Text
 
 from robot_rl.apps.benchmark_data import measure_anchors, prepare
 from robot_rl.apps.benchmark_engine import Job, Outcome, in_processes, on_ray
-from robot_rl.apps.benchmark_plan import Plan, PlannedRun
+from robot_rl.apps.benchmark_plan import Plan, PlannedRun, anchors
 from robot_rl.apps.benchmark_result import Result, read_result, write_result
 from robot_rl.apps.benchmark_table import write_tables
 from robot_rl.apps.run_folder import lock
@@ -46,8 +46,12 @@ def _work(plan: Plan, console: Console) -> int:
     runs = [] if only == "data" else [planned for planned in plan.runs if not _is_done(planned)]
     if runs or only == "data":
         failed = prepare(plan, jobs_of)
+        if not failed and any(plan.suite.tasks[task].reference is None for task in plan.tasks):
+            _, failed = measure_anchors(plan, jobs_of)
         if failed:
             return _report_failures(failed, console)
+        for task in plan.tasks:
+            anchors(plan, task)
         for name in plan.data:
             console.print(f"Data set {name}: {plan.store(name)}", soft_wrap=True, highlight=False)
     if only == "data":

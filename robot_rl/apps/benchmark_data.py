@@ -4,7 +4,6 @@ Everything is seeded and named by a hash of its recipe, so a store that is there
 of one CPU model make the same.
 """
 
-import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 
 from robot_rl import checkpoint
 from robot_rl.apps.benchmark_engine import Job, Outcome
-from robot_rl.apps.benchmark_plan import Plan, PlannedPolicy
+from robot_rl.apps.benchmark_plan import Plan, PlannedPolicy, score_of
 from robot_rl.apps.build import config_from_json, empty_buffer
 from robot_rl.apps.compose import as_override
 from robot_rl.apps.report_read import read_run
@@ -96,33 +95,33 @@ def is_finished(folder: Path) -> bool:
 
 
 def measure_anchors(plan: Plan, run: Run) -> tuple[dict[str, dict[str, float]], list[str]]:
-    """Score of the random and of the reference policy in each chosen task, and what failed."""
+    """Score of the random and of the reference policy in each chosen task, measured once, and what failed."""
     policies = {task: plan.suite.tasks[task].reference_policy for task in plan.tasks}
     failed = train_policies(plan, [policy for policy in policies.values() if policy is not None], run)
     if failed:
         return {}, failed
     jobs, places = [], {}
     for task in plan.tasks:
-        chosen = plan.suite.tasks[task]
         for kind, policy in (("random", "random"), ("reference", policies[task])):
             if policy is None:
                 continue
-            folder = plan.folder / "anchors" / plan.suite.name / task / kind
+            folder = plan.anchor(task, kind)
+            places[task, kind] = folder / "evaluation.json"
+            if places[task, kind].exists():
+                continue
             words = [
-                *policy_words(plan, policy, chosen.environment),
+                *policy_words(plan, policy, plan.robot(task)),
                 f"episodes={plan.suite.anchor_episodes}",
                 as_override("output", str(folder)),
             ]
             jobs.append(Job(name=f"{task} {kind}", words=("evaluate", *words), folder=folder))
-            places[task, kind] = folder / "evaluation.json"
     outcomes = run(jobs, "anchors")
     failed = [f"{outcome.job.name}: {outcome.message}" for outcome in outcomes if outcome.status != "finished"]
     if failed:
         return {}, failed
     scores: dict[str, dict[str, float]] = {task: {} for task in plan.tasks}
     for (task, kind), path in places.items():
-        metrics: dict[str, Any] = json.loads(path.read_text())["metrics"]
-        scores[task][kind] = float(metrics.get("success_rate", metrics["return_mean"]))
+        scores[task][kind] = score_of(path)
     return scores, []
 
 

@@ -1,5 +1,6 @@
 """From a suite to the command lines of its runs, and to what names them: hashes of everything that changes a number."""
 
+import json
 from collections.abc import Collection, Iterable
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
 from functools import cached_property
@@ -12,6 +13,8 @@ from robot_rl.benchmark_config import ATTACKER, BenchmarkConfig, RecipeConfig
 from robot_rl.config import TrainConfig
 from robot_rl.errors import InputError, nearest
 
+EXPLORE = "explore"
+"""The phase of uniform actions before everything; what is measured at its end is of an untrained policy."""
 SWITCH = ("warmup", "online")
 """The phases after the switch; what was measured before the last of them is the offline score."""
 
@@ -84,7 +87,7 @@ class Plan:
         words = [
             *suite.tasks[task].environment,
             as_override("+datasets.offline.path", str(self.store(data))),
-            *self._phases(),
+            *self._phases(task),
             *suite.train,
             *self._task_words(task),
             *suite.algorithms[algorithm].train,
@@ -116,15 +119,20 @@ class Plan:
         folder = str(self.attacker(chosen.data).folder)
         return [word.replace(ATTACKER, folder) for word in chosen.train]
 
-    def _phases(self) -> list[str]:
-        suite = self.suite
+    def _phases(self, task: str) -> list[str]:
+        suite, proxy = self.suite, self.suite.tasks[task].proxy
+        robot = "" if proxy is None else ", robot: true"
+        before = [] if proxy is None else [as_override("evaluation.proxy", proxy)]
+        if suite.explore_steps:
+            before.append(f"+phases.explore={{interact: random, steps: {suite.explore_steps}, updates_per_step: 0}}")
         warmup, batch = suite.warmup_steps, f"batch_size: {suite.batch_size}"
         inside = sorted({step - warmup for step in suite.evaluate_at if warmup < step < suite.online_steps})
         online = f"steps: {suite.online_steps - warmup}, {batch}, updates_per_step: {suite.updates_per_step}"
         return [
+            *before,
             f"+phases.offline={{steps: {suite.offline_steps}, {batch}}}",
-            f"+phases.warmup={{interact: policy, steps: {warmup}, updates_per_step: 0}}",
-            f"+phases.online={{interact: policy, {online}, evaluate_at: [{','.join(map(str, inside))}]}}",
+            f"+phases.warmup={{interact: policy, steps: {warmup}, updates_per_step: 0{robot}}}",
+            f"+phases.online={{interact: policy, {online}, evaluate_at: [{','.join(map(str, inside))}]{robot}}}",
         ]
 
     @property
@@ -136,7 +144,25 @@ class Plan:
 
     def environment(self, data: str) -> list[str]:
         """Words that choose the environment in which a data set is recorded: that of the first task that needs it."""
-        return next(task.environment for task in self.suite.tasks.values() if task.data == data)
+        return next(self.robot(name) for name, task in self.suite.tasks.items() if task.data == data)
+
+    def robot(self, task: str) -> list[str]:
+        """Words that choose where the policies of a task are evaluated: its robot, or the environment itself."""
+        chosen = self.suite.tasks[task]
+        proxy = [] if chosen.proxy is None else [as_override("environment.proxy", chosen.proxy)]
+        return [*chosen.environment, *proxy]
+
+    def anchor(self, task: str, kind: str) -> Path:
+        """The folder in which the random (or reference) score of a task is measured.
+
+        Args:
+            task: of the suite.
+            kind: `random` or `reference`.
+        """
+        policy = self.suite.tasks[task].reference_policy if kind == "reference" else "random"
+        name = self.policy(policy).folder.name if policy in self.suite.policies and policy is not None else str(policy)
+        described = {"environment": self.robot(task), "episodes": self.suite.anchor_episodes, "policy": name}
+        return self.folder / "anchors" / self.suite.name / task / f"{kind}_{short_hash(described)}"
 
     def policy(self, name: str) -> PlannedPolicy:
         """A policy of the suite."""
@@ -235,6 +261,29 @@ def _chosen(wanted: list[str], known: Collection[str], key: str) -> list[str]:
 
 
 def anchors(plan: Plan, task: str) -> dict[str, Any]:
-    """The scale of a task's score, as it goes into each result."""
+    """The scale of a task's score, as it goes into each result: the suite's, or what was measured.
+
+    Raises:
+        InputError: it was not measured yet, or the reference is no better than the random policy.
+    """
     chosen = plan.suite.tasks[task]
-    return {"random": chosen.random, "reference": chosen.reference, "reference_policy": chosen.reference_policy}
+    scale = {"random": chosen.random, "reference": chosen.reference}
+    for kind, score in scale.items():
+        if score is None:
+            path = plan.anchor(task, kind) / "evaluation.json"
+            if not path.exists():
+                raise InputError(f"the {kind} score of {task} is not measured yet: run the suite, or only=anchors")
+            scale[kind] = score_of(path)
+    low, high = scale["random"], scale["reference"]
+    if low is None or high is None or high <= low:
+        raise InputError(
+            f"suite.tasks.{task}: the reference scores {high}, the random policy {low}, so there is no scale between: "
+            "train suite.policies." + f"{chosen.reference_policy} for longer"
+        )
+    return {**scale, "reference_policy": chosen.reference_policy}
+
+
+def score_of(path: Path) -> float:
+    """Success rate where the task declares success, else mean return, of what `robot-rl evaluate` wrote."""
+    metrics: dict[str, Any] = json.loads(path.read_text())["metrics"]
+    return float(metrics.get("success_rate", metrics["return_mean"]))

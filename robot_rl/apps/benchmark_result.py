@@ -14,7 +14,7 @@ import numpy as np
 import robot_rl
 from robot_rl import checkpoint
 from robot_rl.apps.benchmark_engine import Outcome
-from robot_rl.apps.benchmark_plan import SWITCH, Plan, PlannedRun, anchors
+from robot_rl.apps.benchmark_plan import EXPLORE, SWITCH, Plan, PlannedRun, anchors
 from robot_rl.apps.command import command_line
 from robot_rl.apps.report_read import Evaluation, read_run
 from robot_rl.datasets.store_files import clear_disk_errors
@@ -46,6 +46,8 @@ class Result:
     data_sha256: str
     scale: tuple[float, float]  # scores that are 0 and 1
     curve: tuple[Point, ...]  # the first is the offline score, over all episodes before the first online update
+    last_episodes: tuple[float, ...]  # scores of the last evaluation
+    limit_hits: float | None  # steps of it with a joint at its limit, of 1,000; None where nobody counts
     offline: float
     final: float
     regret: float
@@ -118,6 +120,8 @@ def read_result(path: Path) -> Result:
             data_sha256=str(content["data"]["sha256"]),
             scale=(float(content["scale"]["random"]), float(content["scale"]["reference"])),
             curve=tuple(curve),
+            last_episodes=tuple(_scores(content, content["curve"][-1])),
+            limit_hits=_limit_hits(content["curve"][-1]),
             offline=curve[0].score,
             final=curve[-1].score,
             regret=regret([point.step for point in curve], [point.score for point in curve]),
@@ -142,18 +146,30 @@ def _evaluation(evaluation: Evaluation) -> dict[str, Any]:
         "return": [episode.total_reward for episode in episodes],
         "length": [episode.length for episode in episodes],
         "success": [int(bool(episode.success)) for episode in episodes] if declared else None,
-    }
+    } | ({} if any(each.limit_hits is None for each in episodes) else {"limit_hits": [e.limit_hits for e in episodes]})
+
+
+def _scores(content: dict[str, Any], evaluation: dict[str, Any]) -> list[float]:
+    """Of each episode, normalised."""
+    scale, key = content["scale"], "success" if content["score"] == "success_rate" else "return"
+    return [normalized(float(score), scale["random"], scale["reference"]) for score in evaluation[key]]
+
+
+def _limit_hits(evaluation: dict[str, Any]) -> float | None:
+    hits, lengths = evaluation.get("limit_hits"), evaluation["length"]
+    return None if hits is None else 1000.0 * sum(hits) / max(sum(lengths), 1)
 
 
 def _curve(content: dict[str, Any], place: str) -> list[Point]:
-    """The offline score, then the evaluations after the first online update."""
-    scale, key = content["scale"], "success" if content["score"] == "success_rate" else "return"
+    """The offline score, then the evaluations after the first online update; steps are those since the switch."""
     before, online = [], []
+    switch = max((int(e["environment_steps"]) for e in content["curve"] if e["phase"] not in SWITCH), default=0)
     for evaluation in content["curve"]:
-        scores = [normalized(float(score), scale["random"], scale["reference"]) for score in evaluation[key]]
+        scores = _scores(content, evaluation)
         if evaluation["phase"] == SWITCH[-1]:
-            online.append(Point(step=int(evaluation["environment_steps"]), score=float(np.mean(scores))))
-        else:
+            step = int(evaluation["environment_steps"]) - switch
+            online.append(Point(step=step, score=float(np.mean(scores))))
+        elif evaluation["phase"] != EXPLORE:
             before += scores
     if not before or not online:
         raise InputError(f"{place} lacks an evaluation before or after the switch: the suite has to evaluate both")

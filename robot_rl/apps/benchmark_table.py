@@ -11,22 +11,18 @@ from typing import Any
 import numpy as np
 
 from robot_rl import checkpoint
+from robot_rl.apps.benchmark_estimate import Estimate, Estimator
 from robot_rl.apps.benchmark_kept import kept, kept_table
 from robot_rl.apps.benchmark_plan import Plan
 from robot_rl.apps.benchmark_result import Result, read_result
+from robot_rl.apps.benchmark_transfer import transfer, transfer_table
 from robot_rl.datasets.store_files import clear_disk_errors
 from robot_rl.errors import InputError
-from robot_rl.seeding import Seeds
 from robot_rl.statistics import (
-    Scores,
     Statistic,
     interquartile_mean,
     mean,
-    probability_of_improvement,
-    stratified_bootstrap,
 )
-
-BOOTSTRAP_SEED = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,23 +32,6 @@ class Written:
     folder: Path
     runs: int
     warnings: list[str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """A number with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-    runs: int
-
-    def text(self) -> str:
-        """For a table."""
-        if math.isnan(self.value):
-            return "-"
-        interval = f" [{self.low:.2f}, {self.high:.2f}]" if self.runs > 1 else ""
-        return f"{self.value:.2f}{interval}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,33 +95,6 @@ def write_tables(plan: Plan) -> Written:
     return Written(folder=folder, runs=len(results), warnings=content["warnings"])
 
 
-class Estimator:
-    """Statistics with intervals, from one seed, so that a table of the same results is the same table.
-
-    Args:
-        resamples: of the bootstrap.
-    """
-
-    def __init__(self, resamples: int) -> None:
-        self._resamples = resamples
-
-    def __call__(self, tasks: Sequence[Sequence[float]], statistic: Statistic) -> Estimate:
-        """A statistic over all runs, with runs resampled within each task."""
-        strata = [np.asarray(runs, np.float64) for runs in tasks if len(runs)]
-        if not strata:
-            return Estimate(value=math.nan, low=math.nan, high=math.nan, runs=0)
-        value = float(statistic(np.concatenate(strata)))
-        low, high = stratified_bootstrap(strata, statistic, self._generator(), resamples=self._resamples)
-        return Estimate(value=value, low=low, high=high, runs=sum(map(len, strata)))
-
-    def improvement(self, pairs: Sequence[tuple[Scores, Scores]]) -> tuple[float, float, float]:
-        """Probability that a run of the first beats one of the second, and its interval."""
-        return probability_of_improvement(pairs, self._generator(), resamples=self._resamples)
-
-    def _generator(self) -> np.random.Generator:
-        return Seeds(BOOTSTRAP_SEED).numpy("bootstrap")
-
-
 # Numbers --------------------------------------------------------------------------------------------------------------
 
 
@@ -167,6 +119,7 @@ def _content(
         },
         "improvement": _improvement(groups, estimator),
         "kept": kept(plan.suite.tasks, results, plan.algorithms, plan.config.resamples),
+        "transfer": transfer(plan.suite, results, estimator),
     }
 
 
@@ -273,6 +226,7 @@ def as_markdown(content: Mapping[str, Any]) -> str:
             lines += [f"## {task}: mean over runs", "", *_summary_table(rows), ""]
             lines += [*_steps_table(rows, content["steps"]), ""]
     lines += kept_table(content["kept"])
+    lines += transfer_table(content["transfer"])
     for name, pairs in content["improvement"].items():
         if pairs:
             title = {"final": "final score", "regret": "regret"}[name]

@@ -43,6 +43,7 @@ class EvaluationEpisode:
     total_reward: float
     length: int
     success: bool | None
+    limit_hits: int | None = None  # steps with a joint at its limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -348,6 +349,7 @@ def _episode(entry: dict[str, Any]) -> EvaluationEpisode:
         total_reward=math.nan if total is None else float(total),
         length=int(entry.get("length", 0)),
         success=None if entry.get("success") is None else bool(entry["success"]),
+        limit_hits=None if entry.get("limit_hits") is None else int(entry["limit_hits"]),
     )
 
 

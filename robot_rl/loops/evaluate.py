@@ -15,12 +15,13 @@ from robot_rl.types import Episode, EpisodeSink, Policy
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeResult:
-    """One episode in four numbers. `success` is whether the task was achieved at any step (Adroit's convention)."""
+    """One episode in a few numbers. `success` is whether the task was achieved at any step (Adroit's convention)."""
 
     seed: int
     episode_return: float  # undiscounted, native reward
     length: int
     success: bool | None
+    limit_hits: int | None = None  # steps with a joint at its limit; None where nobody counts
 
     @staticmethod
     def of(episode: Episode) -> "EpisodeResult":
@@ -30,6 +31,7 @@ class EpisodeResult:
             episode_return=float(episode.reward.sum()),
             length=len(episode),
             success=None if episode.success is None else bool(episode.success.any()),
+            limit_hits=episode.metadata.get("limit_hits"),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -39,7 +41,7 @@ class EpisodeResult:
             "return": self.episode_return,
             "length": self.length,
             "success": self.success,
-        }
+        } | ({} if self.limit_hits is None else {"limit_hits": self.limit_hits})
 
 
 def wilson_interval(successes: int, count: int, z: float = 1.96) -> tuple[float, float]:

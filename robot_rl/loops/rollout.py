@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from robot_rl.algorithms.agent import Agent
-from robot_rl.environment import Environment
+from robot_rl.environment import Environment, limit_hits_in
 from robot_rl.errors import InputError
 from robot_rl.loops.frames import FrameHistory
 from robot_rl.policy import ChunkPlayer, drop_chunk
@@ -142,7 +142,8 @@ def run_episode(
             film.frames.append(environment.render())
     if film is not None:
         film.judge(policy, step)
-    return assemble(steps, {"seed": seed})
+    hits = limit_hits_in(environment)
+    return assemble(steps, {"seed": seed} | ({} if hits is None else {"limit_hits": hits}))
 
 
 def assemble(steps: list[TimeStep], metadata: dict[str, Any]) -> Episode:
