@@ -22,12 +22,13 @@ from robot_rl.data_config import (
     ExportConfig,
     IngestConfig,
     InspectConfig,
+    LanguageConfig,
     ViewConfig,
 )
 from robot_rl.deploy_config import DeployConfig
 from robot_rl.errors import InputError
 from robot_rl.robot_config import Ros2EnvironmentConfig
-from robot_rl.serve_config import ServeConfig
+from robot_rl.serve_config import DistillConfig, ServeConfig
 from robot_rl.sim_config import IDENTIFIED, PROXIES, SimulatedConfig
 from robot_rl.video_config import PretrainVideoConfig
 
@@ -268,6 +269,7 @@ class TrainConfig:
     datasets: dict[str, DatasetConfig] = field(default_factory=dict)
     algorithm: Any = MISSING
     replay: ReplayConfig = field(default_factory=ReplayConfig)
+    language: LanguageConfig = field(default_factory=LanguageConfig)
     phases: dict[str, PhaseConfig] = field(default_factory=dict)  # in order; keyed by name, so overrides can name one
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     normalize_observations: bool = True  # by the mean and deviation of the first data set
@@ -311,6 +313,8 @@ class EvaluateConfig:
     device: str = "cpu"
     threads: int = 1
     explore: bool = False  # sample from the policy instead of taking its mode
+    algorithm: dict[str, Any] = field(default_factory=dict)
+    """Settings of the policy's algorithm that change no network, such as {risk_level: 0.25, risk_candidates: 64}."""
     expert_noise: float = 0.0  # deviation of Gaussian noise on a scripted expert's normalised action
     record: str | None = None  # a store to write, or a file ending in .hdf5 (robomimic layout)
     videos: int = 0
@@ -378,6 +382,7 @@ VERB_CONFIGS: dict[str, type] = {
     "evaluate": EvaluateConfig,
     "identify": IdentifyConfig,
     "serve": ServeConfig,
+    "distill": DistillConfig,
     "deploy": DeployConfig,
     "benchmark": BenchmarkConfig,
     "doctor": DoctorConfig,

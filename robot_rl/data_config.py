@@ -11,6 +11,29 @@ TIERS = ("auto", "raw", "jpeg", "video")
 
 
 @dataclass(kw_only=True)
+class LanguageConfig:
+    """How a run reads the instructions of its data sets: as one more observation, `instruction`."""
+
+    encoder: str = "none"  # none | hash: words and letters, hashed | table: vectors made before | model: transformers
+    size: int = 512  # of hashed vectors
+    path: str | None = None  # table: .npz or .safetensors; model: a folder. Nothing is downloaded
+    wrong: float = 0.0
+    """Share of transitions shown under another episode's instruction, as failures (V-GPS: 0 with Cal-QL, 0.1 with IQL);
+    with replay.monte_carlo_tail=constant their returns are those of never arriving."""
+    labels: str = "recorded"  # rewards: recorded | demonstrations, -1 a step and 0 at the last ones, as V-GPS has them
+    last_steps: int = 3  # of a demonstration, that count as success
+
+    def __post_init__(self) -> None:
+        require_choice(self.encoder, ("none", "hash", "table", "model"), "language.encoder")
+        require_choice(self.labels, ("recorded", "demonstrations"), "language.labels")
+        require_range(self.size, 8, 65536, "language.size")
+        require_range(self.wrong, 0, 0.9, "language.wrong")
+        require_minimum(self.last_steps, 1, "language.last_steps")
+        if self.encoder == "none" and (self.wrong > 0 or self.labels != "recorded"):
+            raise InputError("language.wrong and language.labels are for runs that read instructions: set the encoder")
+
+
+@dataclass(kw_only=True)
 class SuccessRule:
     """Labels a step as successful where a number of the next observation lies in [minimum, maximum]."""
 

@@ -1,4 +1,4 @@
-"""Configuration of `robot-rl serve`; `robot_rl/config.py` registers it."""
+"""Configuration of `robot-rl serve` and `robot-rl distill`; `robot_rl/config.py` registers them."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,6 +8,7 @@ from robot_rl.errors import InputError
 
 SELECTORS = ("margin", "argmax", "softmax", "uncertainty", "advantage")
 REDUCTIONS = ("min", "mean", "weighted_min_pair")
+REFERENCES = ("policy", "recorded")
 
 
 @dataclass(kw_only=True)
@@ -121,3 +122,33 @@ class ServeConfig:
             require_minimum(self.score_steps, 1, "score_steps")
         require_range(self.port, 0, 65535, "port")
         require_minimum(self.threads, 1, "threads")
+
+
+@dataclass(kw_only=True)
+class DistillConfig:
+    """`robot-rl distill RUN`: the best of N, as a critic sees it, cloned back into a policy."""
+
+    run: str | None = None  # the policy: a run of behaviour cloning, its folder or one of its checkpoints
+    critic: str | None = None  # who judges: a run's folder or one of its checkpoints
+    data: str | None = None  # a store: its states, and its actions as the first candidates
+    output: str | None = None  # a new folder, which `evaluate`, `serve` and `export` open as they open a run's
+    states: int = 20_000  # of the data set, at random, of which candidates are kept
+    candidates: int = 64  # kept of each state; the first is the recorded action, the others the policy's samples
+    drawn: int = 16  # of them, in each step
+    threshold: float = 0.05  # of the advantage, in units of the return: below it nothing is cloned
+    reference: str = "policy"  # what the best has to beat: policy, the mean of its candidates | recorded, the action
+    reduction: str = "min"  # one value from those of the critics: min | mean | weighted_min_pair
+    steps: int = 5000
+    batch_size: int = 256
+    seed: int = 0
+    device: str = "cpu"
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        require_range(self.candidates, 2, 10_000, "candidates")
+        require_range(self.drawn, 1, self.candidates, "drawn")
+        require_range(self.threshold, -1e8, 1e8, "threshold")
+        require_choice(self.reference, REFERENCES, "reference")
+        require_choice(self.reduction, REDUCTIONS, "reduction")
+        for name in ("states", "steps", "batch_size", "threads"):
+            require_minimum(vars(self)[name], 1, name)

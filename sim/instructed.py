@@ -91,7 +91,8 @@ def pusher(spec: Spec, direction: float) -> Policy:
 
 
 def _above(observation: Facts) -> Array:
-    return cube_of(observation) + np.array([0.0, 0.0, ABOVE_M])
+    point: Array = cube_of(observation) + np.array([0.0, 0.0, ABOVE_M])
+    return point
 
 
 def _pushed(first: Facts, now: Facts, direction: float) -> bool:

@@ -185,6 +185,10 @@ def _load(verb: str, given: list[str]) -> Callable[[Any], int]:
             from robot_rl.apps import serve
 
             return serve.run
+        case "distill":
+            from robot_rl.apps import distill
+
+            return distill.run
         case "deploy":
             from robot_rl.apps import deploy
 

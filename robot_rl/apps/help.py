@@ -76,6 +76,16 @@ EXAMPLES = {
         ("robot-rl serve ws://127.0.0.1:8000 steer=runs/iql/seed_0 port=8001", "somebody else's server, steered"),
         ("robot-rl serve runs/lift/seed_0 'keys={state: observation/state}'", "with the names that a client sends"),
     ],
+    "distill": [
+        (
+            "robot-rl distill runs/bc/seed_0 critic=runs/iql/seed_0 data=lift.zarr output=runs/distilled",
+            "what steering chooses, cloned back into the policy",
+        ),
+        (
+            "robot-rl distill runs/bc/seed_0 critic=runs/iql/seed_0 data=lift.zarr output=runs/distilled threshold=0.5",
+            "only what is clearly better",
+        ),
+    ],
     "deploy": [
         ("robot-rl deploy lift.onnx environment=ros2 environment.robot=panda dry_run=true", "decide, command nothing"),
         ("robot-rl deploy lift.onnx environment=ros2 environment.robot=panda episodes=5", "five episodes"),

@@ -35,6 +35,7 @@ POSITIONAL = {
     "evaluate": ("run",),
     "identify": ("data",),
     "serve": ("run",),
+    "distill": ("run",),
     "deploy": ("run",),
     "benchmark": (),
     "doctor": (),

@@ -14,11 +14,14 @@ from rich.console import Console
 from rich.text import Text
 
 from robot_rl.apps.build import check_fit, device_of
+from robot_rl.apps.language import encoder_of_run
 from robot_rl.apps.serve_foreign import is_foreign, open_policy, read_key
 from robot_rl.apps.trained import Trained, find_trained
 from robot_rl.clock import MonotonicClock
 from robot_rl.errors import InputError, nearest
+from robot_rl.networks.language import TextEncoder
 from robot_rl.policy import OnnxPolicy
+from robot_rl.replay.language import INSTRUCTION
 from robot_rl.seeding import Seeds
 from robot_rl.serve_config import PolicyConfig, ServeConfig
 from robot_rl.spec import Spec
@@ -42,6 +45,7 @@ class _Offer:
     keys: dict[str, str]
     name: str
     chunk: int
+    language: TextEncoder | None = None  # of what clients ask for
 
 
 def run(config: ServeConfig) -> int:
@@ -67,6 +71,7 @@ def run(config: ServeConfig) -> int:
             host=config.host,
             port=config.port,
             key=read_key(config.key_file, "key_file"),
+            language=offer.language,
             limits=limits,
         )
         asyncio.run(_serve(server, offer, console))
@@ -81,7 +86,9 @@ async def _serve(server: PolicyServer, offer: _Offer, console: Console) -> None:
         host = f"[{server.host}]" if ":" in server.host else server.host
         console.print(Text(f"Serving {offer.name} at ws://{host}:{server.port}"), soft_wrap=True)
         spec = offer.served.spec
-        sent = ", ".join(f"{server.keys[key]} {array.shape}" for key, array in spec.observation.items())
+        shown = [key for key in spec.observation if offer.language is None or key != INSTRUCTION]
+        sent = ", ".join(f"{server.keys[key]} {spec.observation[key].shape}" for key in shown)
+        sent += "" if offer.language is None else ", prompt"
         actions = (offer.chunk, *spec.action.shape)
         console.print(Text(f"Takes {sent}; answers actions {actions}. Ctrl-C ends it."), soft_wrap=True)
         await stop.wait()
@@ -96,6 +103,7 @@ def _own(config: ServeConfig, run: str, stack: contextlib.ExitStack) -> _Offer:
     if run.endswith(".onnx"):
         return _exported(config, run)
     policy, device, clock = find_trained(run), device_of(config.device), MonotonicClock()
+    language = encoder_of_run(policy.config, policy.state, str(policy.path))
     keys, chunk = _keys(config, policy.spec), policy.config.replay.action_chunk
     proposer = AgentProposer(
         agent=policy.agent(config.device),
@@ -108,8 +116,8 @@ def _own(config: ServeConfig, run: str, stack: contextlib.ExitStack) -> _Offer:
     if config.steer is None:
         if config.log is not None:
             raise InputError("log= writes the decisions of a critic: set steer=RUN, or leave it out")
-        served = ServedAgent(proposer=proposer, keys=keys, clock=clock)
-        return _Offer(served=served, keys=keys, name=str(policy.path), chunk=chunk)
+        served = ServedAgent(proposer=proposer, keys=keys, clock=clock, language=language)
+        return _Offer(served=served, keys=keys, name=str(policy.path), chunk=chunk, language=language)
     critic = find_trained(config.steer)
     check_fit(f"the policy ({policy.path})", policy.spec, f"the critic ({critic.path})", critic.spec)
     scorer = _scorer(config, critic, {})
@@ -118,8 +126,10 @@ def _own(config: ServeConfig, run: str, stack: contextlib.ExitStack) -> _Offer:
         observations=policy.spec,
         keys=keys,
         deadline_s=config.deadline_s,
+        language=language,
     )
-    return _Offer(served=steering, keys=keys, name=f"{policy.path} steered by {critic.path}", chunk=chunk)
+    name = f"{policy.path} steered by {critic.path}"
+    return _Offer(served=steering, keys=keys, name=name, chunk=chunk, language=language)
 
 
 def _exported(config: ServeConfig, run: str) -> _Offer:
@@ -144,15 +154,17 @@ def _remote(config: ServeConfig, run: str, stack: contextlib.ExitStack) -> _Offe
     spec = ActionSpec.from_spec(critic.spec, critic.config.replay.action_chunk)
     if config.policy.chunk is not None:
         spec = replace(spec, chunk=config.policy.chunk)
-    proposer = open_policy(config, run, spec, stack)
+    proposer, scorer = open_policy(config, run, spec, stack), _scorer(config, critic, keys)
     steering = ServedSteering(
-        steerer=_steerer(config, proposer, _scorer(config, critic, keys), stack),
+        steerer=_steerer(config, proposer, scorer, stack),
         observations=critic.spec,
         keys=keys,
         deadline_s=config.deadline_s,
         forwards=True,
+        language=scorer.language,
     )
-    return _Offer(served=steering, keys=keys, name=f"{run} steered by {critic.path}", chunk=spec.chunk)
+    name = f"{run} steered by {critic.path}"
+    return _Offer(served=steering, keys=keys, name=name, chunk=spec.chunk, language=scorer.language)
 
 
 def _scorer(config: ServeConfig, critic: Trained, keys: Mapping[str, str]) -> CriticScorer:
@@ -162,6 +174,7 @@ def _scorer(config: ServeConfig, critic: Trained, keys: Mapping[str, str]) -> Cr
         chunk=critic.config.replay.action_chunk,
         device=device_of(config.device),
         keys=keys,
+        language=encoder_of_run(critic.config, critic.state, str(critic.path)),
     )
 
 

@@ -33,7 +33,8 @@ class NoiseScale:
         """From the largest down. Shapes: -> (L,), dtype and device of `like`."""
         place = torch.arange(self.levels, dtype=like.dtype, device=like.device) / max(self.levels - 1, 1)
         low, high = self.minimum ** (1 / self.rho), self.maximum ** (1 / self.rho)
-        return (high + place * (low - high)) ** self.rho
+        levels: Tensor = (high + place * (low - high)) ** self.rho
+        return levels
 
 
 def scalings(sigma: Tensor, scale: NoiseScale) -> tuple[Tensor, Tensor, Tensor]:

@@ -348,6 +348,11 @@ class ReplayBuffer:
             place = np.searchsorted(cumulative, wanted, side="right")
         return torch.from_numpy(self._rows[(self._rows_first + place) % self.capacity]).to(self.device)
 
+    def drawable(self) -> Tensor:
+        """All rows in which a transition starts that may be drawn, oldest first. Shapes: (len(self),)."""
+        ring = self._rows[(self._rows_first + np.arange(self._rows_count)) % self.capacity]
+        return torch.from_numpy(ring).to(self.device)
+
     def _cumulative_weights(self) -> Array | None:
         if not self._weighted:
             return None

@@ -35,6 +35,17 @@ def with_language(spec: Spec, encoder: TextEncoder) -> Spec:
     return replace(spec, observation={**spec.observation, INSTRUCTION: ArraySpec(shape=(encoder.size,))})
 
 
+def spoken(encoder: TextEncoder, task: str) -> Array:
+    """The vector of what somebody asks for. Shapes: -> (D,).
+
+    Raises:
+        InputError: nothing is asked for, or a text that the encoder does not know.
+    """
+    if not task.strip():
+        raise InputError("this reads instructions and there is none: send `prompt` with the observation")
+    return encoder.encode(task)
+
+
 def instructed(episode: Episode, vector: Array, text: str) -> Episode:
     """The episode under an instruction. Shapes: (D,)."""
     rows = np.broadcast_to(np.asarray(vector, np.float32), (len(episode) + 1, len(vector)))

@@ -25,6 +25,8 @@ from robot_rl.algorithms.sac import SAC
 from robot_rl.algorithms.td3 import TD3
 from robot_rl.errors import InputError
 from robot_rl.networks.encoder import FlatEncoder
+from robot_rl.networks.language import TextEncoder
+from robot_rl.replay.language import INSTRUCTION, spoken
 from robot_rl.spec import Spec
 from robot_rl.steering.action_spec import ActionSpec
 from robot_rl.steering.proposals import BASE, SAMPLE, Capabilities, Deadline, Proposals, ProposerError, Scores
@@ -214,6 +216,7 @@ class CriticScorer:
         observations: of its run; its actions are single ones.
         chunk: h, steps of one decision of its run.
         keys: name of an observation in its run -> name in what is to be judged; those not named are the same.
+        language: makes the observation `instruction` of the task in words; None where the critic reads none.
 
     Raises:
         InputError: the algorithm has no critic.
@@ -224,6 +227,7 @@ class CriticScorer:
     chunk: int
     device: torch.device
     keys: Mapping[str, str] = field(default_factory=dict)
+    language: TextEncoder | None = None
     encodings: int = field(init=False, default=0)  # how often an observation was encoded
     spec: ActionSpec = field(init=False)  # the actions that it judges
 
@@ -235,6 +239,8 @@ class CriticScorer:
     def encode(self, observation: Mapping[str, Array], task: str) -> Tensor:
         """Features. Shapes: each (*) -> (1, F)."""
         self.encodings += 1
+        if self.language is not None:
+            observation = {**observation, self.keys.get(INSTRUCTION, INSTRUCTION): spoken(self.language, task)}
         rows = {key: np.asarray(observation[self.keys.get(key, key)])[None] for key in self.observations.observation}
         tensors = _tensors(rows, self.observations, self.device)
         return features_of(self.agent, tensors, critic=True, actor=False)[FEATURES]

@@ -200,7 +200,7 @@ class ConsistencyTuner:
             q = values_of(self.critic, critic_features.detach(), own[:, None])[:, :, 0]
         loss = tuning_loss(cloning, q, self.cloning_weight, self.value_weight)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward(inputs=list(self.head.parameters()))  # type: ignore[no-untyped-call]  # torch has no types here
+        loss.backward(inputs=list(self.head.parameters()))
         self.optimizer.step()
         return {"actor/loss": loss.detach(), "actor/cloning": cloning.detach(), "actor/q": q.detach().mean()}
 

@@ -11,7 +11,9 @@ import numpy as np
 
 from robot_rl.clock import Clock
 from robot_rl.errors import InputError
+from robot_rl.networks.language import TextEncoder
 from robot_rl.policy import OnnxPolicy
+from robot_rl.replay.language import INSTRUCTION, spoken
 from robot_rl.spec import Spec
 from robot_rl.steering.agents import AgentProposer
 from robot_rl.steering.openpi import ACTIONS, CANDIDATES, ECHO, PROMPT
@@ -34,19 +36,28 @@ class Request:
     sent: Mapping[str, Any] = field(default_factory=dict)  # all of the message but what is ours, under its names
 
 
-def read_request(message: Mapping[Any, Any], spec: Spec, keys: Mapping[str, str]) -> Request:
+def read_request(
+    message: Mapping[Any, Any], spec: Spec, keys: Mapping[str, str], language: TextEncoder | None = None
+) -> Request:
     """A request out of a message.
 
     Args:
         message: as it came; keys that the policy does not see are ignored.
         spec: what the policy sees.
         keys: name in the spec -> name in the message.
+        language: makes the observation `instruction` of the prompt, which then is not in the message.
 
     Raises:
         InputError: a key is missing, or a value has another shape or type or is not a number.
     """
     observation: dict[str, Array] = {}
+    task, count, echo = message.get(PROMPT, ""), message.get(CANDIDATES), message.get(ECHO)
+    if not isinstance(task, str) or len(task) > MAXIMUM_PROMPT:
+        raise InputError(f"'{PROMPT}' must be text of at most {MAXIMUM_PROMPT} characters")
     for key, array in spec.observation.items():
+        if language is not None and key == INSTRUCTION:
+            observation[key] = spoken(language, task)
+            continue
         name = keys[key]
         if name not in message:
             known = sorted(each for each in message if isinstance(each, str))[:20]
@@ -60,9 +71,6 @@ def read_request(message: Mapping[Any, Any], spec: Spec, keys: Mapping[str, str]
         value = value.astype(array.dtype)
         array.check(value, f"'{name}'")
         observation[key] = value
-    task, count, echo = message.get(PROMPT, ""), message.get(CANDIDATES), message.get(ECHO)
-    if not isinstance(task, str) or len(task) > MAXIMUM_PROMPT:
-        raise InputError(f"'{PROMPT}' must be text of at most {MAXIMUM_PROMPT} characters")
     if count is not None and (type(count) is not int or not 1 <= count <= MAXIMUM_CANDIDATES):
         raise InputError(f"'{CANDIDATES}'={count!r:.40} must be a whole number in 1 to {MAXIMUM_CANDIDATES}")
     if echo is not None and type(echo) is not int:
@@ -87,10 +95,14 @@ class Served(Protocol):
         """One answer, or what went wrong, for each request, in their order."""
 
 
-def describe(spec: Spec, chunk: int, keys: Mapping[str, str], **more: Any) -> dict[str, Any]:
-    """Metadata: what is to be sent and what comes back."""
+def describe(
+    spec: Spec, chunk: int, keys: Mapping[str, str], language: TextEncoder | None = None, **more: Any
+) -> dict[str, Any]:
+    """Metadata: what is to be sent and what comes back; where `language` makes the instruction, the prompt is sent."""
+    sent = [key for key in spec.observation if language is None or key != INSTRUCTION]
     ours = {
-        "observation": {keys[key]: array.to_json() for key, array in spec.observation.items()},
+        "observation": {keys[key]: spec.observation[key].to_json() for key in sent},
+        "prompt": language is not None,
         "action": spec.action.to_json(),
         "size": spec.action.shape[0],
         "chunk": chunk,
@@ -109,6 +121,7 @@ class ServedAgent:
     proposer: AgentProposer
     keys: Mapping[str, str]
     clock: Clock
+    language: TextEncoder | None = None  # of the prompt, where the policy reads it
     batches: int = field(init=False, default=0)
 
     @property
@@ -119,7 +132,8 @@ class ServedAgent:
     @property
     def metadata(self) -> dict[str, Any]:
         """What clients are told when they connect."""
-        return describe(self.spec, self.proposer.chunk, self.keys, **{CANDIDATES: MAXIMUM_CANDIDATES, "steered": False})
+        more = {CANDIDATES: MAXIMUM_CANDIDATES, "steered": False}
+        return describe(self.spec, self.proposer.chunk, self.keys, self.language, **more)
 
     def answer(self, requests: Sequence[Request]) -> list[dict[str, Any] | Exception]:
         """One batch of those that want one decision, one call for each that wants candidates."""
@@ -198,6 +212,7 @@ class ServedSteering:
         keys: name in `observations` -> name in messages.
         deadline_s: see `Steerer.decide`.
         forwards: the policy is a server itself, which is sent whole messages under their own names.
+        language: of the prompt, where the critic (or a policy of ours) reads it.
     """
 
     steerer: Steerer
@@ -205,6 +220,7 @@ class ServedSteering:
     keys: Mapping[str, str]
     deadline_s: float | None = None
     forwards: bool = False
+    language: TextEncoder | None = None
     _task: str | None = field(init=False, default=None)  # of the request before
 
     @property
@@ -216,7 +232,8 @@ class ServedSteering:
     def metadata(self) -> dict[str, Any]:
         """What clients are told when they connect."""
         chunk = self.steerer.proposer.spec.chunk
-        return describe(self.spec, chunk, self.keys, steered=True, steering_candidates=self.steerer.candidates)
+        candidates = self.steerer.candidates
+        return describe(self.spec, chunk, self.keys, self.language, steered=True, steering_candidates=candidates)
 
     def answer(self, requests: Sequence[Request]) -> list[dict[str, Any] | Exception]:
         """A decision for each; an error where not even the policy gave an action."""

@@ -28,6 +28,7 @@ from websockets.protocol import State
 
 from robot_rl.checks import require_range
 from robot_rl.errors import InputError
+from robot_rl.networks.language import TextEncoder
 from robot_rl.steering.measures import COUNTS, Measures
 from robot_rl.steering.openpi import ECHO
 from robot_rl.steering.served import Request, Served, read_request
@@ -99,6 +100,7 @@ class PolicyServer:
         host: to listen at; others than loopback demand a key.
         port: 0 takes a free one.
         key: clients send `Authorization: Api-Key ...`.
+        language: makes the observation `instruction` of what clients ask for.
 
     Raises:
         InputError: no key where one is needed, or the port is taken.
@@ -109,6 +111,7 @@ class PolicyServer:
     host: str = "127.0.0.1"
     port: int = 8000
     key: str | None = None
+    language: TextEncoder | None = None
     limits: Limits = field(default_factory=Limits)
     measures: Measures = field(default_factory=Measures)
     _server: Server | None = field(init=False, default=None)
@@ -232,7 +235,7 @@ class PolicyServer:
         if isinstance(message, str):
             raise InputError("requests are binary messages, this one is text")
         self.measures.count("received_bytes_total", amount=len(message))
-        request = read_request(unpack(message), self.policy.spec, self.keys)
+        request = read_request(unpack(message), self.policy.spec, self.keys, self.language)
         if self._stuck:
             raise RuntimeError("the policy does not answer")
         future = asyncio.get_running_loop().create_future()
