@@ -22,7 +22,8 @@ STEP_REWARD = -1.0
 
 def distance_value(embedding: Tensor, goal: Tensor) -> Tensor:
     """VIP: V(s; g) = -|phi(s) - phi(g)|_2. Shapes: (..., D), (..., D) -> (...)."""
-    return -torch.linalg.vector_norm(embedding - goal, dim=-1)
+    distance: Tensor = torch.linalg.vector_norm(embedding - goal, dim=-1)
+    return -distance
 
 
 def cosine_value(embedding: Tensor, goal: Tensor, discount: float) -> Tensor:
