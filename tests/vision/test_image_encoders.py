@@ -118,6 +118,24 @@ def test_frames_become_channels_the_oldest_first() -> None:
         assert torch.equal(channels[:, 3 * frame : 3 * frame + 3], images[:, frame].permute(0, 3, 1, 2))
 
 
+@pytest.mark.parametrize("padding", [False, True])
+def test_frames_deep_are_frames_as_channels(padding: bool) -> None:
+    """On a CPU the first convolution takes the frames where they lie; the numbers and gradients are the same."""
+    config = VisionConfig(channels=[8, 4], kernels=[3, 3], strides=[2, 1], padding=padding)
+    encoder = ImageEncoder(config, (3, 16, 16, 3), generator()).double()
+    images = pictures(4, 3, 16, 16, 3)
+    assert encoder.deep
+    gradients = []
+    for deep in (True, False):
+        encoder.deep = deep
+        encoder.zero_grad()
+        features = encoder(images)
+        features.square().mean().backward()
+        gradients.append([features.detach(), *(each.grad.clone() for each in encoder.parameters())])
+    for first, second in zip(*gradients, strict=True):
+        torch.testing.assert_close(first, second, rtol=1e-9, atol=1e-12)
+
+
 def test_frames_apart_are_encoded_as_if_they_were_alone() -> None:
     config = VisionConfig(**STRIDED, frames="apart")
     encoder = ImageEncoder(config, (3, 16, 16, 3), generator())

@@ -31,15 +31,27 @@ class Convolutions(nn.Module):
         self.films = nn.ModuleList(FiLM(condition_size, each) for each in config.channels if condition_size)
 
     def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
-        """Shapes: (B, C, H, W), (B, condition_size) -> (B, C', h, w)."""
+        """Shapes: (B, C, H, W), or frames apart (B, C / K, K, H, W), (B, condition_size) -> (B, C', h, w)."""
         for index, layer in enumerate(self.convolutions):
-            x = layer(x)
+            x = over_frames(layer, x) if x.ndim == 5 else layer(x)
             if self.norms:
                 x = self.norms[index](x)
             if self.films:
                 x = self.films[index](x, condition)
             x = activate(x, self.activation)
         return x
+
+
+def over_frames(layer: nn.Module, x: Tensor) -> Tensor:
+    """A convolution over K frames as channels, as one over K frames deep, which does not need them side by side.
+
+    Shapes: (B, C, K, H, W) for a convolution of K * C channels -> (B, C', h, w).
+    """
+    assert isinstance(layer, nn.Conv2d)
+    weight = layer.weight.unflatten(1, (x.shape[2], x.shape[1])).transpose(1, 2)  # (C', C, K, k, k)
+    height, width = cast(tuple[int, int], layer.stride)
+    vertical, horizontal = cast(tuple[int, int], layer.padding)
+    return F.conv3d(x, weight, layer.bias, (1, height, width), (0, vertical, horizontal))[:, :, 0]
 
 
 class Impala(nn.Module):

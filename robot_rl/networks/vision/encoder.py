@@ -38,6 +38,9 @@ class ImageEncoder(nn.Module):
         count = frames[0] if frames else 1
         inputs = channels * (1 if self.apart else count)
         self.copies = count if self.apart else 1
+        # Frames need not lie side by side then, which takes as long as the first convolution.
+        plain = config.resize is None and not config.coordinates and config.pixels != "imagenet"
+        self.deep = config.kind == "cnn" and plain
         if config.kind == "vit":
             if condition_size:
                 raise InputError("vision kind=vit is frozen: no FiLM can condition it")
@@ -83,7 +86,10 @@ class ImageEncoder(nn.Module):
     def maps(self, images: Tensor, condition: Tensor | None = None) -> Tensor:
         """Before pooling; of a transformer the vector. Shapes: (B, H, W, C), (B, condition_size) -> (B, C', h, w)."""
         dtype = next(self.trunk.parameters()).dtype
-        x = resized(scaled(folded(images), self.config.pixels, dtype), self.config.resize)
+        if images.ndim == 5 and images.device.type == "cpu" and self.deep:
+            x = scaled(images.permute(0, 4, 1, 2, 3), self.config.pixels, dtype)
+        else:
+            x = resized(scaled(folded(images), self.config.pixels, dtype), self.config.resize)
         if self.config.coordinates:
             x = with_coordinates(x)
         if (condition is None) != (self.condition_size == 0):
