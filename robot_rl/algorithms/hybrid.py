@@ -217,8 +217,8 @@ class Hybrid:
             if count == 1:
                 return tanh_gaussian.sample(mean, log_std, self.generator)[0]
             shape = (len(mean), count, self.action_size)
-            several = (each.unsqueeze(1).expand(shape) for each in (mean, log_std))
-            candidates, _ = tanh_gaussian.sample(*several, self.generator)  # (B, N, A)
+            several, spread = mean.unsqueeze(1).expand(shape), log_std.unsqueeze(1).expand(shape)
+            candidates, _ = tanh_gaussian.sample(several, spread, self.generator)  # (B, N, A)
             best = self.critic(features, candidates).amax(dim=0).argmax(dim=1)
             return chosen_action(candidates, best)
 
@@ -232,7 +232,8 @@ class Hybrid:
         """Reward, weight and gap of each row; gaps are 0 where they do not count. Shapes: -> (B,) three times."""
         config, simulated, one = self.config, ~rows.real, torch.ones_like(rows.reward)
         reward, weight, gap = rows.reward, one, torch.zeros_like(one)
-        warm = one.amax() * between(self.updates, 0.0, 1.0, judges.config.warm_up - 1.0, 1.0) * float(config.judges_count)
+        warmed = between(self.updates, 0.0, 1.0, judges.config.warm_up - 1.0, 1.0)
+        warm = one.amax() * warmed * float(config.judges_count)
         trust = warm * judges.calibrated
         metrics: Metrics = {"gap/trust": warm if judges.classifiers is None else trust}
         if judges.classifiers is not None:
@@ -265,7 +266,7 @@ class Hybrid:
         """How likely the value of what the simulator did is, if the robot did it (VGDF). Shapes: -> (B,)."""
         states, rewards = judges.expected(rows, self.generator)  # (M, B, F), (M, B)
         reached = torch.cat([states.flatten(0, 1), rows.next_features])
-        following, _ = tanh_gaussian.sample(*self.actor(reached), self.generator)
+        following, _ = self._sampled(reached)
         value = self._reduced(self.target_critic(reached, following)).unflatten(0, (-1, len(rows.reward)))
         return value_likelihood(rows.reward + rows.discount * value[-1], rewards + rows.discount * value[:-1])
 
@@ -286,7 +287,7 @@ class Hybrid:
             self._descend("value_network", value_loss, config.value_learning_rate)
             metrics["value/loss"] = value_loss.detach()
         with torch.no_grad():
-            action, log_prob = tanh_gaussian.sample(*self.actor(rows.next_features), self.generator)
+            action, log_prob = self._sampled(rows.next_features)
             next_v = self._reduced(self.target_critic(rows.next_features, action))
             if config.backup_entropy:
                 next_v = next_v - self.temperature() * log_prob
@@ -310,7 +311,7 @@ class Hybrid:
     def _update_actor(self, features: Tensor, real: Tensor) -> Metrics:
         config = self.config
         counted = torch.ones_like(real) if config.learn_from == "both" else ~real
-        action, log_prob = tanh_gaussian.sample(*self.actor(features), self.generator)
+        action, log_prob = self._sampled(features)
         with held(self.critic):
             q = self._reduced(self.critic(features, action))
         loss = mean_of(self.temperature().detach() * log_prob - q, counted)
@@ -324,6 +325,11 @@ class Hybrid:
             "actor/entropy": entropy,
             "actor/temperature": temperature.detach(),
         }
+
+    def _sampled(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """An action of the policy in each state, and its log density. Shapes: (B, F) -> (B, A), (B,)."""
+        mean, log_std = self.actor(features)
+        return tanh_gaussian.sample(mean, log_std, self.generator)
 
     def _reduced(self, q: Tensor) -> Tensor:
         """One value from those of the critics. Shapes: (E, B) -> (B,)."""

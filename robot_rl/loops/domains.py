@@ -1,6 +1,7 @@
 """Learners that tell a robot's transitions from those of its simulator, and phases that cannot give them both."""
 
-from robot_rl.algorithms import HybridConfig, with_overrides
+from robot_rl.algorithms import with_overrides
+from robot_rl.algorithms.hybrid import HybridConfig
 from robot_rl.config import PhaseConfig
 from robot_rl.errors import InputError
 from robot_rl.loops.run import Run
