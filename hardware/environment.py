@@ -78,6 +78,7 @@ class RosEnvironment:
             raise InputError(f"{robot.file} has no topics.outcome, so environment.success_reward has nothing to go by")
         self.robot, self.settings = robot, settings
         self._parts = parts_of(robot, settings.observation, settings.image_size)
+        self._spec = self._make_spec()
         outcome = {} if robot.outcome is None else {"outcome": outcome_part(robot.outcome)}
         self._observer = Observer({**self._parts, **outcome})
         self.link = Link(
@@ -114,7 +115,6 @@ class RosEnvironment:
         self._lock = RLock()  # the link is one thread's at a time
         patience_s = robot.watchdogs.command_stop_s / 2
         self._next_step = None if self.link.in_lockstep else Overdue(patience_s, self._pause, self._lock)
-        self._spec = self._make_spec()
 
     @property
     def spec(self) -> Spec:
@@ -181,8 +181,8 @@ class RosEnvironment:
         observation = self._observe() if fresh else {key: array.copy() for key, array in self._last.items()}
         if self._running:
             self._expect_step()
-        elif not link.in_lockstep:
-            link.trigger("governor/disarm")  # nothing is asked of the robot while nobody looks at it
+        else:
+            self._let_go()
         return TimeStep(
             observation=observation,
             reward=reward,
@@ -245,11 +245,8 @@ class RosEnvironment:
         self._closed = True
         if self._next_step is not None:
             self._next_step.close()
-        if self._running and not self.link.in_lockstep:
-            try:
-                self.link.trigger("governor/disarm", patience_s=2.0)
-            except InputError as error:  # then its own watchdogs stop it
-                self._tell(str(error))
+        if self._running:
+            self._let_go()
         self._running = False
         self.link.close()
         self._close()
@@ -268,6 +265,12 @@ class RosEnvironment:
         The next step finds the robot stopped, and ends the episode as truncated.
         """
         self.counts["paused"] += 1
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Nothing is asked of the robot while nobody looks at it."""
+        if self.link.in_lockstep:
+            return  # its time stands still
         try:
             self.link.trigger("governor/disarm", patience_s=2.0)
         except InputError as error:  # then the governor's watchdogs stop it

@@ -99,3 +99,17 @@ def test_rclpy_imports_in_one_start_where_the_wheels_are() -> None:
     done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["rmw_fastrtps_cpp"]
+
+
+def test_a_node_by_hand_needs_a_name_that_there_is_and_a_domain_that_is_a_number() -> None:
+    wrong = ((["governer", "panda"], "0", "NODE is one of governor"), (["governor"], "x", "no number"))
+    for words, domain, said in wrong:
+        done = subprocess.run(
+            [sys.executable, "-m", "robot_rl.hardware.ros", *words],
+            env=os.environ | {"ROS_DOMAIN_ID": domain},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode != 0
+        assert said in done.stderr
