@@ -80,12 +80,12 @@ def steps(settings: Settings) -> list[Step]:
             words=[CORPUS, f"path={stores['video']}", f"clips={settings.clips}", "tasks=Lift,Stack"],
         )
     ]
-    for name, environment, episodes, noise, seed in (
+    for name, environment, episodes, noise, root in (
         ("lift", "lift_camera", settings.multitask_episodes, 0.4, 10),
         ("stack", "stack_camera", settings.multitask_episodes, 0.4, 11),
         ("target", "lift_camera", settings.target_episodes, 0.2, 12),
     ):
-        record = [f"episodes={episodes}", f"expert_noise={noise}", f"seed={seed}", f"record={stores[name]}"]
+        record = [f"episodes={episodes}", f"expert_noise={noise}", f"seed={root}", f"record={stores[name]}"]
         words = ["evaluate", "policy=expert", f"environment={environment}", "environment.numbers=null", *record]
         made.append(Step(title=f"Robot data: {name}", result=stores[name], words=words))
     for arm in settings.arms:
