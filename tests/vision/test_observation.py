@@ -221,3 +221,19 @@ def test_cameras_may_share_weights_where_they_are_of_one_size() -> None:
     image = observation(4, 0)["front"]
     features = made.eyes({"left": image, "right": image})
     assert torch.equal(features[:, : features.shape[1] // 2], features[:, features.shape[1] // 2 :])
+
+
+def test_eyes_listen_to_an_observation_and_begin_as_if_there_were_none() -> None:
+    deaf, heard = encoder(width=None), encoder(width=None, film="joints")
+    seen = observation(4, 0)
+    spoken = {**seen, "joints": seen["joints"] + 1}
+    visual = heard.eyes.features
+    torch.testing.assert_close(heard(seen)[:, :visual], heard(spoken)[:, :visual])  # FiLM begins at nothing
+    assert deaf.eyes.features == visual
+    optimizers = encoder_adam(heard, 1e-2)
+    views = list(heard.views(batch(), (ALL,), generator(5)))
+    views[0].critic.square().mean().backward()
+    descend_encoder(optimizers, views, learning_rate=1e-2, gradient_clip=None)
+    assert float((heard(seen) - heard(spoken))[:, :visual].detach().abs().max()) > 1e-4
+    with pytest.raises(InputError, match=r"film=words is no vector among the observations; there are \['joints'\]"):
+        encoder(film="words")

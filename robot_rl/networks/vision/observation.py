@@ -40,6 +40,9 @@ class PixelsConfig:
     actor: str = "neck"
     """What the policy has of its own: `nothing`, it sees what critics see; its `neck` (DrQ-v2, RLPD); or `eyes` and
     neck (PTR, V-PTR), which then learn from its loss."""
+    film: str | None = None
+    """Observation, a vector, that FiLM layers behind each block of the eyes listen to, such as `instruction` (V-GPS);
+    None has none."""
     cache: bool = False
     """Replay keeps the features of a frozen encoder (kind vit) in place of images, each encoded once; nothing can
     change the images at random then."""
@@ -70,9 +73,15 @@ class PixelsConfig:
 class Eyes(nn.Module):
     """The images of all cameras to one vector of features, camera by camera."""
 
-    def __init__(self, config: PixelsConfig, images: Mapping[str, ArraySpec], generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        config: PixelsConfig,
+        images: Mapping[str, ArraySpec],
+        generator: torch.Generator,
+        condition_size: int = 0,
+    ) -> None:
         super().__init__()
-        self.keys = tuple(images)
+        self.keys, self.film = tuple(images), config.film
         self.fingerprints: list[Fingerprint] = []
         shapes = {array.shape for array in images.values()}
         if config.cameras == "shared" and len(shapes) > 1:
@@ -80,15 +89,18 @@ class Eyes(nn.Module):
         own = self.keys[:1] if config.cameras == "shared" else self.keys
         encoders = []
         for key in own:
-            encoder, fingerprint = build_encoder(config.encoder, images[key].shape, generator)
+            encoder, fingerprint = build_encoder(
+                config.encoder, images[key].shape, generator, condition_size=condition_size
+            )
             encoders.append(encoder)
             self.fingerprints += [] if fingerprint is None else [fingerprint]
         self.encoders = nn.ModuleList(encoders)
         self.features = sum(self.of(key).features for key in self.keys)
 
     def forward(self, images: Mapping[str, Tensor]) -> Tensor:
-        """Shapes: each (B, H, W, C) or (B, K, H, W, C), uint8 -> (B, F)."""
-        parts = [self._features(key, images[key]) for key in self.keys]
+        """Shapes: each (B, H, W, C) or (B, K, H, W, C), uint8, and what FiLM listens to, (B, D) -> (B, F)."""
+        condition = None if self.film is None else images[self.film]
+        parts = [self._features(key, images[key], condition) for key in self.keys]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def of(self, key: str) -> ImageEncoder:
@@ -97,9 +109,9 @@ class Eyes(nn.Module):
         assert isinstance(encoder, ImageEncoder)
         return encoder
 
-    def _features(self, key: str, images: Tensor) -> Tensor:
+    def _features(self, key: str, images: Tensor, condition: Tensor | None) -> Tensor:
         if images.dtype == torch.uint8:
-            features: Tensor = self.of(key)(images)
+            features: Tensor = self.of(key)(images, condition)
             return features
         return images.flatten(1)  # kept in replay, of one frame or of K
 
@@ -140,7 +152,7 @@ class PixelEncoder(nn.Module):
         images = {key: array for key, array in spec.observation.items() if is_picture(array)}
         numbers = {key: array for key, array in spec.observation.items() if not is_picture(array)}
         self.flat = FlatEncoder(replace(spec, observation=numbers), statistics) if numbers else None
-        self.eyes = Eyes(config, images, generator)
+        self.eyes = Eyes(config, images, generator, _condition_size(config.film, numbers))
         self.neck = Neck(self.eyes.features, config.width, generator)
         self.numbers_neck: Neck | None = None
         if self.flat is not None and config.numbers_width is not None:
@@ -273,6 +285,15 @@ class PixelEncoder(nn.Module):
             return visual
         numbers = self.flat(observation)
         return torch.cat([visual, numbers if neck is None else neck(numbers)], dim=1)
+
+
+def _condition_size(film: str | None, numbers: Mapping[str, ArraySpec]) -> int:
+    if film is None:
+        return 0
+    if film not in numbers or len(numbers[film].shape) != 1:
+        vectors = sorted(key for key, array in numbers.items() if len(array.shape) == 1)
+        raise InputError(f"pixels film={film} is no vector among the observations; there are {vectors}")
+    return numbers[film].shape[0]
 
 
 def is_picture(array: ArraySpec) -> bool:
