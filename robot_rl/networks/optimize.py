@@ -76,7 +76,7 @@ def descend_encoder(
     if "encoder" not in optimizers:
         return
     outputs: list[Tensor] = []
-    gradients: list[Tensor | None] = []
+    gradients: list[Tensor] = []
     for view in views:
         for output, leaf in view.outputs:
             if leaf.grad is not None:
@@ -85,7 +85,7 @@ def descend_encoder(
         view.outputs = [(output, leaf) for output, leaf in view.outputs if leaf.grad is None]
         if view.auxiliary is not None:
             outputs.append(view.auxiliary)
-            gradients.append(None)
+            gradients.append(torch.ones_like(view.auxiliary))
             view.auxiliary = None
     if not outputs:
         return

@@ -149,7 +149,8 @@ def _turned(x: Tensor, turn: Tensor) -> Tensor:
     angle = 2 * math.pi * turn[:, :, 0]
     cosine, sine = angle.cos(), angle.sin()
     turned = torch.stack([y, cosine * i - sine * q, sine * i + cosine * q], dim=2)
-    return torch.einsum("cd,bkdhw->bkchw", torch.linalg.inv(basis), turned)
+    rgb: Tensor = torch.einsum("cd,bkdhw->bkchw", torch.linalg.inv(basis), turned)
+    return rgb
 
 
 def _planes(images: Tensor) -> Tensor:

@@ -45,15 +45,16 @@ class ImageEncoder(nn.Module):
             if condition_size:
                 raise InputError("vision kind=vit is frozen: no FiLM can condition it")
             path = str(config.weights)
-            self.trunk: nn.Module = VisionTransformer(read_tensors(path)[0], path, config.pooling)
+            transformer = VisionTransformer(read_tensors(path)[0], path, config.pooling)
             side = self._side(height, width)
-            if any(each % self.trunk.patch for each in side):
+            if any(each % transformer.patch for each in side):
                 raise InputError(
-                    f"vision kind=vit has patches of {self.trunk.patch} pixels, which do not divide images of {side}: "
-                    f"set vision resize, such as {16 * self.trunk.patch}"
+                    f"vision kind=vit has patches of {transformer.patch} pixels, which do not divide images of {side}: "
+                    f"set vision resize, such as {16 * transformer.patch}"
                 )
+            self.trunk: nn.Module = transformer
             self.pool: Pool | None = None
-            self.features = self.trunk.features * self.copies
+            self.features = transformer.features * self.copies
             return
         inputs += 2 if config.coordinates else 0
         match config.kind:

@@ -76,7 +76,8 @@ class SpatialEmbeddings(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shapes: (B, C, h, w) -> (B, C * embeddings)."""
-        return torch.einsum("bcp,cpe->bce", x.flatten(2), self.weight).flatten(1)
+        weighted: Tensor = torch.einsum("bcp,cpe->bce", x.flatten(2), self.weight)
+        return weighted.flatten(1)
 
 
 Pool = Flat | Average | SpatialSoftmax | SpatialEmbeddings

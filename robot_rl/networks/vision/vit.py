@@ -213,7 +213,10 @@ class VisionTransformer(nn.Module):
         x = self.norm(x)
         if self.average:
             return x[:, first:].mean(dim=1)
-        return x[:, 0] if self.attn_pool is None else self.attn_pool(x)
+        if self.attn_pool is None:
+            return x[:, 0]
+        pooled: Tensor = self.attn_pool(x)
+        return pooled
 
     def _positions(self, height: int, width: int) -> Tensor:
         """Those of the patches, interpolated where the image is of another size. Shapes: -> (1, h * w, D)."""
