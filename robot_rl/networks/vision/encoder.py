@@ -79,7 +79,8 @@ class ImageEncoder(nn.Module):
         if self.apart and images.ndim == 5:
             if condition is not None:
                 condition = condition.repeat_interleave(self.copies, dim=0)
-            return self.forward(images.flatten(0, 1), condition).unflatten(0, (-1, self.copies)).flatten(1)
+            each: Tensor = self.forward(images.flatten(0, 1), condition)
+            return each.reshape(-1, self.features)
         x = self.maps(images, condition)
         pooled: Tensor = x if self.pool is None else self.pool(x)
         return pooled

@@ -62,4 +62,5 @@ class FiLM(nn.Module):
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """Shapes: (B, C, H, W), (B, condition_size) -> (B, C, H, W)."""
         scale, shift = self.scale(condition)[:, :, None, None], self.shift(condition)[:, :, None, None]
-        return x * (1 + scale) + shift
+        conditioned: Tensor = x * (1 + scale) + shift
+        return conditioned
