@@ -109,6 +109,17 @@ class LooksConfig:
 
 
 @dataclass(kw_only=True)
+class AdversaryConfig:
+    """Forces on bodies as further actions, for `algorithm=qarl`; evaluation has the actions too, and sends zeros."""
+
+    bodies: list[str] = field(default_factory=list)  # names in the simulator's model; none: nobody pushes
+    maximum_force_n: float = 20.0  # along each axis of the world
+
+    def __post_init__(self) -> None:
+        require_range(self.maximum_force_n, 0.0, 1e6, "environment.adversary.maximum_force_n")
+
+
+@dataclass(kw_only=True)
 class SimulatedConfig:
     """What all simulated environments have."""
 
@@ -116,6 +127,7 @@ class SimulatedConfig:
     """A robot by proxy in place of the simulator: `mild_A` to `hard_C`. Tune on A, report on B and C."""
     gap: GapConfig = field(default_factory=GapConfig)
     randomization: RandomizationConfig = field(default_factory=RandomizationConfig)
+    adversary: AdversaryConfig = field(default_factory=AdversaryConfig)
     action_history: int = 0
     """Commands of so many steps back that are observed as `action_history`: a delay hides what is under way."""
     task_id: list[int] | None = None

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from robot_rl.algorithms import awac, bc, cqn, deas, fql, hybrid, idql, iql, rorl, sac, td3
+from robot_rl.algorithms import awac, bc, cqn, deas, fql, hybrid, idql, iql, robust_sac, rorl, sac, td3
 from robot_rl.algorithms.agent import Agent, replaced
 from robot_rl.algorithms.awac import AWACConfig
 from robot_rl.algorithms.bc import BCConfig
@@ -16,6 +16,7 @@ from robot_rl.algorithms.fql import FQLConfig
 from robot_rl.algorithms.hybrid import HybridConfig
 from robot_rl.algorithms.idql import IDQLConfig
 from robot_rl.algorithms.iql import IQLConfig
+from robot_rl.algorithms.robust_sac import RobustSACConfig
 from robot_rl.algorithms.rorl import RORLConfig
 from robot_rl.algorithms.sac import SACConfig
 from robot_rl.algorithms.td3 import TD3Config
@@ -32,6 +33,7 @@ ALGORITHM_CONFIGS: dict[str, type] = {
     "hybrid": HybridConfig,
     "idql": IDQLConfig,
     "iql": IQLConfig,
+    "robust_sac": RobustSACConfig,
     "rorl": RORLConfig,
     "sac": SACConfig,
     "td3": TD3Config,
@@ -46,6 +48,7 @@ AlgorithmConfig = (
     | HybridConfig
     | IDQLConfig
     | IQLConfig
+    | RobustSACConfig
     | RORLConfig
     | SACConfig
     | TD3Config
@@ -60,6 +63,7 @@ Config = TypeVar(
     HybridConfig,
     IDQLConfig,
     IQLConfig,
+    RobustSACConfig,
     RORLConfig,
     SACConfig,
     TD3Config,
@@ -92,6 +96,8 @@ def create(
             return iql.create(config, spec, seeds, device, statistics)
         case TD3Config():
             return td3.create(config, spec, seeds, device, statistics)
+        case RobustSACConfig():
+            return robust_sac.create(config, spec, seeds, device, statistics)
         case RORLConfig():
             return rorl.create(config, spec, seeds, device, statistics)
         case AWACConfig():

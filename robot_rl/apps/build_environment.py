@@ -104,6 +104,15 @@ def _with_gap(simulator: Any, config: SimulatedConfig, *, training: bool) -> Env
         )
     if config.action_history > 0:
         environment = ActionHistory(environment, config.action_history)
+    if config.adversary.bodies:
+        from robot_rl.sim.adversary import AdversaryEnvironment
+
+        environment = AdversaryEnvironment(
+            environment,
+            simulator,
+            bodies=config.adversary.bodies,
+            maximum_force_n=config.adversary.maximum_force_n,
+        )
     if config.task_id is not None:
         environment = TaskId(environment, *config.task_id)
     return environment

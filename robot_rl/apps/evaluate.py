@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from robot_rl import checkpoint
+from robot_rl.algorithms import with_overrides
 from robot_rl.apps.build import check_fit, check_rendering, device_of
 from robot_rl.apps.build_environment import build_environment, build_expert, robomimic_arguments
 from robot_rl.apps.trained import Trained, config_of, find_policy
@@ -104,6 +105,7 @@ def _policy(
         return trained
     device, spec = device_of(config.device), trained.spec
     agent = trained.agent(config.device)
+    agent.config = with_overrides(agent.config, config.algorithm)
     scale = ActionScale.from_spec(spec.action)
     replay = trained.config.replay
     return AgentPolicy(

@@ -4,7 +4,7 @@ import contextlib
 import json
 import math
 import shlex
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from robot_rl.sim.identify_result import RANDOMIZED, Identification
 from robot_rl.sim.logged_motion import ADVISED_S, idle_commands, read_log, require_period
 from robot_rl.sim.simulated import Simulated
 from robot_rl.sim.state_reading import read_layout
-from robot_rl.sim_config import GapConfig, RandomizationConfig
+from robot_rl.sim_config import AdversaryConfig, GapConfig, LooksConfig, RandomizationConfig, SimulatedConfig
 
 SUMMARY = "Fit a simulator to a robot's log: delay, gears, friction, inertias; what to randomise around them."
 NAME = "identified"
@@ -40,6 +40,8 @@ def run(config: IdentifyConfig) -> int:
     console = Console(stderr=True)
     if config.environment is None:
         raise InputError("no simulator is chosen: add environment=..., the simulator of the robot that was logged")
+    if not isinstance(config.environment, SimulatedConfig):
+        raise InputError("environment is a robot: choose the simulator that is to be fitted to it")
     if config.environment.proxy is not None:
         raise InputError(
             f"environment.proxy={config.environment.proxy}: a simulator is fitted to a robot, and a proxy plays a "
@@ -47,7 +49,15 @@ def run(config: IdentifyConfig) -> int:
         )
     path = Path(config.data).expanduser()
     place, given = f"data={config.data}", config.environment.gap.values()
-    plain = replace(config.environment, gap=GapConfig(), randomization=RandomizationConfig(), action_history=0)
+    plain = replace(
+        config.environment,
+        gap=GapConfig(),
+        randomization=RandomizationConfig(),
+        action_history=0,
+        adversary=AdversaryConfig(),
+        cameras=[],
+        looks=LooksConfig(),
+    )
     store = EpisodeStore.open(path)
     with contextlib.closing(build_environment(plain)) as environment:
         check_fit(place, store.spec, "the environment", environment.spec)
@@ -108,9 +118,9 @@ def environment_yaml(config: Any, found: Identification) -> dict[str, Any]:
     default = type(config)()
     own = ("gap", "proxy", "randomization")
     settings = {
-        item.name: getattr(config, item.name)
+        item.name: asdict(value) if is_dataclass(value) else value
         for item in fields(config)
-        if item.name not in own and getattr(config, item.name) != getattr(default, item.name)
+        if item.name not in own and (value := getattr(config, item.name)) != getattr(default, item.name)
     }
     gap = {name: _whole(value) for name, value in found.values().items()}
     return {"defaults": [f"{kind}_schema", {"randomization": None}, "_self_"], **settings, "gap": gap}

@@ -16,6 +16,7 @@ from robot_rl.algorithms import (
     HybridConfig,
     IDQLConfig,
     IQLConfig,
+    RobustSACConfig,
     RORLConfig,
     SACConfig,
     TD3Config,
@@ -97,6 +98,10 @@ CONFIGS: dict[str, Callable[[], AlgorithmConfig]] = {
         penalty_weight=0.1,
         accepted_share=0.5,
         judges=JudgesConfig(models=["classifiers", "simulator", "dynamics"], gap_estimator="resampled", **JUDGED),
+    ),
+    "qarl": lambda: RobustSACConfig(**WIDTHS, adversary_size=1, gradient_clip=1.0),
+    "risk_sac": lambda: RobustSACConfig(
+        **WIDTHS, critic_head=CriticHeadConfig(kind="quantile", atoms=8), risk_level=0.25, risk_candidates=3
     ),
     "sac": lambda: SACConfig(**WIDTHS),
     "rlpd": lambda: SACConfig(
