@@ -54,7 +54,8 @@ class Governor:
         self._since_ns = 0  # when the state was entered
         self._tick_ns: int | None = None
         self._late = self._invalid = self._astray = 0  # in a row
-        self._frozen_at: list[float] = []  # the command when the measured joints last changed
+        self._frozen_at: list[float] = []  # the command when the measured joints last changed, or it last stood
+        self._frozen_ns = 0  # when that was
         self._moved_ns = 0
 
     # What arrives
@@ -350,9 +351,9 @@ class Governor:
         if self._astray >= dogs.tracking_errors:
             self._fail(astray[0], now_ns)
         unchanged = self.joint_states.unchanged_s(now_ns)
-        if unchanged <= 0 or not self._frozen_at:
-            self._frozen_at = commanded
-        elif unchanged > dogs.frozen_s and any(
+        if unchanged <= 0 or not self._frozen_at or commanded == self._frozen_at:
+            self._frozen_at, self._frozen_ns = commanded, now_ns  # a robot that is sent nowhere may stand still
+        elif now_ns - self._frozen_ns > nanoseconds(dogs.frozen_s) and any(
             abs(c - f) > joint.tracking / 10
             for joint, c, f in zip(self.robot.joints, commanded, self._frozen_at, strict=True)
         ):

@@ -187,6 +187,24 @@ def test_joint_states_that_do_not_change_while_the_command_moves_stop_the_robot(
     assert "have not changed" in rig.governor.causes[0]
 
 
+def test_a_robot_that_stood_still_for_long_may_begin_to_move_late() -> None:
+    moving = False
+
+    def policy(rig: Rig) -> list[float]:
+        return [x + (0.03 if moving else 0.0) for x in rig.home]
+
+    rig = Rig(policy=policy).armed()
+    rig.run(3.0)
+    moving, rig.stuck = True, set(range(7))
+    rig.seconds_until(lambda: rig.positions[-1] != rig.home)
+    rig.run(rig.robot.watchdogs.frozen_s * 0.8)
+    assert rig.positions[-1][0] - rig.home[0] > 0.011  # a tenth of `tracking`
+    rig.stuck = set()
+    rig.run(1.0)
+    assert rig.state is State.ACTIVE, rig.governor.causes
+    assert rig.measured[0] - rig.home[0] == 0.03
+
+
 def test_a_joint_that_does_not_follow_stops_the_robot() -> None:
     rig = Rig(policy=lambda rig: [x + 0.15 * math.sin(rig.now / 1e9) for x in rig.home]).armed()
     rig.stuck = {2}
