@@ -14,8 +14,8 @@ FIRST, LAST = 1, 101  # 0 is where everybody is; above 101 the ports of DDS meet
 class Domain:
     """A domain that nobody else of this machine takes before `close`, or before this process ends, however it does."""
 
-    def __init__(self) -> None:
-        """Take the first one that is free, from one that differs between processes.
+    def __init__(self, start: int | None = None) -> None:
+        """Take the first one that is free, from one that `start` chooses: by default the number of this process.
 
         Raises:
             InputError: there is none.
@@ -23,7 +23,7 @@ class Domain:
         folder = Path(tempfile.gettempdir())
         count = LAST - FIRST + 1
         for offset in range(count):
-            number = FIRST + (os.getpid() + offset) % count
+            number = FIRST + ((os.getpid() if start is None else start) + offset) % count
             lock = _locked(folder / f"robot_rl_ros_domain_{number}.lock")
             if lock is not None:
                 self.number, self._lock = number, lock

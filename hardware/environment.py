@@ -22,9 +22,10 @@ from robot_rl.hardware.observations import Observer, outcome_part, parts_of
 from robot_rl.hardware.pause import Overdue
 from robot_rl.hardware.phase import Phase
 from robot_rl.hardware.resets import arm, bring_back, quiet
+from robot_rl.hardware.robot_spec import make_spec
 from robot_rl.hardware.states import State
 from robot_rl.hardware.watch import nanoseconds
-from robot_rl.spec import ArraySpec, Spec
+from robot_rl.spec import Spec
 from robot_rl.types import Array, TimeStep
 
 RUNNING = (State.ARMING.value, State.ACTIVE.value, State.TAKEOVER.value)
@@ -74,13 +75,17 @@ class RosEnvironment:
         Raises:
             InputError: an observation that the description does not offer, or settings that do not fit it.
         """
-        if settings.success_reward is not None and robot.outcome is None:
-            raise InputError(f"{robot.file} has no topics.outcome, so environment.success_reward has nothing to go by")
+        if robot.outcome is None and (settings.success_reward is not None or settings.terminate_on_success):
+            raise InputError(
+                f"{robot.file} has no topics.outcome, so environment.success_reward and terminate_on_success have "
+                "nothing to go by: describe the topic, or leave them out"
+            )
         self.robot, self.settings = robot, settings
         self._parts = parts_of(robot, settings.observation, settings.image_size)
-        self._spec = self._make_spec()
+        self._spec = make_spec(robot, self._parts, settings.action, settings.speed_scale, settings.mode)
         outcome = {} if robot.outcome is None else {"outcome": outcome_part(robot.outcome)}
-        self._observer = Observer({**self._parts, **outcome})
+        answered = parts_of(robot, ["joint_position"], settings.image_size)  # by the actions, shown or not
+        self._observer = Observer({**answered, **self._parts, **outcome})
         self.link = Link(
             robot,
             domain_id,
@@ -89,8 +94,7 @@ class RosEnvironment:
             heard=self._heard,
             check=check,
         )
-        listened = {"joint_states": robot.joint_states}
-        listened |= {part.sensor: part.topic for part in self._observer.parts.values()}
+        listened = {part.sensor: part.topic for part in self._observer.parts.values()}
         for sensor, topic in listened.items():
             self.link.listen(sensor, topic)
         self._close, self._tell = close, tell
@@ -239,7 +243,7 @@ class RosEnvironment:
         return pixels
 
     def close(self) -> None:
-        """Let go of the robot, and end what was started for it; twice is allowed."""
+        """Let go of the robot, end what was started for it, and tell what was counted; twice is allowed."""
         if self._closed:
             return
         self._closed = True
@@ -248,6 +252,8 @@ class RosEnvironment:
         if self._running:
             self._let_go()
         self._running = False
+        if counted := [f"{name} {count}" for name, count in sorted(self.counts.items()) if count]:
+            self._tell(f"{self.robot.name}: {', '.join(counted)}")
         self.link.close()
         self._close()
 
@@ -275,28 +281,6 @@ class RosEnvironment:
             self.link.trigger("governor/disarm", patience_s=2.0)
         except InputError as error:  # then the governor's watchdogs stop it
             self._tell(str(error))
-
-    def _make_spec(self) -> Spec:
-        robot, kind = self.robot, self.settings.action
-        low, high = (np.array([getattr(joint, side) for joint in robot.joints]) for side in ("low", "high"))
-        if kind != "position":
-            reach = self.settings.speed_scale * np.array([joint.velocity for joint in robot.joints])
-            reach = reach / robot.controller_rate_hz if kind == "delta" else reach
-            low, high = -reach, reach
-        if not (low < high).all():
-            joint = robot.names[int(np.argmin(high - low))]
-            raise InputError(f"{robot.file}: joint '{joint}' cannot move, so it has no bounds for an action")
-        unit = robot.joint_states.unit
-        unit = {"rad": "rad/s", "m": "m/s"}.get(unit, unit) if kind == "velocity" else unit
-        return Spec(
-            observation={key: part.spec for key, part in self._parts.items()},
-            action=ArraySpec(shape=low.shape, low=low, high=high, names=robot.names, unit=unit),
-            control_period_s=1 / robot.controller_rate_hz,
-            action_semantics={"velocity": "joint_velocity", "delta": "joint_position_delta"}.get(
-                kind, "joint_position_target"
-            ),
-            metadata={"robot": robot.name, "simulator": "ros2", "mode": self.settings.mode},
-        )
 
     def _heard(self, sensor: str, message: Any, stamp_ns: int, received_ns: int) -> None:
         self._observer.take(sensor, message, stamp_ns, received_ns)

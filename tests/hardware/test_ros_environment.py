@@ -127,7 +127,7 @@ def test_a_reset_by_homing_moves_the_robot_back_through_the_governor(robot: Simu
 
 
 def test_images_come_raw_and_compressed(robot: SimulatedRobot) -> None:
-    with closing(connect(robot, observation=["joint_position", "front", "wrist"], image_size=16)) as environment:
+    with closing(connect(robot, observation=["front", "wrist"], image_size=16)) as environment:
         seen = [environment.reset(seed=1), *(environment.step(environment.spec.action.high) for _ in range(6))]
         for camera in ("front", "wrist"):
             images = [step.observation[camera] for step in seen]
@@ -228,6 +228,19 @@ def test_faults_that_do_not_exist_are_refused_with_a_reason(environment: Any) ->
 def test_a_key_that_the_description_does_not_offer_is_refused(robot: SimulatedRobot) -> None:
     with pytest.raises(InputError, match="offers no 'joint_positions': did you mean 'joint_position'"):
         connect(robot, observation=["joint_positions"])
+
+
+def test_a_robot_whose_task_nobody_watches_has_no_success_to_go_by(robot: SimulatedRobot) -> None:
+    from robot_rl.hardware.environment import EnvironmentSettings, RosEnvironment
+
+    unwatched = replace(load("sim_panda"), outcome=None)
+    with pytest.raises(InputError, match=r"no topics\.outcome"):
+        RosEnvironment(unwatched, EnvironmentSettings(terminate_on_success=True), domain_id=robot.domain_id)
+    settings = EnvironmentSettings(mode="lockstep", reset="service", patience_s=PATIENCE_S)
+    with closing(RosEnvironment(unwatched, settings, domain_id=robot.domain_id)) as environment:
+        environment.reset(seed=1)
+        step = environment.step(rest(environment))
+        assert (step.reward, step.success, step.terminated) == (0.0, None, False)
 
 
 def test_a_killed_robot_is_noticed_with_its_name() -> None:
