@@ -5,11 +5,11 @@ the instruction says what is wanted.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from robot_rl.environment import Environment, drawn_in, tell_experience
+from robot_rl.environment import Environment, Wrapper
 from robot_rl.errors import InputError
 from robot_rl.sim.experts import STEP_M, LiftExpert
 from robot_rl.spec import ArraySpec, Spec
@@ -132,9 +132,10 @@ TASKS = (
 # The environment ------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class InstructedEnvironment:
+class InstructedEnvironment(Wrapper):
     """An environment whose episodes are of one of several tasks; the reward is -1 until it is done, then 0.
+
+    Shapes: `instruction` (D,).
 
     Args:
         inner: the scene; closed with this. It must not end by itself where its own task is done.
@@ -142,38 +143,18 @@ class InstructedEnvironment:
         vector: from an instruction to numbers, all of one size.
     """
 
-    inner: Environment
-    tasks: Sequence[SceneTask]
-    vector: Callable[[str], Array]
-    number: int = field(init=False, default=0)  # of the task
-    _spec: Spec = field(init=False)
-    _vectors: list[Array] = field(init=False)
-    _first: Facts | None = field(init=False, default=None)
-
-    def __post_init__(self) -> None:
-        missing = [key for key in (HAND, CUBE) if key not in self.inner.spec.observation]
+    def __init__(self, inner: Environment, tasks: Sequence[SceneTask], vector: Callable[[str], Array]) -> None:
+        missing = [key for key in (HAND, CUBE) if key not in inner.spec.observation]
         if missing:
             raise InputError(f"the tasks of this scene need the observations {missing}: name them, or none at all")
-        self._vectors = [np.asarray(self.vector(task.text), np.float32) for task in self.tasks]
+        self.tasks = tasks
+        self.number = 0  # of the task
+        self._vectors = [np.asarray(vector(task.text), np.float32) for task in tasks]
+        self._first: Facts | None = None
         shown = ArraySpec(shape=self._vectors[0].shape)
-        metadata = {**self.inner.spec.metadata, "instructions": [task.text for task in self.tasks]}
-        observation = {**self.inner.spec.observation, INSTRUCTION: shown}
-        self._spec = replace(self.inner.spec, observation=observation, metadata=metadata)
-
-    @property
-    def spec(self) -> Spec:
-        """The scene's, with the vector of the instruction. Shapes: (D,)."""
-        return self._spec
-
-    @property
-    def maximum_steps(self) -> int:
-        """Steps after which an episode is truncated."""
-        return self.inner.maximum_steps
-
-    @property
-    def drawn(self) -> dict[str, float]:
-        """What was drawn for the episode, by field."""
-        return drawn_in(self.inner)
+        metadata = {**inner.spec.metadata, "instructions": [task.text for task in tasks]}
+        observation = {**inner.spec.observation, INSTRUCTION: shown}
+        super().__init__(inner, replace(inner.spec, observation=observation, metadata=metadata))
 
     @property
     def task(self) -> SceneTask:
@@ -186,13 +167,9 @@ class InstructedEnvironment:
             raise InputError(f"task {number}: there are {len(self.tasks)}")
         self.number, self._first = number, None
 
-    def experienced(self, environment_steps: int) -> None:
-        """So many steps of training are done."""
-        tell_experience(self.inner, environment_steps)
-
     def reset(self, *, seed: int) -> TimeStep:
         """Begin an episode of the task; the scene follows from the seed alone."""
-        step = self.inner.reset(seed=seed)
+        step = self._inner.reset(seed=seed)
         self._first = step.observation
         return self._show(replace(step, success=False))
 
@@ -200,7 +177,7 @@ class InstructedEnvironment:
         """Apply one action for one control period. Shapes: (A,)."""
         if self._first is None:
             raise RuntimeError("step without an episode: call reset first")
-        step = self.inner.step(action)
+        step = self._inner.step(action)
         success = self.task.done(self._first, step.observation)
         if success or step.last:
             self._first = None
@@ -216,11 +193,3 @@ class InstructedEnvironment:
 
     def _show(self, step: TimeStep) -> TimeStep:
         return replace(step, observation={**step.observation, INSTRUCTION: self._vectors[self.number].copy()})
-
-    def render(self) -> Array:
-        """The scene now. Shapes: (height, width, 3), uint8."""
-        return self.inner.render()
-
-    def close(self) -> None:
-        """Free the simulator; calling it twice is allowed."""
-        self.inner.close()
