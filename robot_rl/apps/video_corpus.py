@@ -33,6 +33,8 @@ CAMERA = "agentview"
 TASKS = {"Lift": "lift the cube", "Stack": "stack the red cube on the green cube"}
 HAND, OBJECT = "robot0_eef_pos", "object"
 CONTROL_HZ = 20.0
+FRAMES_BEHIND = 3
+"""A clip ends so many frames behind the first that shows the task achieved: its last frame is the goal."""
 LOOKS = LooksConfig(
     family="video",
     camera_shift=0.06,
@@ -54,7 +56,7 @@ class Settings:
     robots: tuple[str, ...] = ("Sawyer", "IIWA", "UR5e", "Kinova3")  # none of them Panda, which learns later
     tasks: tuple[str, ...] = ("Lift",)
     clips: int = 600  # in all; each robot and task has as many
-    frames: int = 32  # of a clip
+    frames: int = 32  # of a clip, at most
     frame_every: int = 2  # control periods of 0.05 s
     image_size: int = 64  # pixels
     largest_noise: float = 0.4  # deviation of the noise on normalised actions, drawn from 0 to this for each clip
@@ -125,10 +127,12 @@ def record_clip(
     step = environment.reset(seed=seeds.integer("corpus", number, "episode"))
     expert.reset()
     seen = [step.observation]
-    for _ in range(settings.frames - 1):
+    done = 0  # frames since the task was achieved
+    while len(seen) < settings.frames and done <= FRAMES_BEHIND:
         for _ in range(settings.frame_every):
             step = environment.step(expert.act(step.observation))
         seen.append(step.observation)
+        done += bool(done) or bool(step.success)
     steps = len(seen) - 1
     last = np.arange(steps) == steps - 1
     return Episode(
