@@ -50,7 +50,8 @@ class _Run:
     config: DeployConfig
     recording: Recording | None
     requested: list[int]
-    began_s: float = field(default_factory=time.monotonic)
+    began_s: float = field(default_factory=time.monotonic)  # of the first step
+    playing: bool = False  # a step is under way, after which it can end
     plays: list[Play] = field(default_factory=list)
     steps: int = 0
     reward: float = 0.0
@@ -58,6 +59,9 @@ class _Run:
 
     def stop(self) -> bool:
         """Asked at each step."""
+        if not self.playing and not self.steps:
+            self.began_s = time.monotonic()
+        self.playing = True
         if self.requested:
             self.why = "Ctrl-C" if self.why is None else self.why
         elif self.recording is not None and self.recording.status is not None:
@@ -88,14 +92,14 @@ def run(config: DeployConfig) -> int:
     with contextlib.closing(build_environment(chosen)) as environment:
         check_fit("the environment", environment.spec, f"the policy ({found.path})", found.spec)
         policy = _policy(config, found)
-        timings = Timings(COLUMNS, ROWS)
+        timings, state = Timings(COLUMNS, ROWS), _Run(config=config, recording=None, requested=[])
         with clear_disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         with (
             _recording(config, chosen, folder, console) as recording,
-            stop_requests(lambda: console.print("Stopping after this step; Ctrl-C again gives up.")) as requested,
+            stop_requests(lambda: _asked(state, console)) as requested,
         ):
-            state = _Run(config=config, recording=recording, requested=requested)
+            state.recording, state.requested = recording, requested
             loop = _loop(config, environment, policy, timings, state)
             try:
                 _drive(loop, state, console)
@@ -113,6 +117,13 @@ def run(config: DeployConfig) -> int:
     failed = any(play.reason == FAILED for play in state.plays)
     died = recording is not None and state.why is not None and state.why.startswith("the recorder died")
     return 1 if failed or died else 0
+
+
+def _asked(state: _Run, console: Console) -> None:
+    """The first Ctrl-C: in a reset, which may wait for a person, there is no step to wait for."""
+    if not state.playing:
+        raise KeyboardInterrupt
+    console.print("Stopping after this step; Ctrl-C again gives up.")
 
 
 def _folder(config: DeployConfig, found: Trained | OnnxPolicy) -> Path:
@@ -193,7 +204,8 @@ def _drive(loop: ControlLoop, state: _Run, console: Console) -> None:
             state.plays.append(loop.watch())
             return
         seeds = Seeds(config.seed)
-        while not state.stop() and (config.episodes is None or len(state.plays) < config.episodes):
+        while not (state.plays and state.stop()) and (config.episodes is None or len(state.plays) < config.episodes):
+            state.playing = False  # while it is reset
             play = loop.play(seed=seeds.integer("deployment", len(state.plays)))
             state.plays.append(play)
             if play.reason == FAILED:
