@@ -86,3 +86,56 @@ def tell_experience(environment: Environment, environment_steps: int) -> None:
     """Let an environment whose curriculum goes by it know the steps of training that are done."""
     if isinstance(environment, Randomized):
         environment.experienced(environment_steps)
+
+
+class Wrapper:
+    """An environment around another one, which answers wherever a subclass does not.
+
+    Args:
+        inner: closed with this.
+        spec: of this one; that of `inner` if it is left out.
+    """
+
+    def __init__(self, inner: Environment, spec: Spec | None = None) -> None:
+        self._inner = inner
+        self._spec = inner.spec if spec is None else spec
+
+    @property
+    def spec(self) -> Spec:
+        """Shapes, bounds, units; never changes."""
+        return self._spec
+
+    @property
+    def maximum_steps(self) -> int:
+        """Steps after which an episode is truncated."""
+        return self._inner.maximum_steps
+
+    @property
+    def drawn(self) -> dict[str, float]:
+        """What was drawn for the episode, by name."""
+        return drawn_in(self._inner)
+
+    @property
+    def limit_hits(self) -> int | None:
+        """Steps of the episode so far with a joint at its limit; None where nobody counts."""
+        return limit_hits_in(self._inner)
+
+    def experienced(self, environment_steps: int) -> None:
+        """So many steps of training are done."""
+        tell_experience(self._inner, environment_steps)
+
+    def reset(self, *, seed: int) -> TimeStep:
+        """Begin an episode."""
+        return self._inner.reset(seed=seed)
+
+    def step(self, action: Array) -> TimeStep:
+        """Apply one action for one control period. Shapes: (A,)."""
+        return self._inner.step(action)
+
+    def render(self) -> Array:
+        """The scene now. Shapes: (height, width, 3), uint8."""
+        return self._inner.render()
+
+    def close(self) -> None:
+        """Free the simulator; calling it twice is allowed."""
+        self._inner.close()

@@ -4,15 +4,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from robot_rl.environment import Environment, drawn_in, limit_hits_in, tell_experience
-from robot_rl.spec import ArraySpec, Spec
+from robot_rl.environment import Environment, Wrapper
+from robot_rl.spec import ArraySpec
 from robot_rl.types import Array, TimeStep
 
 KEY = "action_history"
 
 
-class ActionHistory:
+class ActionHistory(Wrapper):
     """An environment that also shows the commands of the last k steps, the newest last; zeros where there were none.
+
+    Shapes: `action_history` (k * A,).
 
     Args:
         inner: closed with this.
@@ -20,39 +22,14 @@ class ActionHistory:
     """
 
     def __init__(self, inner: Environment, steps: int) -> None:
-        self._inner = inner
         spec = inner.spec
         size = spec.action.shape[0]
         names = None
         if spec.action.names is not None:
             names = tuple(f"{name}[{age - steps}]" for age in range(steps) for name in spec.action.names)
         shown = ArraySpec(shape=(steps * size,), names=names, unit=spec.action.unit, frame=spec.action.frame)
-        self._spec = replace(spec, observation={**spec.observation, KEY: shown})
+        super().__init__(inner, replace(spec, observation={**spec.observation, KEY: shown}))
         self._history = np.zeros((steps, size), np.float32)
-
-    @property
-    def spec(self) -> Spec:
-        """The simulator's, with `action_history`. Shapes: (k * A,)."""
-        return self._spec
-
-    @property
-    def maximum_steps(self) -> int:
-        """Steps after which an episode is truncated."""
-        return self._inner.maximum_steps
-
-    @property
-    def drawn(self) -> dict[str, float]:
-        """What was drawn for the episode, by field."""
-        return drawn_in(self._inner)
-
-    @property
-    def limit_hits(self) -> int | None:
-        """Steps of the episode so far with a joint at its limit; None where nobody counts."""
-        return limit_hits_in(self._inner)
-
-    def experienced(self, environment_steps: int) -> None:
-        """So many steps of training are done."""
-        tell_experience(self._inner, environment_steps)
 
     def reset(self, *, seed: int) -> TimeStep:
         """Begin an episode."""
@@ -69,11 +46,3 @@ class ActionHistory:
 
     def _show(self, step: TimeStep) -> TimeStep:
         return replace(step, observation={**step.observation, KEY: self._history.ravel().copy()})
-
-    def render(self) -> Array:
-        """The scene now. Shapes: (height, width, 3), uint8."""
-        return self._inner.render()
-
-    def close(self) -> None:
-        """Free the simulator; calling it twice is allowed."""
-        self._inner.close()

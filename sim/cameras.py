@@ -4,15 +4,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from robot_rl.environment import Environment, drawn_in, tell_experience
+from robot_rl.environment import Environment, Wrapper
 from robot_rl.errors import InputError, nearest
 from robot_rl.sim.rendering import Renderer
 from robot_rl.sim.simulated import Simulated
-from robot_rl.spec import ArraySpec, Spec
+from robot_rl.spec import ArraySpec
 from robot_rl.types import Array, TimeStep
 
 
-class CameraEnvironment:
+class CameraEnvironment(Wrapper):
     """An environment that also shows what cameras see, as `<camera>_image`.
 
     Images are of the present, also where a gap delays the other observations.
@@ -41,7 +41,7 @@ class CameraEnvironment:
         hidden_geometry_groups: tuple[int, ...] = (),
         decorate: Callable[[Any], None] | None = None,
     ) -> None:
-        self._inner, self._simulator, self._decorate = inner, simulator, decorate
+        self._simulator, self._decorate = simulator, decorate
         self._cameras, self._size, self._hidden = tuple(cameras), size, hidden_geometry_groups
         self._renderers: dict[str, Renderer] = {}
         spec = inner.spec
@@ -53,27 +53,8 @@ class CameraEnvironment:
         shown = {key: spec.observation[key] for key in kept}
         for camera in self._cameras:
             shown[f"{camera}_image"] = ArraySpec(shape=(size, size, 3), dtype="uint8")
-        self._spec = replace(spec, observation=shown)
+        super().__init__(inner, replace(spec, observation=shown))
         self._renderer(self._cameras[0])  # so that a missing camera or renderer is told at once
-
-    @property
-    def spec(self) -> Spec:
-        """The simulator's, with images. Shapes: (size, size, 3), uint8."""
-        return self._spec
-
-    @property
-    def maximum_steps(self) -> int:
-        """Steps after which an episode is truncated."""
-        return self._inner.maximum_steps
-
-    @property
-    def drawn(self) -> dict[str, float]:
-        """What was drawn for the episode, by field."""
-        return drawn_in(self._inner)
-
-    def experienced(self, environment_steps: int) -> None:
-        """So many steps of training are done."""
-        tell_experience(self._inner, environment_steps)
 
     def reset(self, *, seed: int) -> TimeStep:
         """Begin an episode."""
@@ -100,13 +81,9 @@ class CameraEnvironment:
             self._renderers[camera] = found
         return found
 
-    def render(self) -> Array:
-        """The scene now. Shapes: (height, width, 3), uint8."""
-        return self._inner.render()
-
     def close(self) -> None:
         """Free the simulator; calling it twice is allowed."""
         for renderer in self._renderers.values():
             renderer.close()
         self._renderers = {}
-        self._inner.close()
+        super().close()

@@ -10,11 +10,10 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from robot_rl.environment import Environment, drawn_in, tell_experience
+from robot_rl.environment import Environment, Wrapper
 from robot_rl.seeding import Seeds
 from robot_rl.sim.simulated import Simulated
 from robot_rl.sim_config import LooksConfig
-from robot_rl.spec import Spec
 from robot_rl.types import Array, TimeStep
 
 ROBOT_WORDS = ("robot", "gripper", "mount", "base", "finger", "hand", "pedestal")
@@ -23,7 +22,7 @@ CHANGED = ("geom_rgba", "geom_matid", "light_diffuse", "light_pos", "cam_pos", "
 """Of the model, all of them for drawing only."""
 
 
-class LookEnvironment:
+class LookEnvironment(Wrapper):
     """An environment whose look is drawn at every reset, from the seed of the episode.
 
     Put what renders outside of it. `decorate` draws the distractors into a scene of MuJoCo.
@@ -45,31 +44,13 @@ class LookEnvironment:
         middle: Sequence[float] = (0.0, 0.0, 0.8),
         hidden_geometry_groups: tuple[int, ...] = (),
     ) -> None:
-        self._inner, self._simulator, self._looks = inner, simulator, looks
+        super().__init__(inner)
+        self._simulator, self._looks = simulator, looks
         self._middle = np.asarray(middle, np.float64)
         self._hidden = hidden_geometry_groups
         self._model: Any = None
         self._plain: dict[str, Array] = {}
         self._shapes: list[tuple[int, Array, Array, Array]] = []  # type, size, place, colour of each distractor
-
-    @property
-    def spec(self) -> Spec:
-        """The inner one's."""
-        return self._inner.spec
-
-    @property
-    def maximum_steps(self) -> int:
-        """Steps after which an episode is truncated."""
-        return self._inner.maximum_steps
-
-    @property
-    def drawn(self) -> dict[str, float]:
-        """What was drawn for the episode, by field; of the dynamics."""
-        return drawn_in(self._inner)
-
-    def experienced(self, environment_steps: int) -> None:
-        """So many steps of training are done."""
-        tell_experience(self._inner, environment_steps)
 
     def reset(self, *, seed: int) -> TimeStep:
         """Begin an episode with a look of its own."""
@@ -77,18 +58,10 @@ class LookEnvironment:
         self._dress(Seeds(seed).numpy("looks", self._looks.family))
         return step
 
-    def step(self, action: Array) -> TimeStep:
-        """Apply one action for one control period. Shapes: (A,)."""
-        return self._inner.step(action)
-
-    def render(self) -> Array:
-        """The scene now. Shapes: (height, width, 3), uint8."""
-        return self._inner.render()
-
     def close(self) -> None:
         """Free the simulator, with the look it had; calling it twice is allowed."""
         self._undress()
-        self._inner.close()
+        super().close()
 
     @property
     def decorate(self) -> Callable[[Any], None]:

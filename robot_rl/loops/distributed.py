@@ -24,7 +24,7 @@ import torch.distributed.nn.functional  # before any group is there, see `connec
 from torch import Tensor
 
 from robot_rl.algorithms.agent import Agent
-from robot_rl.environment import Environment, drawn_in, tell_experience
+from robot_rl.environment import Environment, Wrapper
 from robot_rl.errors import InputError
 from robot_rl.loops.trace import optimizers, state_tensors
 from robot_rl.spec import Spec
@@ -197,7 +197,7 @@ class _Average:
 
 
 # Acting ---------------------------------------------------------------------------------------------------------------
-class SharedEnvironment:
+class SharedEnvironment(Wrapper):
     """Rank 0's environment, whose steps all ranks see; what the others would do is not asked.
 
     Args:
@@ -206,26 +206,8 @@ class SharedEnvironment:
     """
 
     def __init__(self, inner: Environment, ranks: Ranks) -> None:
-        self._inner, self._ranks = inner, ranks
-
-    @property
-    def spec(self) -> Spec:
-        """Shapes, bounds, units; never changes."""
-        return self._inner.spec
-
-    @property
-    def maximum_steps(self) -> int:
-        """Steps after which an episode is truncated."""
-        return self._inner.maximum_steps
-
-    @property
-    def drawn(self) -> dict[str, float]:
-        """What rank 0's environment drew for the episode."""
-        return drawn_in(self._inner)
-
-    def experienced(self, environment_steps: int) -> None:
-        """So many steps of training are done."""
-        tell_experience(self._inner, environment_steps)
+        super().__init__(inner)
+        self._ranks = ranks
 
     def reset(self, *, seed: int) -> TimeStep:
         """Begin an episode."""
@@ -234,14 +216,6 @@ class SharedEnvironment:
     def step(self, action: Array) -> TimeStep:
         """Act for one control period, with rank 0's action."""
         return self._tell(lambda: self._inner.step(action), with_action=True)
-
-    def render(self) -> Array:
-        """Rank 0's picture."""
-        return self._inner.render()
-
-    def close(self) -> None:
-        """Close the environment."""
-        self._inner.close()
 
     def _tell(self, take: Callable[[], TimeStep], *, with_action: bool) -> TimeStep:
         spec = self.spec
