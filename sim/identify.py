@@ -166,6 +166,9 @@ class _Search:
             if better == values[DELAY]:
                 break
             values[DELAY] = better
+        if not self._free(values):  # nothing but a delay in whole physics steps
+            self.delay_s = values.get(DELAY, self._gap.action_delay_s)
+            return Fit(names=(), values=np.zeros(0), covariance=np.zeros((0, 0)), separable=np.zeros(0, bool)), held
         fit = self._solver(values).fit(values)
         while (worst := self._untold(fit)) is not None:
             held[worst[0]] = worst[1]

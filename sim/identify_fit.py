@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.optimize import least_squares
+from scipy.optimize import least_squares  # type: ignore[import-untyped]  # scipy ships no types
 
 from robot_rl.sim.gap import Gap
 from robot_rl.sim.open_loop import Logged, OpenLoop, Stretch
