@@ -198,10 +198,12 @@ class RobustSAC:
 
     def _play(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Both players' samples, and their log probabilities. Shapes: -> (B, A), (B, F), (B,), (B,)."""
-        action, log_prob = tanh_gaussian.sample(*self.actor(features), self.generator)
+        mean, log_std = self.actor(features)
+        action, log_prob = tanh_gaussian.sample(mean, log_std, self.generator)
         if self.adversary is None:
             return action, action.new_zeros(len(action), 0), log_prob, None
-        force, rival_log_prob = tanh_gaussian.sample(*self.adversary(features), self.generator)
+        mean, log_std = self.adversary(features)
+        force, rival_log_prob = tanh_gaussian.sample(mean, log_std, self.generator)
         return action, force, log_prob, rival_log_prob
 
     def _update_critic(self, batch: Batch, features: Tensor, next_features: Tensor, rows: slice) -> Metrics:

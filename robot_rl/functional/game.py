@@ -8,7 +8,9 @@ player that hardly looks at values.
 from torch import Tensor
 
 
-def game_value(value: Tensor, log_prob: Tensor, temperature: Tensor, other_log_prob: Tensor, rival: float) -> Tensor:
+def game_value(
+    value: Tensor, log_prob: Tensor, temperature: Tensor, other_log_prob: Tensor, rival: float | Tensor
+) -> Tensor:
     """V = Q(s, a, f) - temperature * log pi(a|s) + rival * log mu(f|s), a of the one, f of the other.
 
     Entropies count for the player who has them, so the other's counts against the value.
