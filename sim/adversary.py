@@ -10,18 +10,20 @@ from dataclasses import replace
 import mujoco
 import numpy as np
 
-from robot_rl.environment import Environment, drawn_in, limit_hits_in, tell_experience
+from robot_rl.environment import Environment, Wrapper
 from robot_rl.errors import InputError, nearest
 from robot_rl.sim.episode import clip_action
 from robot_rl.sim.simulated import Simulated
-from robot_rl.spec import ArraySpec, Spec
+from robot_rl.spec import ArraySpec
 from robot_rl.types import Array, TimeStep
 
 AXES = ("x", "y", "z")
 
 
-class AdversaryEnvironment:
+class AdversaryEnvironment(Wrapper):
     """An environment whose last 3 K actions push K bodies.
+
+    Shapes: action (A + 3 K,).
 
     Args:
         inner: with whatever gap and history; closed with this. It never sees the forces among its commands.
@@ -36,7 +38,7 @@ class AdversaryEnvironment:
     def __init__(
         self, inner: Environment, simulator: Simulated, *, bodies: Sequence[str], maximum_force_n: float
     ) -> None:
-        self._inner, self._simulator = inner, simulator
+        self._simulator = simulator
         self._names, self._force_n = tuple(bodies), maximum_force_n
         model, _ = simulator.physics
         for name in self._names:
@@ -58,31 +60,7 @@ class AdversaryEnvironment:
         )
         facts = {"bodies": list(self._names), "maximum_force_n": maximum_force_n}
         self._own = action.shape[0]
-        self._spec = replace(spec, action=shown, metadata={**spec.metadata, "adversary": facts})
-
-    @property
-    def spec(self) -> Spec:
-        """The inner one's, with forces behind its actions. Shapes: action (A + 3 K,)."""
-        return self._spec
-
-    @property
-    def maximum_steps(self) -> int:
-        """Steps after which an episode is truncated."""
-        return self._inner.maximum_steps
-
-    @property
-    def drawn(self) -> dict[str, float]:
-        """What was drawn for the episode, by field."""
-        return drawn_in(self._inner)
-
-    @property
-    def limit_hits(self) -> int | None:
-        """Steps of the episode so far with a joint at its limit; None where nobody counts."""
-        return limit_hits_in(self._inner)
-
-    def experienced(self, environment_steps: int) -> None:
-        """So many steps of training are done."""
-        tell_experience(self._inner, environment_steps)
+        super().__init__(inner, replace(spec, action=shown, metadata={**spec.metadata, "adversary": facts}))
 
     def reset(self, *, seed: int) -> TimeStep:
         """Begin an episode, with nobody pushing."""
@@ -104,11 +82,3 @@ class AdversaryEnvironment:
         model, data = self._simulator.physics
         for name, force in zip(self._names, forces_n, strict=True):
             data.xfrc_applied[mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_BODY, name), :3] = force
-
-    def render(self) -> Array:
-        """The scene now. Shapes: (height, width, 3), uint8."""
-        return self._inner.render()
-
-    def close(self) -> None:
-        """Free the simulator; calling it twice is allowed."""
-        self._inner.close()

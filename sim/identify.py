@@ -227,8 +227,8 @@ class _Search:
             near = round(start_s / step) + np.arange(-2, 3)
             delays, costs = self.profile(gap, np.unique(np.clip(near * step, 0.0, self._longest)))
             own = self.cost(gap.with_values({DELAY: start_s}))
-            best = int(np.argmin(costs))
-            return float(delays[best]) if costs[best] ** 2 < own * (1 - 1e-3) else start_s
+            lowest = int(np.argmin(costs))
+            return float(delays[lowest]) if costs[lowest] ** 2 < own * (1 - 1e-3) else start_s
         stride = max(1, math.ceil(self._longest / step / PROFILE_POINTS))
         coarse = np.arange(0, math.floor(self._longest / step + 1e-9) + 1, stride) * step
         delays, costs = self.profile(gap, np.unique([*coarse, min(start_s, self._longest)]))

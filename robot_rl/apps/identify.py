@@ -118,7 +118,7 @@ def environment_yaml(config: Any, found: Identification) -> dict[str, Any]:
     default = type(config)()
     own = ("gap", "proxy", "randomization")
     settings = {
-        item.name: asdict(value) if is_dataclass(value) else value
+        item.name: asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
         for item in fields(config)
         if item.name not in own and (value := getattr(config, item.name)) != getattr(default, item.name)
     }

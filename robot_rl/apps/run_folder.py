@@ -14,7 +14,6 @@ from omegaconf import OmegaConf
 
 from robot_rl import checkpoint
 from robot_rl.apps.build import NOT_OF_THE_RUN, config_hash, flat
-from robot_rl.config import TrainConfig
 from robot_rl.datasets.store_files import clear_disk_errors
 from robot_rl.errors import InputError
 

@@ -3,6 +3,8 @@
 The switch from offline to online is the step from one phase of the list to the next; nothing else knows of it.
 """
 
+from typing import Any
+
 from robot_rl import checkpoint
 from robot_rl.algorithms import with_overrides
 from robot_rl.config import PhaseConfig
@@ -25,8 +27,8 @@ def run_phases(run: Run) -> bool:
             run.display.say(note)
         if not progress.phase_begun:
             progress.phase_begun = True
-            told = {"notes": notes} if notes else {}
-            run.recorder.event("phase_start", progress, interact=interact, **told)
+            details: dict[str, Any] = {"notes": notes} if notes else {}
+            run.recorder.event("phase_start", progress, interact=interact, **details)
             if phase.reset:
                 checkpoint.reset_parts(run.agent, run.fresh_agent(progress.phase_index), phase.reset)
         run.display.begin_phase(progress.phase, progress.phase_step, phase.steps, interact)

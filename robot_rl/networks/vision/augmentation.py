@@ -164,7 +164,8 @@ def _bytes(x: Tensor, like: Tensor) -> Tensor:
     """Undo `_planes`, rounded and cut to [0, 255]."""
     x = x.round().clamp(0, 255).to(torch.uint8)
     if like.ndim == 5:
-        return x.unflatten(1, (like.shape[1], -1)).permute(0, 1, 3, 4, 2).contiguous()
+        frames: Tensor = x.unflatten(1, (like.shape[1], -1))
+        return frames.permute(0, 1, 3, 4, 2).contiguous()
     return x.permute(0, 2, 3, 1).contiguous()
 
 
