@@ -14,9 +14,11 @@ import yaml
 
 from robot_rl.errors import InputError
 from robot_rl.hardware.description import COMMAND_TYPES, load
+from robot_rl.hardware.domains import Domain
 from robot_rl.hardware.ros import environment, start
 
-DOMAIN = 1 + os.getpid() % 101
+CLAIM = Domain()  # until this process ends
+DOMAIN = CLAIM.number
 
 
 def why_not() -> str | None:
@@ -87,7 +89,7 @@ class Operator:
         self.offset = 0.0
         self._spoken = 0.0
 
-    def spin(self, done: Callable[[], bool], limit_s: float = 20.0) -> float:
+    def spin(self, done: Callable[[], bool], limit_s: float = 60.0) -> float:
         """Speak at 20 Hz until `done`."""
         joint_state, boolean, header, _ = self.types
         began = time.monotonic()
@@ -150,7 +152,7 @@ def active(operator: Operator) -> None:
     operator.silent, operator.offset = False, 0.0
     operator.states.clear()
     operator.spin(lambda: len(operator.states) > 5)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while (answer := operator.call("governor/arm")) != (True, ""):
         assert time.monotonic() < deadline, answer
     operator.spin(lambda: operator.state() == "active")
