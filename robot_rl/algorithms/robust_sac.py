@@ -152,7 +152,6 @@ class RobustSAC:
         metrics: Metrics = {}
         for rows in parts:
             metrics |= self._update_critic(batch, features[rows], next_features[rows], rows)
-            self.updates += 1
         return metrics | self._update_players(features)
 
     def act(self, observation: dict[str, Tensor], *, explore: bool) -> Tensor:
@@ -228,6 +227,7 @@ class RobustSAC:
             gradient_clip=config.gradient_clip,
         )
         polyak_update(self.target_critic, self.critic, config.target_rate)
+        self.updates += 1
         q = head.q(raw.detach())
         metrics = {"critic/td_loss": loss.detach(), "critic/q": q.mean(), "critic/target": target.mean()}
         return metrics | head.metrics(target)

@@ -18,8 +18,10 @@ from robot_rl.algorithms.bc import BC
 from robot_rl.algorithms.cqn import CQN
 from robot_rl.algorithms.deas import DEAS
 from robot_rl.algorithms.fql import FQL
+from robot_rl.algorithms.hybrid import Hybrid
 from robot_rl.algorithms.idql import IDQL
 from robot_rl.algorithms.iql import IQL
+from robot_rl.algorithms.robust_sac import RobustSAC
 from robot_rl.algorithms.rorl import RORL
 from robot_rl.algorithms.sac import SAC
 from robot_rl.algorithms.td3 import TD3
@@ -33,7 +35,7 @@ from robot_rl.steering.proposals import BASE, SAMPLE, Capabilities, Deadline, Pr
 from robot_rl.types import Array
 
 FEATURES, ACTOR_FEATURES = "features", "actor_features"
-Known = AWAC | BC | CQN | DEAS | FQL | IDQL | IQL | RORL | SAC | TD3
+Known = AWAC | BC | CQN | DEAS | FQL | Hybrid | IDQL | IQL | RobustSAC | RORL | SAC | TD3
 """Agents whose `encoder` is all that sees observations."""
 SUPPORT = 1e-3
 """So far outside [-1, 1] may an action lie that still counts as known to the critic."""

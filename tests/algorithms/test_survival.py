@@ -63,6 +63,8 @@ def small(recipe: str) -> AlgorithmConfig:
             narrow[item.name] = [16] * len(value)
         elif item.name in ("actor_width", "critic_width"):
             narrow[item.name] = 16
+        elif item.name == "adversary_size":
+            narrow[item.name] = min(value, 1)
         elif item.name in FEWER:
             narrow[item.name] = min(value, FEWER[item.name])
         elif item.name == "judges":

@@ -68,7 +68,7 @@ def result(task: str, algorithm: str, seed: int, offline: float) -> Result:
     return Result(
         path=Path(), suite="", task=task, algorithm=algorithm, seed=seed, hash="", commit=None, data_sha256="",
         scale=(0.0, 1.0), curve=(), offline=offline, final=0.0, regret=0.0, dip_depth=None, recovery_step=None,
-        cpu_s=0.0, wall_s=0.0,
+        cpu_s=0.0, wall_s=0.0, last_episodes=(), limit_hits=None,
     )  # fmt: skip
 
 

@@ -95,13 +95,13 @@ def test_a_run_of_cqn_as_plays_the_mean_of_its_decisions_as_its_evaluation_does(
     words += ["algorithm=cqn_as", "algorithm.critic_width=8", "algorithm.critic_head.atoms=5", "evaluation.videos=0"]
     words += ["replay.action_chunk=3", "replay.chunk_ensemble=0.01", "replay.n_step_counts=steps"]
     steps = []
-    play = AgentPolicy._mean_of_decisions
+    decide = AgentPolicy.decide
 
-    def counted(self: AgentPolicy, observation: Mapping[str, Array], decay: float) -> Array:
+    def counted(self: AgentPolicy, observation: Mapping[str, Array]) -> Array:
         steps.append(self.explore)
-        return play(self, observation, decay)
+        return decide(self, observation)
 
-    monkeypatch.setattr(AgentPolicy, "_mean_of_decisions", counted)
+    monkeypatch.setattr(AgentPolicy, "decide", counted)
     assert train.run(compose("train", words)) == 0
     assert steps.count(True) == 50  # online, and 20 steps of each evaluated episode
     evaluated = steps.count(False)

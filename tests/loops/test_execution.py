@@ -67,6 +67,8 @@ def batch(rows: int, seed: int = 0) -> Batch:
         monte_carlo_return=noise(rows),
         next_action=noise(rows, 2).tanh(),
         has_next_action=noise(rows) < 1.0,
+        real=noise(rows) < 0.0,
+        held_out=noise(rows) < -1.0,
     )
 
 
