@@ -34,6 +34,17 @@ class Place:
     to_s: float
 
 
+@contextlib.contextmanager
+def _scheduling_kept() -> Iterator[None]:
+    """SVT-AV1, where root runs it, makes the calling thread a real-time one and leaves it so."""
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        if os.sched_getscheduler(0) != policy:
+            os.sched_setscheduler(0, policy, parameters)
+
+
 @dataclass(kw_only=True)
 class Camera:
     """The videos of one camera.
@@ -69,6 +80,10 @@ class Camera:
             for block in recorded[np.asarray(sorted(histogram.wanted(len(frames))))].blocks():
                 histogram.add(block)
             return self._copy(recorded, steps)
+        with _scheduling_kept():
+            return self._encode(frames, steps, histogram)
+
+    def _encode(self, frames: Array, steps: int, histogram: "Histogram") -> Place:
         if self._encoder is None:
             self._encoder = _Encoder.open(self._new_file(), frames.shape[1], frames.shape[2], self)
             self.about = self.about or self._encoder.about(self)
