@@ -126,11 +126,22 @@ def read(data: bytes | io.BytesIO) -> Any:
         return _Reader().run(data)
     except WireError:
         raise
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError, struct.error, RecursionError) as error:
+    except UNREADABLE as error:
         raise WireError(f"no pickle that can be read ({type(error).__name__}: {str(error)[:200]})") from error
 
 
 MARK = object()
+UNREADABLE = (
+    ValueError,
+    IndexError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    struct.error,
+    RecursionError,
+    DeprecationWarning,
+)
+"""What `pickletools` and the stack machine raise; the last of a damaged name, where warnings are errors."""
 PUSHED = {
     "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "SHORT_BINUNICODE", "BINUNICODE", "SHORT_BINBYTES", "BINBYTES",
     "BINBYTES8",
