@@ -1,4 +1,8 @@
-"""Checks of settings that several configuration dataclasses share."""
+"""Checks of settings that several configuration dataclasses share, and what tells two of them apart."""
+
+import hashlib
+import json
+from typing import Any
 
 from robot_rl.errors import InputError, nearest
 
@@ -41,3 +45,8 @@ def require_success_reward(value: list[float] | None, place: str) -> None:
     """
     if value is not None and len(value) != 2:
         raise InputError(f"{place}={value}: give two numbers, [reward without success, reward with success]")
+
+
+def short_hash(data: Any) -> str:
+    """SHA-256 of plain JSON, 12 digits: of two settings with the same one nothing differs."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,11 +1,10 @@
 """How a robot differs from its simulator, in numbers: the gaps of `docs/sim-to-real.md`."""
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from robot_rl.checks import short_hash
 from robot_rl.errors import InputError, nearest
 
 MODEL_FIELDS = (
@@ -126,7 +125,7 @@ class Gap:
     @property
     def hash(self) -> str:
         """SHA-256 of the values, 12 digits."""
-        return digest(self.differing())
+        return short_hash(self.differing())
 
 
 NOMINAL = Gap()
@@ -147,8 +146,3 @@ def require_field(name: str, place: str) -> None:
 def whole(value: float) -> float:
     """A whole number as one; any other is left for the check of the field."""
     return int(value) if value == int(value) else value
-
-
-def digest(data: Any) -> str:
-    """SHA-256 of plain JSON, 12 digits."""
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]

@@ -7,6 +7,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
+from robot_rl.environment import Wrapper
 from robot_rl.errors import InputError
 from robot_rl.seeding import Seeds
 from robot_rl.sim.drive import Drive, draw_timing
@@ -21,7 +22,7 @@ from robot_rl.spec import Spec
 from robot_rl.types import Array, TimeStep
 
 
-class GapEnvironment:
+class GapEnvironment(Wrapper):
     """An environment with a gap, and in training with randomisation around it.
 
     Reward, termination and success are facts of the true state; only the observation passes the sensors. The action
@@ -48,7 +49,8 @@ class GapEnvironment:
         proxy: str | None = None,
         asked: Sequence[str] = (),
     ) -> None:
-        self._inner, self._gap, self._randomization = inner, gap, randomization
+        super().__init__(inner)
+        self._simulator, self._gap, self._randomization = inner, gap, randomization
         model, _ = inner.physics
         self._physics = ModelGap(model)
         differences = gap.velocity_periods > 0 or (
@@ -74,7 +76,7 @@ class GapEnvironment:
 
     def _require_effect(self, proxy: str | None, asked: Sequence[str]) -> list[str]:
         """Refuse a robot that is the simulator; what of a proxy has no effect here."""
-        _, data = self._inner.physics
+        _, data = self._simulator.physics
         idle = self._physics.without_effect(self._gap, data)
         if self._gap.velocity_periods > 0 and not self._encoders.pairs:
             idle.append("velocity_periods")
@@ -95,7 +97,7 @@ class GapEnvironment:
 
     def _drawn_in_vain(self, randomization: Randomization) -> list[str]:
         """Fields of the model that are drawn and have no effect in this task; refused if there are no others."""
-        _, data = self._inner.physics
+        _, data = self._simulator.physics
         vain = self._physics.without_effect(NOMINAL.with_values(randomization.far(self._gap)), data)
         if set(randomization.fields) <= {*vain, *QUALIFIERS}:
             raise InputError(
@@ -103,16 +105,6 @@ class GapEnvironment:
                 f"{vain}). Choose other fields, or remove them"
             )
         return vain
-
-    @property
-    def spec(self) -> Spec:
-        """The simulator's, with the gap in its metadata."""
-        return self._spec
-
-    @property
-    def maximum_steps(self) -> int:
-        """Steps after which an episode is truncated."""
-        return self._inner.maximum_steps
 
     @property
     def drawn(self) -> dict[str, float]:
@@ -135,31 +127,31 @@ class GapEnvironment:
         if self._randomization is not None:
             self._drawn = self._randomization.draw(gap, generator, self._environment_steps)
             gap = gap.with_values(self._drawn)
-        self._inner.attach(None)
+        self._simulator.attach(None)
         self._need_model()
         self._physics.apply(gap)
-        step = self._inner.reset(seed=seed)
+        step = self._simulator.reset(seed=seed)
         if self._need_model():  # the reset built a new one
             self._physics.apply(gap)
-            mujoco.mj_forward(*self._inner.physics)
+            mujoco.mj_forward(*self._simulator.physics)
         timing = draw_timing(
             gap,
             steps=self.maximum_steps,
-            substeps=self._inner.substeps,
+            substeps=self._simulator.substeps,
             timestep_s=float(self._physics.model.opt.timestep),
             generator=generator,
         )
         self._wire_bits = gap.action_bits
         self._drive = Drive(
             timing=timing,
-            hold=self._inner.hold(),
+            hold=self._simulator.hold(),
             pole=gap.motor_pole,
-            substeps=self._inner.substeps,
-            observe=self._inner.observe,
+            substeps=self._simulator.substeps,
+            observe=self._simulator.observe,
             first=step.observation,
-            motors=self._inner.motors(),
+            motors=self._simulator.motors(),
         )
-        self._inner.attach(self._drive)
+        self._simulator.attach(self._drive)
         self._sensors = Sensors(gap, self._deviation, generator, self._differences(gap))
         self._limit_hits = 0
         return replace(step, observation=self._sensors.read(copied(step.observation)))
@@ -168,12 +160,12 @@ class GapEnvironment:
         """What velocities are read as, where they have no sensors of their own."""
         if gap.velocity_periods == 0 or not self._encoders.pairs:
             return None
-        period_s = float(self._physics.model.opt.timestep) * self._inner.substeps
+        period_s = float(self._physics.model.opt.timestep) * self._simulator.substeps
         return Differences(self._encoders, gap.velocity_periods, period_s)
 
     def _need_model(self) -> bool:
         """Take hold of the simulator's present model; whether it is another than before."""
-        model, _ = self._inner.physics
+        model, _ = self._simulator.physics
         if model is self._physics.model:
             return False
         self._physics = ModelGap(model)
@@ -184,18 +176,10 @@ class GapEnvironment:
         sent = clip_action(action, self._spec.action)
         if self._drive is None or self._sensors is None:
             raise RuntimeError("step without an episode: call reset first")
-        step = self._inner.step(on_wire(sent, self._spec, self._wire_bits))
-        self._limit_hits += at_limit(self._inner.physics[1])
+        step = self._simulator.step(on_wire(sent, self._spec, self._wire_bits))
+        self._limit_hits += at_limit(self._simulator.physics[1])
         seen = self._sensors.read(self._drive.observed(step.observation))
         return replace(step, observation=seen, action=sent)
-
-    def render(self) -> Array:
-        """The scene now. Shapes: (height, width, 3), uint8."""
-        return self._inner.render()
-
-    def close(self) -> None:
-        """Free the simulator; calling it twice is allowed."""
-        self._inner.close()
 
 
 def at_limit(data: Any) -> bool:

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from robot_rl.checks import short_hash
 from robot_rl.errors import InputError, nearest
-from robot_rl.sim.gap import RANGES, WHOLE, Gap, digest, require_field
+from robot_rl.sim.gap import RANGES, WHOLE, Gap, require_field
 
 PLACE = "environment.randomization.fields"
 KINDS = ("uniform", "log_uniform", "normal", "choice")
@@ -108,7 +109,7 @@ class Randomization:
     @property
     def hash(self) -> str:
         """SHA-256 of `to_json`, 12 digits."""
-        return digest(self.to_json())
+        return short_hash(self.to_json())
 
 
 def read_randomization(fields: Mapping[str, Any], curriculum_steps: int, curriculum_start: float) -> Randomization:

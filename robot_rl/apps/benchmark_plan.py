@@ -7,9 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from robot_rl.apps.build import short_hash
 from robot_rl.apps.compose import as_override, compose
 from robot_rl.benchmark_config import ATTACKER, BenchmarkConfig, RecipeConfig
+from robot_rl.checks import short_hash
 from robot_rl.config import TrainConfig
 from robot_rl.errors import InputError, nearest
 

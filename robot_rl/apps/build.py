@@ -1,7 +1,6 @@
 """From configuration to the parts of a run: data sets, agent, policy. The checks that come before hours of training."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from omegaconf import OmegaConf
 
 from robot_rl.algorithms import ALGORITHM_CONFIGS, create
 from robot_rl.algorithms.agent import Agent
+from robot_rl.checks import short_hash
 from robot_rl.config import ENVIRONMENT_CONFIGS, DatasetConfig, ReplayConfig, TrainConfig
 from robot_rl.datasets.reader import load_episodes
 from robot_rl.datasets.store import EpisodeStore
@@ -87,11 +87,6 @@ def config_hash(data: dict[str, Any]) -> str:
     """SHA-256 of everything that changes the numbers of a run, 12 digits."""
     kept = {key: value for key, value in flat(data).items() if key not in NOT_OF_THE_RUN}
     return short_hash(kept)
-
-
-def short_hash(data: Any) -> str:
-    """SHA-256 of plain JSON, 12 digits."""
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -7,16 +7,17 @@ from types import FrameType
 
 
 @contextlib.contextmanager
-def stop_requests(asked: Callable[[], None]) -> Iterator[list[int]]:
-    """Inside, the first Ctrl-C or SIGTERM fills the list that is given, and the second raises KeyboardInterrupt.
+def stop_requests(asked: Callable[[], None], *, second_stops: bool = True) -> Iterator[list[int]]:
+    """Inside, each Ctrl-C or SIGTERM goes into the list that is given, and the second raises KeyboardInterrupt.
 
     Args:
-        asked: is called when the first one comes.
+        asked: is called when one comes that does not raise.
+        second_stops: the second one raises.
     """
     requested: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if requested:
+        if requested and second_stops:
             raise KeyboardInterrupt
         requested.append(number)
         asked()

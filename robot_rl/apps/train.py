@@ -1,12 +1,10 @@
 """`robot-rl train`: from recorded data to a fine-tuned policy."""
 
 import contextlib
-import signal
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -33,6 +31,7 @@ from robot_rl.apps.language import described, require_data_alone, taught, text_e
 from robot_rl.apps.pixels import encoder_weights, keep_frozen_features
 from robot_rl.apps.report import write_report
 from robot_rl.apps.run_folder import find_checkpoint, lock, require_same_data, require_same_settings, write_facts
+from robot_rl.apps.signals import stop_requests
 from robot_rl.apps.video import write_video
 from robot_rl.clock import MonotonicClock
 from robot_rl.config import TrainConfig
@@ -382,23 +381,10 @@ class _FilmWriter:
         return str(path.relative_to(self._folder))
 
 
-@contextlib.contextmanager
-def _stop_on_signal(display: ConsoleDisplay, ranks: Ranks) -> Iterator[list[int]]:
+def _stop_on_signal(display: ConsoleDisplay, ranks: Ranks) -> contextlib.AbstractContextManager[list[int]]:
     """The first Ctrl-C (or SIGTERM) asks the loop to save and stop; the second stops at once.
 
     Not so under torchrun, which passes on the Ctrl-C that its processes have seen already, and ends them after 30 s.
     """
-    requested: list[int] = []
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if requested and ranks.count == 1:
-            raise KeyboardInterrupt
-        requested.append(number)
-        display.say("Stopping: finishing the episode, then saving. Press Ctrl-C again to stop at once.")
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield requested
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    said = "Stopping: finishing the episode, then saving. Press Ctrl-C again to stop at once."
+    return stop_requests(lambda: display.say(said), second_stops=ranks.count == 1)

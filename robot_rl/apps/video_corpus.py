@@ -9,15 +9,16 @@ interrupted corpus is gone on with by the same command.
 import contextlib
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from robot_rl.apps.build_environment import build_environment, build_expert
+from robot_rl.apps.words import settings_of
 from robot_rl.checks import require_minimum, require_range
 from robot_rl.config import RobosuiteEnvironmentConfig
 from robot_rl.datasets.store import EpisodeStore
@@ -198,19 +199,7 @@ def parse(arguments: list[str]) -> Settings:
     Raises:
         InputError: an unknown key, or a value of another type.
     """
-    hints = get_type_hints(Settings)
-    given: dict[str, Any] = {}
-    for word in arguments:
-        name, equals, text = word.partition("=")
-        if not equals or name not in hints:
-            raise InputError(
-                f"'{word}': settings are written key=value. {nearest(name, [f.name for f in fields(Settings)])}"
-            )
-        try:
-            given[name] = tuple(text.split(",")) if hints[name] == tuple[str, ...] else hints[name](text)
-        except ValueError as error:
-            raise InputError(f"{name}={text} must be {hints[name].__name__}") from error
-    return Settings(**given)
+    return settings_of(Settings, arguments)
 
 
 def main(arguments: list[str]) -> int:

@@ -8,9 +8,9 @@ result is there, so that the same call goes on after an interruption; the table 
 
 import json
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -18,9 +18,10 @@ from rich.console import Console
 from robot_rl.apps import cli, video_corpus
 from robot_rl.apps.command import command_line
 from robot_rl.apps.report_read import read_run
+from robot_rl.apps.words import settings_of
 from robot_rl.checkpoint import write_text
 from robot_rl.checks import require_choice, require_minimum
-from robot_rl.errors import InputError, nearest
+from robot_rl.errors import InputError
 from robot_rl.loops.evaluate import wilson_interval
 from robot_rl.loops.video import ENCODER
 
@@ -190,18 +191,7 @@ def parse(arguments: list[str]) -> Settings:
     Raises:
         InputError: an unknown key, or a value of another type.
     """
-    hints = get_type_hints(Settings)
-    given: dict[str, Any] = {}
-    for word in arguments:
-        name, equals, text = word.partition("=")
-        if not equals or name not in hints:
-            choices = [field.name for field in fields(Settings)]
-            raise InputError(f"'{word}': settings are written key=value. {nearest(name, choices)}")
-        try:
-            given[name] = tuple(text.split(",")) if hints[name] == tuple[str, ...] else hints[name](text)
-        except ValueError as error:
-            raise InputError(f"{name}={text} must be {hints[name].__name__}") from error
-    return Settings(**given)
+    return settings_of(Settings, arguments)
 
 
 def main(arguments: list[str]) -> int:

@@ -16,6 +16,17 @@ class OldAnswer(ProposerError):
     """An answer that was given to another observation."""
 
 
+def instruction_for(model: str, task: str) -> str:
+    """The task of an episode, of a model that follows instructions.
+
+    Raises:
+        InputError: there is none.
+    """
+    if not task:
+        raise InputError(f"{model} follows instructions and there is none: send `prompt` with the observation")
+    return task
+
+
 @dataclass(kw_only=True)
 class Answers:
     """Checks the answers of one server, and keeps the last ones to know an old one when it comes again.

@@ -21,6 +21,7 @@ import msgpack
 import numpy as np
 
 from robot_rl.errors import InputError
+from robot_rl.steering.answers import instruction_for
 from robot_rl.steering.proposals import Deadline, ProposerError
 from robot_rl.steering.wire import DTYPES, WireError
 
@@ -167,9 +168,7 @@ class GrootClient:
             given = value if modality == "video" else value.astype(np.float32)
             found[modality][rest] = given[None, None]
         if self.language is not None:
-            if not task:
-                raise InputError("GR00T follows instructions and there is none: send `prompt` with the observation")
-            found["language"][self.language] = [[task]]
+            found["language"][self.language] = [[instruction_for("GR00T", task)]]
         return found
 
     def _call(self, request: dict[str, Any], deadline: Deadline) -> Any:

@@ -105,3 +105,25 @@ def _left(deadline: Deadline, address: str) -> float:
     if left_s <= 0:
         raise ProposerError(f"no time is left to ask {address}")
     return left_s
+
+
+@dataclass(frozen=True, kw_only=True)
+class HttpClient:
+    """What the clients of one server have in common: nothing is kept between two requests.
+
+    Args:
+        server: such as http://127.0.0.1:8000.
+    """
+
+    server: HttpServer
+
+    @property
+    def address(self) -> str:
+        """Of the server."""
+        return self.server.address
+
+    def begin(self, task: str, deadline: Deadline) -> None:
+        """The server keeps nothing."""
+
+    def close(self) -> None:
+        """There is no connection to keep."""

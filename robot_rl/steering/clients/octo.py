@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from robot_rl.errors import InputError
-from robot_rl.steering.clients.http import HttpServer
+from robot_rl.steering.answers import instruction_for
+from robot_rl.steering.clients.http import HttpClient
 from robot_rl.steering.clients.json_arrays import dumps, loads
 from robot_rl.steering.proposals import Deadline, ProposerError
 from robot_rl.steering.wire import WireError
 
 
 @dataclass(frozen=True, kw_only=True)
-class OctoServerClient:
+class OctoServerClient(HttpClient):
     """Octo by images and an instruction.
 
     Args:
@@ -28,20 +29,11 @@ class OctoServerClient:
         dataset_name: whose statistics actions are un-normalised by, such as fractal20220817_data.
     """
 
-    server: HttpServer
     dataset_name: str
-
-    @property
-    def address(self) -> str:
-        """Of the server."""
-        return self.server.address
 
     def begin(self, task: str, deadline: Deadline) -> None:
         """The server forgets what it saw."""
         self.server.post("/reset", b"", deadline)
-
-    def close(self) -> None:
-        """There is no connection to keep."""
 
     def ask(self, sent: Mapping[str, Any], task: str, deadline: Deadline) -> Any:
         """Shapes: image_primary (H, W, 3), uint8 -> (A,)."""
@@ -50,12 +42,10 @@ class OctoServerClient:
                 f"Octo's server sees `image_primary`, but {sorted(sent)} would be sent: "
                 "set policy.keys={image_primary: NAME}"
             )
-        if not task:
-            raise InputError("Octo follows instructions and there is none: send `prompt` with the observation")
         query = {
             "dataset_name": self.dataset_name,
             "observation": dict(sent),
-            "text": task,
+            "text": instruction_for("Octo", task),
             "modality": "l",
             "ensemble": False,
         }

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from robot_rl.errors import InputError
+from robot_rl.steering.answers import instruction_for
 from robot_rl.types import Array
 
 MASKS = ("timestep_pad_mask", "pad_mask")
@@ -75,10 +76,9 @@ class OctoModel:
         Raises:
             InputError: no task.
         """
-        if not task:
-            raise InputError("Octo follows instructions and there is none: send `prompt` with the observation")
+        texts = [instruction_for("Octo", task)]
         self._seen.clear()
-        self._tasks = self.model.create_tasks(texts=[task])
+        self._tasks = self.model.create_tasks(texts=texts)
 
     def sample(self, sent: Mapping[str, Any], task: str, count: int, generator: torch.Generator) -> Array:
         """Shapes: images (H, W, 3) uint8, vectors (S,) -> (K, H, A), units."""

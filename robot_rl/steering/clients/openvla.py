@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from robot_rl.errors import InputError
-from robot_rl.steering.clients.http import HttpServer
+from robot_rl.steering.answers import instruction_for
+from robot_rl.steering.clients.http import HttpClient, HttpServer
 from robot_rl.steering.clients.json_arrays import dumps, loads
 from robot_rl.steering.proposals import Deadline, ProposerError
 from robot_rl.steering.wire import WireError
@@ -25,7 +26,7 @@ TOKEN_REPEATS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class OpenVLAClient:
+class OpenVLAClient(HttpClient):
     """OpenVLA: one image and an instruction; one action.
 
     Args:
@@ -34,20 +35,8 @@ class OpenVLAClient:
         encoded: send and expect JSON inside a JSON string, for servers without json_numpy's patch.
     """
 
-    server: HttpServer
     unnorm_key: str | None = None
     encoded: bool = False
-
-    @property
-    def address(self) -> str:
-        """Of the server."""
-        return self.server.address
-
-    def begin(self, task: str, deadline: Deadline) -> None:
-        """The server keeps nothing."""
-
-    def close(self) -> None:
-        """There is no connection to keep."""
 
     def ask(self, sent: Mapping[str, Any], task: str, deadline: Deadline) -> Any:
         """Shapes: image (H, W, 3), uint8 -> (A,)."""
@@ -57,14 +46,14 @@ class OpenVLAClient:
                 f"OpenVLA sees one image (H, W, 3), uint8, but {_described(sent)} would be sent: "
                 "set policy.keys={image: NAME}"
             )
-        request: dict[str, Any] = {"image": image, "instruction": _instruction(task)}
+        request: dict[str, Any] = {"image": image, "instruction": instruction_for("OpenVLA", task)}
         if self.unnorm_key is not None:
             request["unnorm_key"] = self.unnorm_key
         return _act(self.server, request, self.encoded, deadline)
 
 
 @dataclass(frozen=True, kw_only=True)
-class OpenVLAOFTClient:
+class OpenVLAOFTClient(HttpClient):
     """OpenVLA-OFT: `full_image`, images with `wrist` in their names, `state`, an instruction; H actions.
 
     Args:
@@ -72,19 +61,7 @@ class OpenVLAOFTClient:
         encoded: see `OpenVLAClient`.
     """
 
-    server: HttpServer
     encoded: bool = False
-
-    @property
-    def address(self) -> str:
-        """Of the server."""
-        return self.server.address
-
-    def begin(self, task: str, deadline: Deadline) -> None:
-        """The server keeps nothing."""
-
-    def close(self) -> None:
-        """There is no connection to keep."""
 
     def ask(self, sent: Mapping[str, Any], task: str, deadline: Deadline) -> Any:
         """Shapes: each (*) -> (H, A)."""
@@ -93,7 +70,7 @@ class OpenVLAOFTClient:
                 f"OpenVLA-OFT sees `full_image`, but {_described(sent)} would be sent: set policy.keys={{full_image: "
                 "NAME, wrist_image: NAME, state: NAME}, with what the model was trained on"
             )
-        return _act(self.server, {**sent, "instruction": _instruction(task)}, self.encoded, deadline)
+        return _act(self.server, {**sent, "instruction": instruction_for("OpenVLA", task)}, self.encoded, deadline)
 
 
 def _act(server: HttpServer, request: Mapping[str, Any], encoded: bool, deadline: Deadline) -> Any:
@@ -123,12 +100,6 @@ def _stacked(rows: list[Any]) -> Any:
     except ValueError:  # of different lengths
         return rows
     return array if array.dtype.kind in "fiu" else rows
-
-
-def _instruction(task: str) -> str:
-    if not task:
-        raise InputError("OpenVLA follows instructions and there is none: send `prompt` with the observation")
-    return task
 
 
 def _described(sent: Mapping[str, Any]) -> str:
