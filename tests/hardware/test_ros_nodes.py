@@ -1,5 +1,6 @@
 """The governor's node and a robot of joints, in processes of their own, over real DDS on this machine."""
 
+import atexit
 import os
 import signal
 import subprocess
@@ -18,7 +19,9 @@ from robot_rl.hardware.domains import Domain
 from robot_rl.hardware.ros import environment, start
 
 CLAIM = Domain()  # until this process ends
+atexit.register(CLAIM.close)
 DOMAIN = CLAIM.number
+CALL_S = 2.0  # for an answer, before a service is asked again
 
 
 def why_not() -> str | None:
@@ -75,6 +78,7 @@ class Operator:
         self.rclpy, self.types = rclpy, (JointState, Bool, Header, Trigger)
         rclpy.init()
         self.node = rclpy.create_node("operator", namespace="/panda")
+        self.clients: dict[str, Any] = {}
         self.states: list[Any] = []
         self.applied: list[Any] = []
         self.status: Any = None
@@ -107,12 +111,22 @@ class Operator:
         return time.monotonic() - began
 
     def call(self, service: str) -> tuple[bool, str]:
-        client = self.node.create_client(self.types[3], service)
-        self.spin(client.service_is_ready)
-        future = client.call_async(self.types[3].Request())
-        self.spin(future.done)
-        self.node.destroy_client(client)
-        answer = future.result()
+        if service not in self.clients:
+            self.clients[service] = self.node.create_client(self.types[3], service)
+        client = self.clients[service]
+        futures: list[Any] = []
+        asked = 0.0
+
+        def answered() -> bool:
+            """An answer can be lost while both sides still find each other, so it is asked again, as `RosLink` does."""
+            nonlocal asked
+            if client.service_is_ready() and time.monotonic() - asked > CALL_S:
+                futures.append(client.call_async(self.types[3].Request()))
+                asked = time.monotonic()
+            return any(future.done() for future in futures)
+
+        self.spin(answered)
+        answer = next(future.result() for future in futures if future.done())
         return answer.success, answer.message
 
     def state(self) -> str:
@@ -153,7 +167,7 @@ def active(operator: Operator) -> None:
     operator.states.clear()
     operator.spin(lambda: len(operator.states) > 5)
     deadline = time.monotonic() + 60
-    while (answer := operator.call("governor/arm")) != (True, ""):
+    while (answer := operator.call("governor/arm")) != (True, "") and operator.state() not in ("arming", "active"):
         assert time.monotonic() < deadline, answer
     operator.spin(lambda: operator.state() == "active")
 
@@ -186,7 +200,8 @@ def test_a_dead_policy_stops_the_robot_which_stays_stopped_until_it_is_cleared(
     success, message = operator.call("governor/arm")
     assert not success
     assert "fault" in message
-    assert operator.call("governor/clear") == (True, "")
+    operator.call("governor/clear")
+    operator.spin(lambda: operator.state() == "disarmed")
     active(operator)
 
 
@@ -255,7 +270,7 @@ def test_two_processes_that_want_the_robot_are_refused_and_only_one_moves_it(
     operator.spin(intrude)
     assert operator.state() == "active"
     assert abs(operator.measured()) < 1e-6
-    assert operator.call("governor/disarm") == (True, "")
+    operator.call("governor/disarm")
     operator.spin(lambda: intrude() and operator.state() == "disarmed")
     for _ in range(5):
         intrude()
