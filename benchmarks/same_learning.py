@@ -1,6 +1,7 @@
 """Whether every way to run updates learns the same: many seeds of one small task, offline and then online.
 
     python benchmarks/same_learning.py --seeds 8                            on a CPU: eager and compiled
+    python benchmarks/same_learning.py --seeds 20 --mode bfloat16           eager in both precisions
     python benchmarks/same_learning.py --seeds 20 --device cuda             all four modes
 
 The task is one joint that has to reach a target. Runs of one seed begin with the same networks and data and draw the
@@ -50,7 +51,8 @@ def final_return(seed: int, mode: str, device: torch.device, offline: int, onlin
     for number in range(10):
         replay.append(run_episode(environment, exploring, seed=seeds.integer("data", number)))
     sources, generator = {"replay": replay}, seeds.torch("batches")
-    learning = learner(agent, sources, ExecutionConfig(mode=mode))
+    execution = ExecutionConfig(precision=mode) if mode == "bfloat16" else ExecutionConfig(mode=mode)
+    learning = learner(agent, sources, execution)
     done = 0
     while done < offline:
         count = min(learning.updates_per_replay, offline - done)
@@ -97,7 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--mode", nargs="+", help="besides eager; default: all that the device has")
+    parser.add_argument("--mode", nargs="+", help="besides eager: modes, bfloat16; default: all modes")
     parser.add_argument("--offline", type=int, default=300, help="updates")
     parser.add_argument("--online", type=int, default=400, help="steps with an update each")
     arguments = parser.parse_args()

@@ -3,7 +3,7 @@
     python3.11 -m venv /tmp/venv_peers
     /tmp/venv_peers/bin/pip install torch==2.13.0        # first, and the same build as ours
     /tmp/venv_peers/bin/pip install d3rlpy torchrl
-    python benchmarks/side_by_side.py --peers /tmp/venv_peers/bin/python [--threads 2] [--only sac iql] [--compiled]
+    python benchmarks/side_by_side.py --peers /tmp/venv_peers/bin/python [--threads 2] [--only sac iql] [--compiled] [--bfloat16]
 
 Every contestant is a process of its own with the same sizes, batch, data and threads, and samples its batches itself.
 They take turns, a short while each, several times; medians count. Cases that `--output` already has are not run again,
@@ -35,6 +35,7 @@ NAMES = {
     "bc": "BC",
     "awac": "AWAC, 2 critics",
 }
+OWN = ("ours", "ours, compiled", "ours, bfloat16")
 
 
 class Contestant:
@@ -81,6 +82,8 @@ def measure(case: str, arguments: argparse.Namespace) -> dict[str, Any]:
     commands = {"ours": own, "eager loop": [sys.executable, str(HERE / "eager_loop.py")]}
     if arguments.compiled:
         commands["ours, compiled"] = [*own, "--compiled"]
+    if arguments.bfloat16:
+        commands["ours, bfloat16"] = [*own, "--bfloat16"]
     if arguments.peers:
         commands["d3rlpy"] = [arguments.peers, str(HERE / "with_d3rlpy.py")]
         commands["TorchRL"] = [arguments.peers, str(HERE / "with_torchrl.py")]
@@ -107,7 +110,7 @@ def table(found: dict[str, Any]) -> str:
     def present(*names: str) -> list[str]:
         return [name for name in names if any(name in each["rates"] for each in found.values())]
 
-    others, own = present("d3rlpy", "TorchRL", "eager loop"), present("ours", "ours, compiled")
+    others, own = present("d3rlpy", "TorchRL", "eager loop"), present(*OWN)
     head = ["case", *others, *own, *(f"{mine} : {name}" for mine in own for name in others), "GFLOP", "GFLOP/s large"]
     head += [f"{mine}, share of {what}" for mine in own for what in ("large", "own products")]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
@@ -138,6 +141,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--only", nargs="+", choices=CASES, default=CASES)
     parser.add_argument("--compiled", action="store_true", help="ours as compiled code too; compiles for a minute each")
+    parser.add_argument("--bfloat16", action="store_true", help="ours with hidden layers in bfloat16 too")
     parser.add_argument("--output", type=Path, default=Path("runs/side_by_side.json"))
     arguments = parser.parse_args()
     found = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}

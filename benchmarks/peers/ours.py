@@ -1,4 +1,4 @@
-"""This project's agents and replay buffer, eager or, with `--compiled` first, as compiled code."""
+"""This project's agents and replay buffer; eager, or with `--compiled` or `--bfloat16` first, in that way."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from robot_rl.algorithms import AlgorithmConfig, AWACConfig, BCConfig, IQLConfig, SACConfig, TD3Config, create
 from robot_rl.algorithms.agent import Agent
 from robot_rl.networks import ensemble, mlp
-from robot_rl.networks.layers import Keep, Layers, differentiable, one_by_one
+from robot_rl.networks.layers import Keep, Layers, bfloat16_products, differentiable, one_by_one
 from robot_rl.replay.buffer import ReplayBuffer
 from robot_rl.seeding import Seeds
 from robot_rl.spec import ArraySpec, Spec
@@ -97,6 +97,17 @@ def build(case: str) -> Callable[[], object]:
     return lambda: agent.update(buffer.sample(BATCH, generator))
 
 
+def build_bfloat16(case: str) -> Callable[[], object]:
+    """The same with hidden layers in bfloat16."""
+    agent, buffer, generator = prepare(case)
+
+    def update() -> object:
+        with bfloat16_products():
+            return agent.update(buffer.sample(BATCH, generator))
+
+    return update
+
+
 def build_compiled(case: str) -> Callable[[], object]:
     """The same, compiled."""
     from robot_rl.loops.execution import CompiledUpdate
@@ -164,9 +175,8 @@ if __name__ == "__main__":
     if sys.argv[1] == "--bound":
         torch.set_num_threads(int(sys.argv[3]))
         print(json.dumps(bound(sys.argv[2], float(sys.argv[4]))))
-    elif sys.argv[1] == "--compiled":
-        del sys.argv[1]
-        serve(build_compiled)
+    elif sys.argv[1] in ("--compiled", "--bfloat16"):
+        serve(build_compiled if sys.argv.pop(1) == "--compiled" else build_bfloat16)
     else:
         assert sys.argv[1] in CASES
         serve(build)

@@ -19,6 +19,7 @@ from robot_rl.config import ExecutionConfig
 from robot_rl.errors import InputError
 from robot_rl.functional.schedule import CountLog, RecordedCount
 from robot_rl.loops.trace import Snapshot, Traced, flatten, generators, optimizers, signature, state_tensors, trace
+from robot_rl.networks.layers import bfloat16_products
 from robot_rl.replay.buffer import ReplayBuffer
 from robot_rl.replay.columns import MappedColumn
 from robot_rl.replay.mixture import gather_mixture
@@ -273,6 +274,14 @@ class Updates:
         return metrics
 
 
+def _in_bfloat16(update: Updater) -> Updater:
+    def halved(batch: Batch, *, critic_updates: int = 1) -> Metrics:
+        with bfloat16_products():
+            return update(batch, critic_updates=critic_updates)
+
+    return halved
+
+
 def learner(agent: Agent, sources: Mapping[str, ReplayBuffer], execution: ExecutionConfig) -> Updates | GraphedUpdates:
     """What learns in one phase.
 
@@ -280,7 +289,9 @@ def learner(agent: Agent, sources: Mapping[str, ReplayBuffer], execution: Execut
         InputError: a CUDA graph on another device, or images on a disk for one.
     """
     compiled = execution.mode in ("compiled", "compiled_graphed")
-    update: Updater = CompiledUpdate(agent=agent) if compiled else agent.update
+    update: Updater = CompiledUpdate(agent=agent, compiler=inductor) if compiled else agent.update
+    if execution.precision == "bfloat16":
+        update = _in_bfloat16(update)
     if execution.mode in ("eager", "compiled"):
         return Updates(sources=sources, update=update)
     require_cuda(execution, next(iter(state_tensors(agent))).device)

@@ -3,9 +3,14 @@
 `differentiable` is plain tensor code for any device. `on_cpu` gives the same numbers up to rounding: its gradient is
 written out, so that a network is one node of the graph, members of a stack need no copies, rows go through all layers
 in blocks that stay in the cache, and only those gradients are computed that somebody asks for.
+
+Inside `bfloat16_products`, hidden layers of both compute in bfloat16, with sums in float32, as mixed precision usually
+does: parameters, their gradients, the outputs and the last layer, from which losses follow, stay in float32.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -21,6 +26,22 @@ BLOCK = 1024
 ONEDNN = torch.backends.mkldnn.is_available()
 ONEDNN_WIDTH = 128  # below, MKL's products are faster than oneDNN's with the ReLU in them
 MANY = 512  # rows; below, the number of operations counts more than where activations lie
+
+_HALF: ContextVar[bool] = ContextVar("bfloat16_products", default=False)
+
+
+@contextmanager
+def bfloat16_products() -> Iterator[None]:
+    """Inside, hidden layers compute in bfloat16 where inputs are float32, both ways."""
+    token = _HALF.set(True)
+    try:
+        yield
+    finally:
+        _HALF.reset(token)
+
+
+def _halved(features: Tensor) -> bool:
+    return _HALF.get() and features.dtype is torch.float32
 
 
 class Layers(NamedTuple):
@@ -63,7 +84,11 @@ def differentiable(features: Tensor, action: Tensor | None, layers: Layers, keep
     Of several actions in a state, the state's part of the first layer is computed once.
     Shapes: features (B, F); action None, (B, A) or (B, N, A) -> (B, Z) or (B, N, Z).
     """
-    weights, biases = layers.weights, layers.biases
+    weights, biases = list(layers.weights), list(layers.biases)
+    half = len(weights) > 1 and _halved(features)
+    if half:
+        features, action = features.bfloat16(), None if action is None else action.bfloat16()
+        weights[:-1], biases[:-1] = ([each.bfloat16() for each in part[:-1]] for part in (weights, biases))
     if action is None or action.ndim == 2:
         x = _linear(features if action is None else torch.cat([features, action], dim=1), weights[0], biases[0])
         rows = features.shape[:1]
@@ -74,10 +99,13 @@ def differentiable(features: Tensor, action: Tensor | None, layers: Layers, keep
         x = (x.unflatten(-2, rows) + state.unsqueeze(-2)).flatten(-3, -2)
     for index in range(1, len(weights)):
         if keep is not None:
-            x = x * keep[index - 1]
+            x = x * keep[index - 1].to(x.dtype)
         if layers.scales:
-            x = _layer_norm(x, layers.scales[index - 1], layers.offsets[index - 1])
-        x = _linear(F.relu(x, inplace=True), weights[index], biases[index])
+            x = _layer_norm(x.float() if half else x, layers.scales[index - 1], layers.offsets[index - 1])
+        x = F.relu(x, inplace=True)
+        if half:
+            x = x.float() if index == len(weights) - 1 else x.bfloat16()
+        x = _linear(x, weights[index], biases[index])
     outputs: Tensor = x.unflatten(-2, rows)
     return outputs
 
@@ -190,11 +218,16 @@ class _Pass:
             self.action = action.reshape(-1, action.shape[2])  # (M, A)
         elif action is not None:
             features = torch.cat([features, action], dim=1)
+        self.half = count > 1 and _halved(features)
+        if self.half:
+            features, self.action = features.bfloat16(), None if self.action is None else self.action.bfloat16()
+            hidden = [*range(count - 1), *range(count, 2 * count - 1)]
+            parameters = [each.bfloat16() if index in hidden else each for index, each in enumerate(parameters)]
         self.features = features
         states, block = features.shape[0], max(BLOCK // self.each, 1)
         few = states * self.each < min(MANY, BLOCK)
         # oneDNN's product is the faster one of many rows, if it is wide too.
-        self.onednn = ONEDNN and not few and features.dtype is torch.float32
+        self.onednn = ONEDNN and not few and features.dtype in (torch.float32, torch.bfloat16)
         # Of few rows all members go through at once, which is fewer operations.
         self.apart = stacked and not (few and self.action is None and not self.norms and keep[0] is None)
         self.members: list[Sequence[Tensor]] = [parameters]
@@ -243,11 +276,15 @@ class _Pass:
                 x.mul_(keep[index - 1] if block is None else keep[index - 1][block[1]])
             if self.norms:
                 scale, offset = member[2 * count + index - 1], member[3 * count + index - 2]
+                if self.half:  # PyTorch adds up the gradient of the offset in the dtype of x, where 256 + 1 is 256
+                    x = x.float()
                 y, mean, deviation = torch.native_layer_norm(x, scale.shape, scale, offset, LAYER_NORM_EPSILON)
                 saved.norms.append((x, mean, deviation))
                 x = y
             if not plain:
                 x.relu_()
+            if self.half:
+                x = x.float() if index == count - 1 else x.bfloat16()
             saved.hidden.append(x)
             x = self._product(x, member[index], member[count + index], rectified=plain and index < count - 1)
         return x, saved
@@ -264,13 +301,14 @@ class _Pass:
         if needs_own:
             own = [torch.empty_like(each, memory_format=torch.contiguous_format) for each in parameters]
             given = [[each[index] for each in own] for index in range(len(self.members))] if self.apart else [own]
-        features = self.features.new_empty(self.features.shape[0], self.size) if needs_features else None
+        kind, width = parameters[0].dtype, self.members[0][0].shape[-1]
+        features = self.features.new_empty(self.features.shape[0], self.size, dtype=kind) if needs_features else None
         action = None
         if needs_action:
-            action = self.features.new_empty(gradients[0].shape[-2], self.members[0][0].shape[-1] - self.size)
+            action = self.features.new_empty(gradients[0].shape[-2], width - self.size, dtype=kind)
         for index, member in enumerate(self.members):
             # Transposed, because rows of other lengths than multiples of a vector are slow to write.
-            first = torch.empty_like(member[0].mT, memory_format=torch.contiguous_format) if needs_own else None
+            first = member[0].new_empty(member[0].mT.shape, dtype=kind) if needs_own else None
             for number, block in enumerate(self.blocks):
                 g = gradients[index] if block is None else gradients[index][block[1]]
                 g = self._hidden(
@@ -325,6 +363,8 @@ class _Pass:
             _rectify(g, x, 0, grad_input=g)
             if self.norms:
                 scale, offset = 2 * count + index - 1, 3 * count + index - 2
+                if self.half:
+                    g = g.float()
                 g, *both = torch.ops.aten.native_layer_norm_backward(
                     g,
                     saved.norms[index - 1][0],
@@ -337,6 +377,8 @@ class _Pass:
                 if own:
                     for out, value in zip((own[scale], own[offset]), both, strict=True):
                         out.add_(value) if more else out.copy_(value)
+            if self.half:
+                g = g.bfloat16()
             if keep is not None:
                 g.mul_(keep[index - 1] if block is None else keep[index - 1][block[1]])
         return g
@@ -368,7 +410,12 @@ def _accumulate(out: Tensor, left: Tensor, right: Tensor, more: bool) -> None:
 
     Shapes: matrices, or stacks of E where there is no more; a matrix is the same for all of a stack, or their sum.
     """
-    if more:
+    if out.dtype is not left.dtype:
+        product = left @ right
+        if product.ndim > out.ndim:
+            product = product.sum(dim=0)
+        out.add_(product) if more else out.copy_(product)
+    elif more:
         out.addmm_(left, right)
     elif right.ndim == 2:
         torch.mm(left, right, out=out)
@@ -382,5 +429,7 @@ def _sum(out: Tensor, x: Tensor, more: bool) -> None:
     """Sum over rows, likewise."""
     if more:
         out.add_(x.sum(dim=0))
+    elif out.dtype is not x.dtype:
+        out.copy_(x.sum(dim=-2))
     else:
         torch.sum(x, dim=-2, out=out)

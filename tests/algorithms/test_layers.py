@@ -9,7 +9,15 @@ from torch import Tensor
 from robot_rl.networks import layers as module
 from robot_rl.networks.ensemble import Ensemble
 from robot_rl.networks.initialize import Initialization
-from robot_rl.networks.layers import Keep, Layers, differentiable, draw_keep, on_cpu, one_by_one
+from robot_rl.networks.layers import (
+    Keep,
+    Layers,
+    bfloat16_products,
+    differentiable,
+    draw_keep,
+    on_cpu,
+    one_by_one,
+)
 from robot_rl.networks.mlp import MLP
 
 F, A, N, B = 5, 3, 4, 7
@@ -141,6 +149,33 @@ def test_wide_layers_in_float32_agree_with_float64(norms: bool) -> None:
         gradients = torch.autograd.grad((found * weight.float()).sum(), single.inputs)
         for each, want in zip(gradients, wanted, strict=True):
             assert (each.double() - want).norm() <= 1e-4 * want.norm()
+
+
+@pytest.mark.parametrize(("way", "batch"), [("written out", 40), ("written out", 600), ("plain", 40)])
+@pytest.mark.parametrize(("actions", "norms", "dropout", "count"), KINDS)
+def test_bfloat16_products_round_outputs_and_gradients_and_nothing_more(
+    actions: str, norms: bool, dropout: float, count: int, batch: int, way: str
+) -> None:
+    single, double = (
+        case(actions, norms=norms, dropout=dropout, count=count, hidden=(128, 160), batch=batch, dtype=dtype)
+        for dtype in (torch.float32, torch.float64)
+    )
+    expected = double.plain()
+    weight = torch.linspace(0.5, 1.5, expected.numel(), dtype=torch.float64).view_as(expected)
+    wanted = torch.autograd.grad((expected * weight).sum(), double.inputs)
+    with bfloat16_products():
+        found = single.call(*single.inputs) if way == "written out" else single.plain()
+        gradients = torch.autograd.grad((found * weight.float()).sum(), single.inputs)
+    assert found.dtype is torch.float32
+    error = (found.double() - expected).norm() / expected.norm()
+    assert 1e-4 < error < 0.02  # bfloat16 rounds by up to 0.004: less would say that it was not used
+    for each, want in zip(gradients, wanted, strict=True):
+        assert each.dtype is torch.float32
+        # Where an activation is next to zero, rounding turns it on or off, so single numbers differ by much.
+        assert torch.cosine_similarity(each.double().flatten(), want.flatten(), dim=0) > 0.95
+        assert 0.8 < each.norm() / want.norm() < 1.25
+    outside = single.call(*single.inputs)
+    assert (outside.double() - expected).norm() / expected.norm() < 1e-5
 
 
 @pytest.mark.parametrize(("actions", "norms", "dropout", "count"), KINDS)

@@ -326,6 +326,21 @@ def test_an_interrupted_run_goes_on_exactly(
     assert_same(whole.agent, second.agent, 0.0)
 
 
+@pytest.mark.parametrize("mode", ["eager", "compiled"])
+def test_in_bfloat16_updates_round_and_what_is_kept_stays_float32(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution, "inductor", as_traced)
+    data, kept = sources(), []
+    drawn = [draw_mixture(data, {"offline": 3, "online": 5}, 1, torch.Generator().manual_seed(0))]
+    for precision in ("float32", "bfloat16"):
+        agent = create(small("sac"), SPEC, Seeds(0), CPU, None)
+        learner(agent, data, ExecutionConfig(mode=mode, precision=precision)).learn(drawn, critic_updates=1)
+        kept.append(checkpoint.pack_agent(agent)[0])
+    exact, rounded = kept
+    assert any(not torch.equal(exact[name], rounded[name]) for name in exact)
+    for name, value in exact.items():
+        torch.testing.assert_close(rounded[name], value, rtol=0.05, atol=0.05, msg=name)
+
+
 def patch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have both loops use the stand-ins."""
     for loop in ("offline", "online"):
