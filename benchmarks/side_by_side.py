@@ -3,7 +3,7 @@
     python3.11 -m venv /tmp/venv_peers
     /tmp/venv_peers/bin/pip install torch==2.13.0        # first, and the same build as ours
     /tmp/venv_peers/bin/pip install d3rlpy torchrl
-    python benchmarks/side_by_side.py --peers /tmp/venv_peers/bin/python [--threads 2] [--only sac iql] [--compiled] [--bfloat16]
+    python benchmarks/side_by_side.py --peers /tmp/venv_peers/bin/python [--only sac iql] [--compiled] [--bfloat16]
 
 Every contestant is a process of its own with the same sizes, batch, data and threads, and samples its batches itself.
 They take turns, a short while each, several times; medians count. Cases that `--output` already has are not run again,
