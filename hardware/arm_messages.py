@@ -23,18 +23,6 @@ def header(topic: Topic, stamp_ns: int) -> Any:
     return found
 
 
-def outlets(robot: Robot) -> dict[str, Topic]:
-    """Everything but cameras that the robot of a description says, by the name of the sensor."""
-    found = {
-        "joint_states": robot.joint_states,
-        "wrench": robot.wrench_topic,
-        "tool_pose": robot.tool_pose,
-        "outcome": robot.outcome,
-        **{f"points.{name}": topic for name, topic in robot.points.items()},
-    }
-    return {name: topic for name, topic in found.items() if topic is not None}
-
-
 def measured(robot: Robot, sensor: str, topic: Topic, found: Measurement, stamp_ns: int) -> Any:
     """The message of a sensor."""
     at = header(topic, stamp_ns)

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from robot_rl.errors import InputError
+from robot_rl.hardware.connection import Connection, Heard
 from robot_rl.hardware.description import Robot
-from robot_rl.hardware.link import Link
 from robot_rl.hardware.observations import Observer, outcome_part, parts_of
 from robot_rl.hardware.pause import Overdue
 from robot_rl.hardware.phase import Phase
@@ -61,6 +61,7 @@ class RosEnvironment:
         check: Callable[[], None] = lambda: None,
         close: Callable[[], None] = lambda: None,
         tell: Callable[[str], None] = lambda _: None,
+        connect: Callable[[Heard], Connection] | None = None,
     ) -> None:
         """Joins the ROS domain; governor and robot are waited for by the first reset.
 
@@ -71,6 +72,7 @@ class RosEnvironment:
             check: called while waiting; raises where waiting is in vain.
             close: called by `close`: ends what was started for this environment.
             tell: says to a person what he has to do.
+            connect: makes another connection than ROS, which then is not needed.
 
         Raises:
             InputError: an observation that the description does not offer, or settings that do not fit it.
@@ -86,14 +88,20 @@ class RosEnvironment:
         outcome = {} if robot.outcome is None else {"outcome": outcome_part(robot.outcome)}
         answered = parts_of(robot, ["joint_position"], settings.image_size)  # by the actions, shown or not
         self._observer = Observer({**answered, **self._parts, **outcome})
-        self.link = Link(
-            robot,
-            domain_id,
-            in_lockstep=settings.mode == "lockstep",
-            patience_s=settings.patience_s,
-            heard=self._heard,
-            check=check,
-        )
+        self.link: Connection
+        if connect is not None:
+            self.link = connect(self._heard)
+        else:
+            from robot_rl.hardware.link import Link  # wants ROS 2
+
+            self.link = Link(
+                robot,
+                domain_id,
+                in_lockstep=settings.mode == "lockstep",
+                patience_s=settings.patience_s,
+                heard=self._heard,
+                check=check,
+            )
         listened = {part.sensor: part.topic for part in self._observer.parts.values()}
         for sensor, topic in listened.items():
             self.link.listen(sensor, topic)

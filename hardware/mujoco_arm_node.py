@@ -31,11 +31,12 @@ from std_msgs.msg import Header
 from robot_rl.errors import InputError
 from robot_rl.hardware import lockstep
 from robot_rl.hardware.arm_cameras import ArmCameras, Picture
-from robot_rl.hardware.arm_messages import measured, outlets, picture
-from robot_rl.hardware.description import Robot, Topic, load
+from robot_rl.hardware.arm_messages import measured, picture
+from robot_rl.hardware.description import Robot, load
 from robot_rl.hardware.faults import Faults, Outbox
 from robot_rl.hardware.mujoco_arm import ArmSettings, MujocoArm
 from robot_rl.hardware.ros_io import Inbox, Services, commanded, message_class, profile, qos, set_stamp, stamp_ns
+from robot_rl.hardware.sensors import Due, outlets
 from robot_rl.hardware.watch import SECOND_NS, Lease, nanoseconds
 
 CATCH_UP = 10  # periods at once after a delay; what is longer is lost to the arm, as to a driver that hung
@@ -63,7 +64,7 @@ class MujocoArmNode:
             name: self._node.create_publisher(message_class(topic), topic.topic, qos(topic))
             for name, topic in topics.items()
         }
-        self._due: dict[str, int] = {}  # when each is measured next
+        self._due = Due()
         self._newest: dict[str, Any] = {}  # messages that were sent last
         self._stuck: dict[str, Any] = {}  # what stuck sensors repeat
         self._lease = Lease(robot.command.maximum_age_s)
@@ -165,20 +166,12 @@ class MujocoArmNode:
         chance = self.arm.chance()
         stamp = clock_ns + nanoseconds(self._settings.clock_offset_s + self.faults.clock_jump_s)
         for name, topic in self._sensors.items():
-            if self._is_due(name, topic, now_ns):
+            if self._due.now(name, topic, now_ns):
                 message = self._as_stuck(name, measured(self._robot, name, topic, found, stamp))
                 self._put(name, message, now_ns, chance)
         for name, topic in self._robot.cameras.items():
-            if self._publishers[name].get_subscription_count() > 0 and self._is_due(name, topic, now_ns):
+            if self._publishers[name].get_subscription_count() > 0 and self._due.now(name, topic, now_ns):
                 self._cameras.ask(name, stamp, self.arm.snapshot())
-
-    def _is_due(self, name: str, topic: Topic, now_ns: int) -> bool:
-        period = round(SECOND_NS / topic.rate_hz)
-        due = self._due.get(name, now_ns)
-        if now_ns < due:
-            return False
-        self._due[name] = due + period if now_ns < due + period else now_ns + period
-        return True
 
     def _as_stuck(self, name: str, message: Any) -> Any:
         """The message with what stuck sensors said when they got stuck."""

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 from robot_rl.errors import InputError
-from robot_rl.hardware.link import Link
+from robot_rl.hardware.connection import Connection
 from robot_rl.hardware.states import State
 from robot_rl.hardware.watch import nanoseconds
 
@@ -12,7 +12,7 @@ QUIET_S, HOME_S, ARM_S = 20.0, 300.0, 10.0  # of the robot's time, at most
 RESETS = ("home", "service", "person")
 
 
-def quiet(link: Link, person_patience_s: float, tell: Callable[[str], None]) -> None:
+def quiet(link: Connection, person_patience_s: float, tell: Callable[[str], None]) -> None:
     """Disarm. A fault is left by a person alone, who is told and waited for.
 
     Raises:
@@ -29,7 +29,7 @@ def quiet(link: Link, person_patience_s: float, tell: Callable[[str], None]) -> 
     _for_person(link, lambda: link.state == State.DISARMED.value, person_patience_s, f"{why}, and nobody cleared it")
 
 
-def bring_back(link: Link, how: str, seed: int, person_patience_s: float, tell: Callable[[str], None]) -> None:
+def bring_back(link: Connection, how: str, seed: int, person_patience_s: float, tell: Callable[[str], None]) -> None:
     """Put robot and scene where an episode begins.
 
     Args:
@@ -59,7 +59,7 @@ def bring_back(link: Link, how: str, seed: int, person_patience_s: float, tell: 
         _for_person(link, lambda: link.ready, person_patience_s, "nobody said that the scene is ready")
 
 
-def arm(link: Link) -> None:
+def arm(link: Connection) -> None:
     """Arm; the governor then waits for the first command.
 
     Raises:
@@ -68,7 +68,7 @@ def arm(link: Link) -> None:
     _retry(link, "governor/arm", ARM_S)
 
 
-def _retry(link: Link, service: str, patience_s: float) -> None:
+def _retry(link: Connection, service: str, patience_s: float) -> None:
     """Until it succeeds: heartbeats and permits may be on their way, and the robot may still settle."""
     began = link.now_ns()
     while True:
@@ -80,7 +80,7 @@ def _retry(link: Link, service: str, patience_s: float) -> None:
         _pass(link)
 
 
-def _until(link: Link, done: Callable[[], bool], patience_s: float, what: str) -> None:
+def _until(link: Connection, done: Callable[[], bool], patience_s: float, what: str) -> None:
     _pass(link)
     began = link.now_ns()  # which in lockstep is not known before the first answer
     while not done():
@@ -90,7 +90,7 @@ def _until(link: Link, done: Callable[[], bool], patience_s: float, what: str) -
         _pass(link)
 
 
-def _for_person(link: Link, done: Callable[[], bool], patience_s: float, otherwise: str) -> None:
+def _for_person(link: Connection, done: Callable[[], bool], patience_s: float, otherwise: str) -> None:
     began = time.monotonic()
     while not done():
         if time.monotonic() - began > patience_s:
@@ -98,6 +98,6 @@ def _for_person(link: Link, done: Callable[[], bool], patience_s: float, otherwi
         _pass(link)
 
 
-def _pass(link: Link) -> None:
+def _pass(link: Connection) -> None:
     """A control period of the policy."""
     link.wait_until(link.now_ns() + nanoseconds(1 / link.robot.controller_rate_hz))

@@ -36,7 +36,8 @@ class Ros2EnvironmentConfig:
     """`home`: the robot goes to its home pose; `person`: and somebody says `ready` in the operator's terminal;
     `service`: a simulated arm begins the episode of the seed."""
     transport: str = "loopback"
-    """`loopback`: processes on this machine alone; `inherited`: as the shell says, for a robot on the network."""
+    """`loopback`: processes on this machine alone; `inherited`: as the shell says, for a robot on the network; `none`:
+    the simulated arm and its governor in this process, without ROS, in lockstep."""
     domain_id: int | None = None  # of ROS; None takes ROS_DOMAIN_ID, or a free one where the robot is simulated
     patience_s: float = 60.0  # for answers of processes
     person_patience_s: float = 600.0  # for people: to clear a fault, to put the scene back
@@ -45,7 +46,7 @@ class Ros2EnvironmentConfig:
         require_choice(self.mode, ("realtime", "lockstep"), "environment.mode")
         require_choice(self.action, ("velocity", "delta", "position"), "environment.action")
         require_choice(self.reset, ("home", "service", "person"), "environment.reset")
-        require_choice(self.transport, ("loopback", "inherited"), "environment.transport")
+        require_choice(self.transport, ("loopback", "inherited", "none"), "environment.transport")
         require_range(self.speed_scale, 1e-3, 1.0, "environment.speed_scale")
         require_minimum(self.image_size, 8, "environment.image_size")
         require_minimum(self.maximum_steps, 1, "environment.maximum_steps")
@@ -54,7 +55,12 @@ class Ros2EnvironmentConfig:
         require_success_reward(self.success_reward, "environment.success_reward")
         if self.domain_id is not None:
             require_range(self.domain_id, 0, 101, "environment.domain_id")
-        if self.simulated and (self.domain_id is not None or self.transport != "loopback"):
+        if self.transport == "none" and not (self.simulated and self.mode == "lockstep" and self.reset == "service"):
+            raise InputError(
+                "environment.transport=none is a simulated arm in lockstep: add environment.simulated=true "
+                "environment.mode=lockstep environment.reset=service"
+            )
+        if self.simulated and (self.domain_id is not None or self.transport == "inherited"):
             raise InputError(
                 "environment.simulated=true starts the robot in a ROS domain of its own on this machine: leave "
                 "environment.domain_id and environment.transport alone"

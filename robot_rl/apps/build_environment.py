@@ -17,12 +17,17 @@ from robot_rl.sim.action_history import ActionHistory
 from robot_rl.sim.experts import FetchPickAndPlaceExpert, LiftExpert, NoisyPolicy, StackExpert
 from robot_rl.sim.gap import NOMINAL
 from robot_rl.sim.randomization import read_randomization
+from robot_rl.hardware.description import load
+from robot_rl.hardware.reach_expert import ReachExpert
 from robot_rl.sim.task_id import TaskId
 from robot_rl.sim_config import GapConfig, RandomizationConfig, SimulatedConfig
 from robot_rl.spec import Spec
 from robot_rl.types import Policy
 
-EXPERTS = "robosuite Lift and Stack (environment=lift, stack), FetchPickAndPlace (environment=fetch_pick_and_place)"
+EXPERTS = (
+    "robosuite Lift and Stack (environment=lift, stack), FetchPickAndPlace (environment=fetch_pick_and_place), and the "
+    "simulated arm (environment=arm, ros2_simulated)"
+)
 
 
 def build_environment(config: Any, *, training: bool = False) -> Environment:
@@ -225,3 +230,5 @@ def build_expert(config: Any, environment: Environment, noise: float, generator:
     if noise < 0:
         raise InputError(f"expert_noise={noise} must not be negative")
     return expert if noise == 0 else NoisyPolicy(expert, environment.spec.action, noise, generator)
+        case Ros2EnvironmentConfig(simulated=True):
+            expert = ReachExpert(load(config.robot), environment.spec)
