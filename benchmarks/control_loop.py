@@ -144,8 +144,8 @@ def measure(rate_hz: int, seconds: float, cameras: int, learner: bool) -> dict[s
 
         with in_real_time(PRIORITY) as allowed:
             start("robot_rl.hardware.joint_robot_node")
-            start("robot_rl.hardware.governor_node", "--child")
-        start("robot_rl.hardware.operator_node", "--permit", "--child")
+            start("robot_rl.hardware.governor_node", "--parent", str(os.getpid()))
+        start("robot_rl.hardware.operator_node", "--permit", "--parent", str(os.getpid()))
         if cameras:
             command = [sys.executable, __file__, "--film", str(path)]
             nodes.append(subprocess.Popen(command, env=ros.environment(os.environ, domain_id=domain.number)))

@@ -37,9 +37,9 @@ class Shell(Protocol):
         """Once more."""
 
 
-def run_lockstep(shell: Shell, clock: FakeClock, *, child: bool) -> None:
+def run_lockstep(shell: Shell, clock: FakeClock, *, parent: int | None) -> None:
     """Until `closing`, or without the process that started it."""
-    loop = _Loop(shell, clock, child=child)
+    loop = _Loop(shell, clock, parent)
     while not loop.ended():
         shell.inbox.wait(lockstep.POLL_NS)
         shell.answer_services()
@@ -47,9 +47,8 @@ def run_lockstep(shell: Shell, clock: FakeClock, *, child: bool) -> None:
 
 
 class _Loop:
-    def __init__(self, shell: Shell, clock: FakeClock, *, child: bool) -> None:
-        self._shell, self._clock, self._child = shell, clock, child
-        self._parent = os.getppid()
+    def __init__(self, shell: Shell, clock: FakeClock, parent: int | None) -> None:
+        self._shell, self._clock, self._parent = shell, clock, parent
         self._period_ns = nanoseconds(shell.robot.control_period_s)
         self._asked: Any = None
         self._stepped_ns = 0
@@ -62,7 +61,7 @@ class _Loop:
 
     def ended(self) -> bool:
         """Nobody needs us any more."""
-        return self._shell.closing or (self._child and os.getppid() != self._parent)
+        return self._shell.closing or self._parent not in (None, os.getppid())
 
     def serve(self) -> None:
         """Do what was asked for, if everything for it has come."""

@@ -1,10 +1,10 @@
 """The governor as a ROS 2 node: a thin shell, and the only publisher of commands.
 
-    python -m robot_rl.hardware.governor_node ROBOT [--lockstep] [--child]
+    python -m robot_rl.hardware.governor_node ROBOT [--lockstep] [--parent PID]
 
-With `--lockstep` its time is that of a simulated arm (`hardware/lockstep.py`), with `--child` it ends when the process
-that started it does. `robot_rl.hardware.ros.start` starts it, and sets the environment. Topics below /NAME, the name of
-the robot; stamps of actions are those of the joint states that they answer.
+With `--lockstep` its time is that of a simulated arm (`hardware/lockstep.py`), with `--parent` it ends when that
+process, which has started it, does. `robot_rl.hardware.ros.start` starts it, and sets the environment. Topics below
+/NAME, the name of the robot; stamps of actions are those of the joint states that they answer.
 
 | topic | type | |
 |---|---|---|
@@ -104,9 +104,8 @@ class GovernorNode:
         self.action_number = ""  # `frame_id` of the newest action
         self._action_ns: int | None = None  # when it came, if since the last tick
 
-    def run(self, *, child: bool) -> None:
+    def run(self, *, parent: int | None) -> None:
         """Until `closing`, or without the process that started it; then bring the robot to rest."""
-        parent = os.getppid()
         period = nanoseconds(self.robot.control_period_s)
         gc.collect()
         gc.freeze()
@@ -124,7 +123,7 @@ class GovernorNode:
             next_ns += max(-(-(now - next_ns + 1) // period), 1) * period  # the next point of the grid
             next_ns += phase.shift_ns(None if self._action_ns is None else now - self._action_ns)
             self._action_ns = None
-            self.closing = self.closing or (child and os.getppid() != parent)
+            self.closing = self.closing or parent not in (None, os.getppid())
             if self.closing:
                 if close_ns is None:
                     close_ns = now + nanoseconds(CLOSING_S)
@@ -261,7 +260,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("robot")
     parser.add_argument("--lockstep", action="store_true")
-    parser.add_argument("--child", action="store_true")
+    parser.add_argument("--parent", type=int)
     given = parser.parse_args(arguments)
     robot = load(given.robot)
     # With rclpy's own handler the context is gone before the last commands are.
@@ -276,9 +275,9 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGINT, close)
     try:
         if given.lockstep:
-            run_lockstep(node, simulated, child=given.child)
+            run_lockstep(node, simulated, parent=given.parent)
         else:
-            node.run(child=given.child)
+            node.run(parent=given.parent)
     finally:
         node.close()
         rclpy.shutdown()

@@ -1,12 +1,15 @@
 """A robot of joints that go exactly where they are told: the least that can stand behind the topics of a description.
 
-    python -m robot_rl.hardware.joint_robot_node ROBOT
+    python -m robot_rl.hardware.joint_robot_node ROBOT [--parent PID]
 
 It measures no contact (a wrench of zero), has no cameras and no dynamics. It stops by itself when commands fail to come
-for the `maximum_age_s` of the command topic, once they have begun.
+for the `maximum_age_s` of the command topic, once they have begun. With `--parent` it ends when that process, which
+has started it, does.
 """
 
+import argparse
 import gc
+import os
 import signal
 import sys
 import time
@@ -26,7 +29,11 @@ from robot_rl.hardware.watch import SECOND_NS, Lease
 
 def main(arguments: Sequence[str]) -> int:
     """Run until SIGTERM or SIGINT."""
-    robot = load(arguments[0])
+    parser = argparse.ArgumentParser()
+    parser.add_argument("robot")
+    parser.add_argument("--parent", type=int)
+    given = parser.parse_args(arguments)
+    robot = load(given.robot)
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     node = rclpy.create_node("robot", namespace=f"/{robot.name}")
     stop = Event()
@@ -51,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
     gc.disable()
     last = time.monotonic_ns()
     next_ns = last + period
-    while not stop.is_set():
+    while not stop.is_set() and given.parent in (None, os.getppid()):
         now = time.monotonic_ns()
         if now < next_ns:
             inbox.wait(next_ns - now)

@@ -1,6 +1,7 @@
 """Starts a simulated robot: the arm, the governor and an operator who permits, each in a process of its own."""
 
 import json
+import os
 import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -30,13 +31,13 @@ class SimulatedRobot:
         """
         self._domain = Domain()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        mode = ["--child", *(["--lockstep"] if in_lockstep else [])]
+        mode = ["--parent", str(os.getpid()), *(["--lockstep"] if in_lockstep else [])]
         commands = {
             "mujoco_arm": [robot, "--settings", json.dumps(asdict(settings)), *mode],
             "governor": [robot, *mode],
         }
         if not in_lockstep:
-            commands["operator"] = [robot, "--permit", "--child"]
+            commands["operator"] = [robot, "--permit", "--parent", str(os.getpid())]
         try:
             for name, arguments in commands.items():
                 self._processes[name] = ros.start(

@@ -1,11 +1,11 @@
 """A simulated robot behind the topics of a description: a MuJoCo arm in a process of its own.
 
-    python -m robot_rl.hardware.mujoco_arm_node ROBOT [--settings JSON] [--lockstep] [--child]
+    python -m robot_rl.hardware.mujoco_arm_node ROBOT [--settings JSON] [--lockstep] [--parent PID]
 
 It publishes joint states, wrench, tool pose, points, outcome and cameras as far as the description has them, on its own
 clock and after its own latency, and goes where the command topic says; it holds by itself when commands fail to come
 for the `maximum_age_s` of that topic. `--settings` are those of `ArmSettings`. With `--lockstep` its time goes on when
-`rl/physics` asks (`hardware/lockstep.py`). With `--child` it ends when the process that started it does.
+`rl/physics` asks (`hardware/lockstep.py`). With `--parent` it ends when that process, which has started it, does.
 
 Service `/NAME/robot/reset` (std_srvs/Trigger) begins the episode of the parameter `reset.seed` of `/NAME/arm`. Its
 parameters `fault.drop`, `late`, `late_s`, `stuck`, `dead`, `clock_jump_s`, `silent` are those of `Faults`; lists are
@@ -75,12 +75,11 @@ class MujocoArmNode:
         self._declare()
         self._services = Services(self._service_node, {"robot/reset": self._reset})
 
-    def run(self, *, child: bool) -> None:
+    def run(self, *, parent: int | None) -> None:
         """In real time, until `closing`."""
         period = round(SECOND_NS / self._robot.joint_states.rate_hz)
-        parent = os.getppid()
         next_ns = time.monotonic_ns() + period
-        while not self.closing and not (child and os.getppid() != parent):
+        while not self.closing and parent in (None, os.getppid()):
             now = time.monotonic_ns()
             if now < next_ns:
                 self._inbox.wait(next_ns - now)
@@ -99,13 +98,13 @@ class MujocoArmNode:
             self._post(self._cameras.take(wait=False), now)
             self._send(now)
 
-    def run_lockstep(self, *, child: bool) -> None:
+    def run_lockstep(self, *, parent: int | None) -> None:
         """When asked, until `closing`."""
         self._inbox.subscribe(Header, lockstep.PHYSICS, profile(depth=lockstep.DEPTH), self._physics)
         answer = self._node.create_publisher(Header, lockstep.STEPPED, profile(depth=lockstep.DEPTH))
-        parent, now = os.getppid(), lockstep.BEGIN_NS
+        now = lockstep.BEGIN_NS
         self._measure(now, now)
-        while not self.closing and not (child and os.getppid() != parent):
+        while not self.closing and parent in (None, os.getppid()):
             self._inbox.wait(lockstep.POLL_NS)
             self._services.answer()
             if self._asked is None:
@@ -250,7 +249,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("robot")
     parser.add_argument("--settings", default="{}")
     parser.add_argument("--lockstep", action="store_true")
-    parser.add_argument("--child", action="store_true")
+    parser.add_argument("--parent", type=int)
     given = parser.parse_args(arguments)
     robot, settings = load(given.robot), ArmSettings(**json.loads(given.settings))
     if given.lockstep and (settings.clock_offset_s or settings.clock_drift):
@@ -263,7 +262,7 @@ def main(arguments: Sequence[str]) -> int:
     gc.freeze()
     gc.disable()
     try:
-        (node.run_lockstep if given.lockstep else node.run)(child=given.child)
+        (node.run_lockstep if given.lockstep else node.run)(parent=given.parent)
     finally:
         node.close()
         rclpy.shutdown()

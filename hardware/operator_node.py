@@ -1,10 +1,11 @@
 """The operator's terminal: the permit without which nothing moves, and what only a person may ask for.
 
-    python -m robot_rl.hardware.operator_node ROBOT [--permit] [--child]
+    python -m robot_rl.hardware.operator_node ROBOT [--permit] [--parent PID]
 
 Publishes the permit on `/NAME/rl/permit` ten times a second, from the first `permit` that is typed, or from the start
-with `--permit`, until `stop` is typed or this program ends. With `--child`, for simulated robots, it reads nothing and
-ends when the process that started it does. What can be typed, each with the Enter key:
+with `--permit`; from `stop` on that it is taken away, and that once more when this program ends. Says what state the
+governor is in whenever that changes. With `--parent`, for simulated robots, it reads and says nothing, and ends when
+that process, which has started it, does. What can be typed, each with the Enter key:
 
     permit   let the robot move          stop    brake, and stay stopped      (an empty line, too)
     clear    leave the fault             home    go slowly to the home pose
@@ -19,8 +20,10 @@ import sys
 import time
 from collections.abc import Sequence
 from threading import Event
+from typing import Any
 
 import rclpy
+from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
@@ -29,7 +32,131 @@ from robot_rl.hardware.description import load
 from robot_rl.hardware.ros_io import profile
 
 PERIOD_S = 0.1
-ANSWER_S = 5.0
+ASK_AGAIN_S, ANSWER_S = 2.0, 10.0
+READ_BYTES = 4096
+Seen = tuple[str, tuple[str, ...]]  # state of the governor, and its causes
+
+
+class Request:
+    """One call of a service, until it is answered.
+
+    An answer can be lost, so it is asked for again; but only while the governor still is as it was when the person
+    asked: a `clear` must not reach a fault that came afterwards.
+    """
+
+    def __init__(self, name: str, client: Any, seen: Seen | None) -> None:
+        """Ask with the first `answer`."""
+        self._name, self._client, self._seen = name, client, seen
+        self._futures: list[Any] = []
+        self._began_s = time.monotonic()
+        self._asked_s: float | None = None
+
+    def answer(self, seen: Seen | None) -> str | None:
+        """What to tell the person, who then is not waiting any more; None: wait."""
+        for future in self._futures:
+            if future.done():
+                answer = future.result()
+                return f"{self._name}: {'done' if answer.success else answer.message}"
+        now = time.monotonic()
+        if now - self._began_s > ANSWER_S:
+            self.forget()
+            return f"{self._name}: no answer; is the governor running?"
+        due = self._asked_s is None or (seen == self._seen and now - self._asked_s > ASK_AGAIN_S)
+        if due and self._client.service_is_ready():
+            self._futures.append(self._client.call_async(Trigger.Request()))
+            self._asked_s = now
+        return None
+
+    def forget(self) -> None:
+        """Wait for no answer any more."""
+        for future in self._futures:
+            self._client.remove_pending_request(future)
+
+
+class Lines:
+    """What is typed, a line at a time, without waiting for it."""
+
+    def __init__(self, descriptor: int) -> None:
+        """Of an open file."""
+        self._descriptor, self._text = descriptor, b""
+        self.ended = False
+
+    def take(self) -> list[str]:
+        """The lines that are there."""
+        while not self.ended and select.select([self._descriptor], [], [], 0)[0]:
+            read = os.read(self._descriptor, READ_BYTES)
+            self._text += read
+            self.ended = not read
+        *whole, self._text = self._text.split(b"\n")
+        return [line.decode(errors="replace").strip() for line in whole]
+
+
+class Operator:
+    """The node, and what the person has asked for."""
+
+    def __init__(self, robot: str, *, permitted: bool, tells: bool) -> None:
+        """rclpy must be initialised.
+
+        Args:
+            robot: name of the robot, whose topics are below it.
+            permitted: from the start.
+            tells: writes to the standard output.
+        """
+        self.node = rclpy.create_node("operator", namespace=f"/{robot}")
+        self._permit = self.node.create_publisher(Bool, "rl/permit", profile())
+        self._ready = self.node.create_publisher(Bool, "rl/ready", profile())
+        self.node.create_subscription(DiagnosticStatus, "rl/safety_state", self._heard, profile(latched=True))
+        self._clients = {name: self.node.create_client(Trigger, f"governor/{name}") for name in ("clear", "home")}
+        self._requests: dict[str, Request] = {}
+        self._permitted: bool | None = True if permitted else None  # None: nothing was said yet
+        self._seen: Seen | None = None
+        self._tells = tells
+
+    def turn(self) -> None:
+        """A period: say again what holds, and hear answers."""
+        if self._permitted is not None:
+            self._permit.publish(Bool(data=self._permitted))
+        rclpy.spin_once(self.node, timeout_sec=PERIOD_S)
+        for name, request in list(self._requests.items()):
+            if (answer := request.answer(self._seen)) is not None:
+                self.tell(answer)
+                del self._requests[name]
+
+    def obey(self, line: str) -> None:
+        """Do what was typed."""
+        match line:
+            case "permit":
+                self._permitted = True
+            case "stop" | "":
+                self.stop()
+            case "ready":
+                self._ready.publish(Bool(data=True))
+            case "clear" | "home" as name:
+                if (before := self._requests.pop(name, None)) is not None:
+                    before.forget()
+                self._requests[name] = Request(name, self._clients[name], self._seen)
+            case other:
+                self.tell(f"'{other}' means nothing here: permit, stop, clear, home or ready")
+
+    def stop(self) -> None:
+        """Take the permit away, if it was given, and what was asked for with it."""
+        for request in self._requests.values():
+            request.forget()
+        self._requests.clear()
+        self._permitted = False
+        self._permit.publish(Bool(data=False))
+
+    def tell(self, text: str) -> None:
+        """To the person."""
+        if self._tells:
+            sys.stdout.write(f"{text}\n")
+            sys.stdout.flush()
+
+    def _heard(self, message: Any) -> None:
+        causes = tuple(value.value for value in message.values if value.key.startswith("cause "))
+        if (message.message, causes) != self._seen:
+            self._seen = message.message, causes
+            self.tell(f"governor: {message.message}" + (f", because {'; '.join(causes)}" if causes else ""))
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -37,49 +164,26 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("robot")
     parser.add_argument("--permit", action="store_true")
-    parser.add_argument("--child", action="store_true")
+    parser.add_argument("--parent", type=int)
     given = parser.parse_args(arguments)
     robot = load(given.robot)
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-    node = rclpy.create_node("operator", namespace=f"/{robot.name}")
-    permit = node.create_publisher(Bool, "rl/permit", profile())
-    ready = node.create_publisher(Bool, "rl/ready", profile())
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    permitted, parent = given.permit, os.getppid()
-    asked: str | None = None  # a service whose answer is waited for
-    future, asked_s = None, 0.0
-    while not stop.is_set() and not (given.child and os.getppid() != parent):
-        if permitted:
-            permit.publish(Bool(data=True))
-        rclpy.spin_once(node, timeout_sec=PERIOD_S)
-        if future is not None and (future.done() or time.monotonic() - asked_s > ANSWER_S):
-            answer = future.result() if future.done() else None
-            said = "no answer" if answer is None else "done" if answer.success else answer.message
-            sys.stdout.write(f"{asked}: {said}\n")
-            sys.stdout.flush()
-            future = None
-        if given.child or not select.select([sys.stdin], [], [], 0)[0]:
+    alone = given.parent is None
+    operator = Operator(robot.name, permitted=given.permit, tells=alone)
+    lines = Lines(sys.stdin.fileno()) if alone else None
+    while not stop.is_set() and given.parent in (None, os.getppid()):
+        operator.turn()
+        if lines is None:
             continue
-        line = sys.stdin.readline()
-        if not line:
+        for line in lines.take():
+            operator.obey(line)
+        if lines.ended:
             break
-        match line.strip():
-            case "permit":
-                permitted = True
-            case "stop" | "":
-                permitted = False
-                permit.publish(Bool(data=False))
-            case "ready":
-                ready.publish(Bool(data=True))
-            case "clear" | "home" as asked:
-                future = node.create_client(Trigger, f"governor/{asked}").call_async(Trigger.Request())
-                asked_s = time.monotonic()
-            case other:
-                sys.stdout.write(f"'{other}' means nothing here: permit, stop, clear, home or ready\n")
-                sys.stdout.flush()
-    node.destroy_node()
+    operator.stop()
+    operator.node.destroy_node()
     rclpy.shutdown()
     return 0
 

@@ -54,9 +54,10 @@ def foreign(description: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
     words = [robot.joint_states.topic, robot.command.topic, ",".join(robot.names), positions]
     script = str(Path(__file__).with_name("cyclone_robot.py"))
     peer = subprocess.Popen([sys.executable, script, *words], env=environ, stdout=subprocess.PIPE, text=True)
+    words = [str(description), "--parent", str(os.getpid())]
     nodes = [
-        ros.start(f"robot_rl.hardware.{name}_node", [str(description), *more], os.environ, domain_id=domain.number)
-        for name, more in (("governor", ["--child"]), ("operator", ["--permit", "--child"]))
+        ros.start(f"robot_rl.hardware.{name}_node", [*words, *more], os.environ, domain_id=domain.number)
+        for name, more in (("governor", []), ("operator", ["--permit"]))
     ]
     ros.adopt(os.environ, domain_id=domain.number)
     yield peer, domain.number
