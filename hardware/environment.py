@@ -23,12 +23,11 @@ from robot_rl.hardware.pause import Overdue
 from robot_rl.hardware.phase import Phase
 from robot_rl.hardware.resets import arm, bring_back, quiet
 from robot_rl.hardware.robot_spec import make_spec
-from robot_rl.hardware.states import State
+from robot_rl.hardware.states import SENT
 from robot_rl.hardware.watch import nanoseconds
 from robot_rl.spec import Spec
 from robot_rl.types import Array, TimeStep
 
-RUNNING = (State.ARMING.value, State.ACTIVE.value, State.TAKEOVER.value)
 KEPT = 10_000  # ages and the like that are kept to be looked at
 
 
@@ -87,7 +86,7 @@ class RosEnvironment:
         self._spec = make_spec(robot, self._parts, settings.action, settings.speed_scale, settings.mode)
         outcome = {} if robot.outcome is None else {"outcome": outcome_part(robot.outcome)}
         answered = parts_of(robot, ["joint_position"], settings.image_size)  # by the actions, shown or not
-        self._observer = Observer({**answered, **self._parts, **outcome})
+        self._observer = Observer({**answered, **self._parts, **outcome}, robot.joints)
         self.link: Connection
         if connect is not None:
             self.link = connect(self._heard)
@@ -184,7 +183,7 @@ class RosEnvironment:
         self._wait_for_tick()
         applied, intervened = self._applied()
         fresh = self._await_fresh()
-        stopped = link.state not in RUNNING
+        stopped = link.state not in SENT
         self.counts["stopped"] += stopped
         reward, success, terminated = self._outcome()
         self._steps += 1

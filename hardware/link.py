@@ -23,6 +23,8 @@ from robot_rl.errors import InputError
 from robot_rl.hardware import lockstep
 from robot_rl.hardware.description import Robot, Topic
 from robot_rl.hardware.ros_io import Inbox, message_class, profile, qos, set_stamp, stamp_ns
+from robot_rl.hardware.states import SENT
+from robot_rl.hardware.watch import Lease
 
 SLICE_NS = 10_000_000  # of waiting, between two heartbeats
 BEAT_NS = 50_000_000
@@ -72,7 +74,8 @@ class Link:
         self.state = ""  # of the governor
         self.causes: list[str] = []
         self.ready = False  # a person has said so, since it was set to False
-        self._inbox.subscribe(JointState, "rl/applied", profile(depth=50), lambda m, _: self.applied.append(m))
+        self._governor = Lease(robot.watchdogs.heartbeat_stop_s)
+        self._inbox.subscribe(JointState, "rl/applied", profile(depth=50), self._on_applied)
         self._inbox.subscribe(DiagnosticStatus, "rl/safety_state", profile(latched=True), self._safety_state)
         self._inbox.subscribe(Bool, "rl/ready", profile(), self._ready)
         publisher = self._node.create_publisher
@@ -129,6 +132,10 @@ class Link:
             self.beat()
             self._inbox.wait(min(left, SLICE_NS))
         self._inbox.wait(0)
+        now = time.monotonic_ns()
+        if self.state in SENT and self._governor.expired(now):
+            self.causes = [f"nothing from the governor for {self._governor.silence_s(now):.3f} s: it is dead, or hangs"]
+            self.state = ""
 
     def look(self, camera: str) -> None:
         """Lockstep: have the cameras that we listen to drawn as they are now, without time going by."""
@@ -248,7 +255,12 @@ class Link:
     def _on_advanced(self, message: Any, _: str) -> None:
         self._answer = lockstep.unpack(message.frame_id, lockstep.ADVANCED) | {"time_ns": stamp_ns(message)}
 
+    def _on_applied(self, message: Any, _: str) -> None:
+        self._governor.renew(time.monotonic_ns())
+        self.applied.append(message)
+
     def _safety_state(self, message: Any, _: str) -> None:
+        self._governor.renew(time.monotonic_ns())
         if not self.in_lockstep:  # where it comes with every answer
             self.state = message.message
             self.causes = [value.value for value in message.values if value.key.startswith("cause ")]

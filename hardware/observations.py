@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import simplejpeg
 
 from robot_rl.errors import InputError, nearest
-from robot_rl.hardware.description import Robot, Topic
+from robot_rl.hardware.description import Joint, Robot, Topic
 from robot_rl.hardware.watch import SECOND_NS
 from robot_rl.spec import ArraySpec
 from robot_rl.types import Array
@@ -126,12 +126,33 @@ def outcome_part(topic: Topic) -> Part:
     )
 
 
-class Observer:
-    """The newest of every sensor, and observations made from it."""
+@dataclass(slots=True)
+class Picture:
+    """What a camera has been showing, to the last bit."""
 
-    def __init__(self, parts: dict[str, Part]) -> None:
-        """Nothing heard yet."""
+    pose: list[float]  # (J,) of the robot when it was new
+    moved: bool  # the robot has, since then
+    true_ns: int  # when it could last be true: when it was new, or last came before the robot moved
+
+
+class Observer:
+    """The newest of every sensor, and observations made from it.
+
+    A picture that stays the same to the last bit while the robot moves is not believed: it is as old as the motion.
+    """
+
+    def __init__(self, parts: dict[str, Part], joints: Sequence[Joint] = ()) -> None:
+        """Nothing heard yet.
+
+        Args:
+            parts: by key.
+            joints: by whose motion pictures are checked: that of one joint by more than `tracking` changes them.
+        """
         self.parts = parts
+        self._joints = tuple(joints)
+        self._names = tuple(joint.name for joint in joints)
+        self._pictures: dict[str, Picture] = {}  # by sensor
+        self._cameras = {part.sensor for part in parts.values() if part.spec.is_image}
         self.heard: dict[str, Heard] = {}  # by sensor
         self.refused: Counter[str] = Counter()  # messages, by the key for which they had no numbers
 
@@ -143,6 +164,8 @@ class Observer:
                 return
         known = self.heard.get(sensor)
         if known is None or stamp_ns >= known.stamp_ns or received_ns - known.received_ns > SECOND_NS:
+            if self._joints and sensor in self._cameras:
+                self._look(sensor, message, known, received_ns)
             self.heard[sensor] = Heard(message, stamp_ns, received_ns)
 
     def ages_s(self, now_ns: int) -> dict[str, float]:
@@ -150,7 +173,7 @@ class Observer:
         found = {}
         for key, part in self.parts.items():
             heard = self.heard.get(part.sensor)
-            found[key] = math.inf if heard is None else (now_ns - heard.received_ns) / SECOND_NS
+            found[key] = math.inf if heard is None else (now_ns - self._true_ns(part.sensor, heard)) / SECOND_NS
         return found
 
     def stale(self, now_ns: int, since_ns: int) -> list[str]:
@@ -169,11 +192,36 @@ class Observer:
         for key in keys:
             topic, age_s = self.parts[key].topic, ages[key]
             heard = "nothing came" if math.isinf(age_s) else f"the newest came {age_s:.3f} s ago"
+            if (picture := self._pictures.get(self.parts[key].sensor)) is not None and picture.moved:
+                heard = f"it shows the same picture for {age_s:.3f} s in which the robot moved"
             refused = (
                 f", {self.refused[key]} messages did not have {self.parts[key].needs}" if self.refused[key] else ""
             )
             said.append(f"'{key}' of {topic.topic} ({topic.type}): {heard}{refused}")
         return "; ".join(said)
+
+    def _look(self, sensor: str, message: Any, known: Heard | None, received_ns: int) -> None:
+        """Whether a camera shows something new, or the robot stands, so that it need not."""
+        pose = self._pose()
+        picture = self._pictures.get(sensor)
+        if picture is None or known is None or message.data != known.message.data:
+            self._pictures[sensor] = Picture(pose, False, received_ns)
+            return
+        picture.moved = picture.moved or any(
+            abs(q - p) > joint.tracking for joint, q, p in zip(self._joints, pose, picture.pose, strict=False)
+        )
+        if not picture.moved:
+            picture.true_ns = received_ns
+
+    def _pose(self) -> list[float]:
+        """The joints as last heard; empty before."""
+        heard = self.heard.get("joint_states")
+        found = None if heard is None else by_name(heard.message.name, heard.message.position, self._names)
+        return [] if found is None else [float(q) for q in found]
+
+    def _true_ns(self, sensor: str, heard: Heard) -> int:
+        picture = self._pictures.get(sensor)
+        return picture.true_ns if picture is not None and picture.moved else heard.received_ns
 
     def read(self, key: str) -> Array:
         """What the newest message says, of a sensor that was heard. The array is the caller's."""

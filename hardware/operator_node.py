@@ -44,27 +44,26 @@ class Request:
     asked: a `clear` must not reach a fault that came afterwards.
     """
 
-    def __init__(self, name: str, client: Any, seen: Seen | None) -> None:
-        """Ask with the first `answer`."""
+    def __init__(self, name: str, client: Any, seen: Seen | None, now_s: float) -> None:
+        """Ask with the first `answer`. Times are of a monotonic clock."""
         self._name, self._client, self._seen = name, client, seen
         self._futures: list[Any] = []
-        self._began_s = time.monotonic()
+        self._began_s = now_s
         self._asked_s: float | None = None
 
-    def answer(self, seen: Seen | None) -> str | None:
+    def answer(self, seen: Seen | None, now_s: float) -> str | None:
         """What to tell the person, who then is not waiting any more; None: wait."""
         for future in self._futures:
             if future.done():
                 answer = future.result()
                 return f"{self._name}: {'done' if answer.success else answer.message}"
-        now = time.monotonic()
-        if now - self._began_s > ANSWER_S:
+        if now_s - self._began_s > ANSWER_S:
             self.forget()
             return f"{self._name}: no answer; is the governor running?"
-        due = self._asked_s is None or (seen == self._seen and now - self._asked_s > ASK_AGAIN_S)
+        due = self._asked_s is None or (seen == self._seen and now_s - self._asked_s > ASK_AGAIN_S)
         if due and self._client.service_is_ready():
             self._futures.append(self._client.call_async(Trigger.Request()))
-            self._asked_s = now
+            self._asked_s = now_s
         return None
 
     def forget(self) -> None:
@@ -118,7 +117,7 @@ class Operator:
             self._permit.publish(Bool(data=self._permitted))
         rclpy.spin_once(self.node, timeout_sec=PERIOD_S)
         for name, request in list(self._requests.items()):
-            if (answer := request.answer(self._seen)) is not None:
+            if (answer := request.answer(self._seen, time.monotonic())) is not None:
                 self.tell(answer)
                 del self._requests[name]
 
@@ -134,7 +133,7 @@ class Operator:
             case "clear" | "home" as name:
                 if (before := self._requests.pop(name, None)) is not None:
                     before.forget()
-                self._requests[name] = Request(name, self._clients[name], self._seen)
+                self._requests[name] = Request(name, self._clients[name], self._seen, time.monotonic())
             case other:
                 self.tell(f"'{other}' means nothing here: permit, stop, clear, home or ready")
 

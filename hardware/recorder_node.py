@@ -5,7 +5,8 @@
 Messages are written as they came, without being decoded, in turns of a few milliseconds, so that the death of any
 process, this one too, costs nothing that was written before. `metadata.yaml` appears when the first joint states are in
 the bag: from then on it records. SIGTERM and SIGINT end the bag; with `--parent` it also ends when that process, which
-has started it, does. Where the disk is full, or the folder is lost, it ends with status 2.
+has started it, does, but not before it has recorded how the robot stopped. Where the disk is full, or the folder is
+lost, it ends with status 2.
 
 Log time is when the recorder received a message, publish time when it was sent, both on this machine's wall clock.
 """
@@ -31,9 +32,10 @@ from trajectory_msgs.msg import JointTrajectory
 
 from robot_rl.errors import InputError
 from robot_rl.hardware.bag_writer import BagWriter
+from robot_rl.hardware.commands import stop_time_s
 from robot_rl.hardware.description import Robot, Topic, load
 from robot_rl.hardware.ros_io import message_class, profile
-from robot_rl.hardware.watch import SECOND_NS
+from robot_rl.hardware.watch import SECOND_NS, nanoseconds
 
 OURS = {
     "rl/action": (JointState, True),
@@ -49,6 +51,7 @@ OURS = {
 KEPT, IMAGES_KEPT = 2000, 60  # messages that wait for us, of a topic
 TURN_NS, SYNC_NS = 20_000_000, SECOND_NS
 TURN_MESSAGES = 500  # of a topic in one turn
+LINGER_S = 1.0  # after the robot has stopped, without the process that recorded
 
 
 class Recorder:
@@ -138,11 +141,16 @@ def main(arguments: Sequence[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
-        recorder = Recorder(load(given.robot), given.output)
+        robot = load(given.robot)
+        recorder = Recorder(robot, given.output)
         gc.collect()
         gc.freeze()
-        while not stop.is_set() and given.parent in (None, os.getppid()):
+        lingers_ns = nanoseconds(robot.watchdogs.heartbeat_stop_s + stop_time_s(robot.limits) + LINGER_S)
+        until_ns: int | None = None
+        while not stop.is_set() and (until_ns is None or time.monotonic_ns() < until_ns):
             recorder.turn()
+            if until_ns is None and given.parent not in (None, os.getppid()):
+                until_ns = time.monotonic_ns() + lingers_ns
         recorder.close()
     except (InputError, OSError) as error:
         sys.stderr.write(f"recorder: {error}\n")

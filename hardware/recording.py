@@ -1,6 +1,7 @@
 """Starts and ends the recorder of a run."""
 
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping
@@ -8,9 +9,10 @@ from pathlib import Path
 
 from robot_rl.errors import InputError
 from robot_rl.hardware import ros
-from robot_rl.hardware.bag_writer import METADATA
+from robot_rl.hardware.bag_writer import FILE, METADATA
 
 READY_S, ENDING_S = 30.0, 30.0
+SILENT_S, LOOK_S = 10.0, 1.0
 
 
 class Recording:
@@ -35,6 +37,7 @@ class Recording:
             profile: as in `ros.environment`.
         """
         self.folder = folder
+        self._bytes, self._looked_s, self._grown_s = 0, 0.0, 0.0  # of the bag, as it was last seen
         self._process: subprocess.Popen[bytes] = ros.start(
             "robot_rl.hardware.recorder_node",
             [robot, "--output", str(folder), "--parent", str(os.getpid())],
@@ -49,6 +52,20 @@ class Recording:
         """Of the process."""
         return self._process.pid
 
+    def problem(self) -> str | None:
+        """Why nothing is recorded any more: it ended, or has written nothing for SILENT_S. None: it records."""
+        if self.status is not None:
+            return f"the recorder died with status {self.status}"
+        now = time.monotonic()
+        if now - self._looked_s > LOOK_S:
+            self._looked_s = now
+            size = (self.folder / FILE).stat().st_size
+            if size != self._bytes:
+                self._bytes, self._grown_s = size, now
+        if now - self._grown_s > SILENT_S:
+            return f"the recorder has written nothing for {now - self._grown_s:.0f} s"
+        return None
+
     @property
     def status(self) -> int | None:
         """With which it ended; None while it runs."""
@@ -60,7 +77,7 @@ class Recording:
         Raises:
             InputError: they do not come, or it ended; or what `check` raises.
         """
-        began = time.monotonic()
+        began = self._grown_s = time.monotonic()
         while not (self.folder / METADATA).exists():
             check()
             if self.status is not None:
@@ -75,6 +92,7 @@ class Recording:
     def close(self) -> None:
         """End the bag; twice is allowed."""
         if self.status is None:
+            self._process.send_signal(signal.SIGCONT)  # were it stopped, it could not end
             self._process.terminate()
         try:
             self._process.wait(ENDING_S)

@@ -58,3 +58,6 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
 
 MOVING = frozenset({State.ARMING, State.ACTIVE, State.TAKEOVER, State.HOMING})
 """Where the watchdogs stop the robot. In STOPPING it stops already."""
+
+SENT = frozenset({State.ARMING.value, State.ACTIVE.value, State.TAKEOVER.value})
+"""In which an episode goes on: the robot is sent something in every control period."""

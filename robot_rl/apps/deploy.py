@@ -56,6 +56,7 @@ class _Run:
     steps: int = 0
     reward: float = 0.0
     why: str | None = None  # it ended
+    unrecorded: bool = False  # because of the recorder
 
     def stop(self) -> bool:
         """Asked at each step."""
@@ -64,8 +65,9 @@ class _Run:
         self.playing = True
         if self.requested:
             self.why = "Ctrl-C" if self.why is None else self.why
-        elif self.recording is not None and self.recording.status is not None:
-            self.why = f"the recorder died with status {self.recording.status}"
+        elif self.recording is not None and (problem := self.recording.problem()) is not None:
+            self.why = problem
+            self.unrecorded = True
         elif self.config.max_seconds is not None and time.monotonic() - self.began_s > self.config.max_seconds:
             self.why = f"max_seconds={self.config.max_seconds:g}"
         return self.why is not None
@@ -77,7 +79,12 @@ class _Run:
 
 
 def run(config: DeployConfig) -> int:
-    """Deploy as configured; exit status 0, or 1 where the policy or the recorder failed."""
+    """Deploy as configured; exit status 0, or 1 where the policy or the recorder failed.
+
+    Raises:
+        InputError: something does not fit, or the robot could not be brought back. What was played before is reported.
+        KeyboardInterrupt: the second Ctrl-C. Likewise.
+    """
     console = Console(stderr=True)
     if config.run is None:
         raise InputError("which policy? Name the folder of a run, one of its checkpoints, or an exported .onnx file")
@@ -101,8 +108,14 @@ def run(config: DeployConfig) -> int:
         ):
             state.recording, state.requested = recording, requested
             loop = _loop(config, environment, policy, timings, state)
+            failure: BaseException | None = None
             try:
                 _drive(loop, state, console)
+            except KeyboardInterrupt as error:
+                state.why = "Ctrl-C"
+                failure = error if len(requested) > 1 else None
+            except InputError as error:
+                state.why, failure = str(error), error
             finally:
                 environment.close()  # disarms, before anything else takes its time
                 loop.close()
@@ -114,9 +127,10 @@ def run(config: DeployConfig) -> int:
     _tell(console, state, timing, folder)
     if causes := facts["causes"]:
         console.print(Text(f"The governor stopped the robot: {'; '.join(causes)}", "red"), soft_wrap=True)
+    if failure is not None:
+        raise failure
     failed = any(play.reason == FAILED for play in state.plays)
-    died = recording is not None and state.why is not None and state.why.startswith("the recorder died")
-    return 1 if failed or died else 0
+    return 1 if failed or state.unrecorded else 0
 
 
 def _asked(state: _Run, console: Console) -> None:

@@ -132,3 +132,26 @@ def test_the_bounds_of_an_action_follow_from_the_description(
     assert spec.action.high is not None
     assert spec.action.high[0] == pytest.approx(high)
     assert (spec.action.unit, spec.action_semantics, spec.control_period_s) == (unit, semantics, 0.05)
+
+
+def test_a_picture_that_stays_the_same_while_the_robot_moves_is_as_old_as_the_motion() -> None:
+    observer = Observer(parts_of(ROBOT, ["joint_position", "front"], 8), ROBOT.joints)
+    moved = ROBOT.joints[2].tracking * 1.01
+
+    def hear(time_s: float, third: float, pixels: np.ndarray[Any, Any]) -> None:
+        now = nanoseconds(time_s)
+        observer.take("joint_states", states([0.0, 0.0, third, 0.0, 0.0, 0.0, 0.0]), now, now)
+        observer.take("front", image("rgb8", pixels), now, now)
+
+    for time_s in (1.0, 2.0, 3.0):  # it stands, so the picture may stay
+        hear(time_s, 0.0, RED)
+    assert observer.stale(nanoseconds(3.0), -1) == []
+    hear(3.1, moved, RED)
+    hear(3.2, moved, RED)
+    assert observer.ages_s(nanoseconds(3.2))["front"] == pytest.approx(0.2)
+    hear(3.4, 0.0, RED)  # back where it was: still not believed
+    assert observer.stale(nanoseconds(3.4), -1) == ["front"]
+    assert "the same picture for 0.400 s in which the robot moved" in observer.why_stale(["front"], nanoseconds(3.4))
+    hear(3.5, 0.0, RED + 1)
+    assert observer.ages_s(nanoseconds(3.5))["front"] == 0.0
+    assert observer.stale(nanoseconds(3.5), -1) == []

@@ -142,6 +142,24 @@ def test_images_come_raw_and_compressed(robot: SimulatedRobot) -> None:
         environment.link.set_parameters("arm", {"fault.stuck": ""})
 
 
+def test_a_camera_that_repeats_its_picture_while_the_robot_moves_ends_the_episode(robot: SimulatedRobot) -> None:
+    with closing(connect(robot, observation=["front"], maximum_steps=60)) as environment:
+        step = environment.reset(seed=1)
+        high = environment.spec.action.high
+        for _ in range(4):
+            step = environment.step(high)
+        environment.link.set_parameters("arm", {"fault.stuck": "front"})
+        began, described = environment.link.now_ns(), environment.robot
+        while not step.last:
+            step = environment.step(high)
+        environment.link.set_parameters("arm", {"fault.stuck": ""})
+        assert step.truncated
+        assert (environment.counts["stale front"], environment.counts["lost"]) == (1, 1)
+        turn_s = max(joint.tracking for joint in described.joints) / min(high)  # until the motion is seen for sure
+        silence_s = described.cameras["front"].maximum_age_s + described.watchdogs.observation_stop_s
+        assert environment.link.now_ns() - began < (turn_s + silence_s + 0.1) * 1e9
+
+
 def test_silence_ends_the_episode_and_is_told_and_only_a_clear_lets_it_go_on(environment: Any) -> None:
     environment.reset(seed=1)
     environment.step(rest(environment))
