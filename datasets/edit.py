@@ -8,7 +8,7 @@ import contextlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -186,6 +186,38 @@ def relabel(store: str | Path, labels: Labels, output: str | Path | None = None,
     with _output(source, store, output, overwrite) as (temporary, final):
         episodes = (labels.episode(episode, f"episode {i}") for i, episode in enumerate(source.episodes()))
         made = _write(temporary, source, labels.spec(source.spec), episodes, provenance)
+    return Made(path=final, episodes=len(made), steps=made.steps)
+
+
+def rewrite(
+    store: str | Path,
+    change: Callable[[int, Episode], Episode],
+    about: dict[str, Any],
+    output: str | Path | None = None,
+    *,
+    gives: Sequence[str] = (),
+    overwrite: bool = False,
+) -> Made:
+    """The store with every episode changed in what is no image.
+
+    Args:
+        store: the source.
+        change: an episode of this number becomes another, with the same observations; all get the same arrays.
+        about: what the provenance says of it, as JSON; `operation` names it.
+        output: of the new store; None is in place.
+        gives: what no longer counts as absent: `reward`, `success`.
+        overwrite: replace a store that is there.
+
+    Raises:
+        InputError: an episode does not fit the others.
+    """
+    source = EpisodeStore.open(store)
+    absent = [name for name in source.spec.metadata.get(ABSENT, ()) if name not in gives]
+    metadata = {key: value for key, value in source.spec.metadata.items() if key != ABSENT}
+    spec = replace(source.spec, metadata=metadata | ({ABSENT: absent} if absent else {}))
+    with _output(source, store, output, overwrite) as (temporary, final):
+        episodes = (change(index, episode) for index, episode in enumerate(source.episodes()))
+        made = _write(temporary, source, spec, episodes, _edited(source, about))
     return Made(path=final, episodes=len(made), steps=made.steps)
 
 

@@ -25,7 +25,8 @@ OURS: dict[str, set[str]] = {
     "steering": CORE | {"steering"},
     "config": WORDS
     | {"algorithms", "benchmark_config", "data_config", "deploy_config", "robot_config", "serve_config", "sim_config"}
-    | {"video_config"},
+    | {"label_config", "rewards", "video_config"},
+    "label_config": WORDS,
     "video_config": WORDS | {"networks"},
     "benchmark_config": WORDS | {"sim_config"},
     "data_config": WORDS,

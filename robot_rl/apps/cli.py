@@ -173,6 +173,10 @@ def _load(verb: str, given: list[str]) -> Callable[[Any], int]:
             from robot_rl.apps import pretrain_video
 
             return partial(pretrain_video.run, words=given)
+        case "label":
+            from robot_rl.apps import label
+
+            return partial(label.run, words=given)
         case "evaluate":
             from robot_rl.apps import evaluate
 

@@ -62,6 +62,22 @@ EXAMPLES = {
         ("robot-rl pretrain-video +sources.a.path=a.zarr +sources.b.path=hand.mp4 name=two", "from several sources"),
         ("robot-rl pretrain-video videos/ objective=vip resume=true", "go on after Ctrl-C, a crash or kill -9"),
     ],
+    "label": [
+        (
+            "robot-rl label data/lift.zarr label=goal label.run=runs/video/seed_0 label.goal.episodes=[0]",
+            "by a value of pretrain-video, in place",
+        ),
+        (
+            "robot-rl label data/lift.zarr label=classifier output=data/judged.zarr",
+            "success by a calibrated classifier",
+        ),
+        (
+            "robot-rl label data/lift.zarr label=preference 'label.goal=to lift the cube' dry_run=true "
+            "label.endpoint.address=http://127.0.0.1:8000/v1 label.endpoint.model=NAME",
+            "how many questions a vision-language model would be asked",
+        ),
+        ("robot-rl label data/lift.zarr label=stages label.vision.weights=encoder.safetensors", "progress by stages"),
+    ],
     "evaluate": [
         ("robot-rl evaluate runs/lift/seed_0 episodes=50 videos=3", "the newest checkpoint of a run"),
         ("robot-rl evaluate policy=random environment=lift record=data/random.zarr", "record episodes into a store"),

@@ -122,14 +122,16 @@ def _curve(curve: Curve) -> str:
         height=200.0,
     )
     caption = f"{curve.title}: VOC {_number(curve.voc)}, before {_number(curve.voc_before)}"
-    return f"<div><p>{escape(caption)}</p>{picture}{_strip(curve.strip)}</div>"
+    return f"<div><p>{escape(caption)}</p>{picture}{strip(curve.strip)}</div>"
 
 
-def _strip(frames: Iterable[Array]) -> str:
-    return f'<div class="strip">{"".join(_image(frame) for frame in frames)}</div>'
+def strip(frames: Iterable[Array]) -> str:
+    """Frames side by side, as HTML. Shapes: (H, W, 3), uint8 each."""
+    return f'<div class="strip">{"".join(image(frame) for frame in frames)}</div>'
 
 
-def _image(frame: Array) -> str:
+def image(frame: Array) -> str:
+    """A frame as HTML, small ones enlarged. Shapes: (H, W, 3), uint8."""
     scale = max(1, SHOWN_PIXELS // frame.shape[0])
     enlarged = np.repeat(np.repeat(frame, scale, 0), scale, 1) if scale > 1 else frame
     if max(enlarged.shape[:2]) > 2 * SHOWN_PIXELS:
@@ -158,7 +160,7 @@ def _saliencies(saliencies: Sequence[Saliency]) -> str:
     for each in saliencies:
         lit = [_lit(frame, weight) for frame, weight in zip(each.frames, each.weight, strict=True)]
         caption = f"{each.source}: {each.title}"
-        figures.append(f"<figure><figcaption>{escape(caption)}</figcaption>{_strip(lit)}</figure>")
+        figures.append(f"<figure><figcaption>{escape(caption)}</figcaption>{strip(lit)}</figure>")
     note = "Bright: pixels that move the value most, averaged over noisy copies of the frame."
     return f'<div class="salient">{"".join(figures)}</div>' + paragraph(note, "soft small")
 

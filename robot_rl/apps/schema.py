@@ -20,7 +20,12 @@ import robot_rl
 
 ROOT = Path(robot_rl.__file__).parent
 CONFIGS = ROOT / "configs"
-GROUPS = {"environment": "ENVIRONMENT_CONFIGS", "algorithm": "ALGORITHM_CONFIGS", "objective": "OBJECTIVE_CONFIGS"}
+GROUPS = {
+    "environment": "ENVIRONMENT_CONFIGS",
+    "algorithm": "ALGORITHM_CONFIGS",
+    "objective": "OBJECTIVE_CONFIGS",
+    "label": "LABEL_CONFIGS",
+}
 
 POSITIONAL = {
     "ingest": ("source", "store"),
@@ -32,6 +37,7 @@ POSITIONAL = {
     "train": ("experiment",),
     "profile": ("experiment",),
     "pretrain-video": ("path",),
+    "label": ("store",),
     "evaluate": ("run",),
     "identify": ("data",),
     "serve": ("run",),

@@ -1,0 +1,75 @@
+"""One number for an image: what success classifiers and rewards from preferences are made of."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from robot_rl.networks.initialize import Initialization
+from robot_rl.networks.mlp import MLP
+from robot_rl.networks.vision.config import VisionConfig
+from robot_rl.networks.vision.encoder import ImageEncoder, build_encoder
+from robot_rl.networks.vision.weights import Fingerprint
+
+
+class ImageScore(nn.Module):
+    """An encoder and a multilayer perceptron behind it.
+
+    Args:
+        encoder: of images (H, W, C).
+        hidden: of the perceptron.
+        frozen: the encoder does not learn.
+        generator: of the perceptron's weights.
+    """
+
+    def __init__(
+        self, encoder: ImageEncoder, hidden: Sequence[int], *, frozen: bool, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.encoder, self.frozen = encoder, frozen
+        self.head = MLP(
+            encoder.features,
+            list(hidden),
+            1,
+            layer_norm=True,
+            initialization=Initialization(),
+            generator=generator,
+        )
+        if frozen:
+            encoder.requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Shapes: (B, H, W, C), uint8 -> (B,)."""
+        features = self.encoder(images)
+        score: Tensor = self.head(features.detach() if self.frozen else features)
+        return score[:, 0]
+
+
+def build_scores(
+    config: VisionConfig,
+    shape: Sequence[int],
+    hidden: Sequence[int],
+    *,
+    count: int,
+    frozen: bool,
+    generator: torch.Generator,
+) -> tuple[list[ImageScore], Fingerprint | None]:
+    """Independent networks of one form, which differ in what they begin with.
+
+    Raises:
+        InputError: see `build_encoder`.
+    """
+    members, fingerprint = [], None
+    for _ in range(count):
+        encoder, fingerprint = build_encoder(config, shape, generator)
+        members.append(ImageScore(encoder, hidden, frozen=frozen, generator=generator))
+    return members, fingerprint
+
+
+def empty_scores(config: VisionConfig, shape: Sequence[int], hidden: Sequence[int], count: int) -> list[ImageScore]:
+    """The same networks without the file that they began with, to be filled with what was saved."""
+    plain = config if config.kind == "vit" else replace(config, weights=None)
+    generator = torch.Generator().manual_seed(0)
+    members, _ = build_scores(plain, shape, hidden, count=count, frozen=True, generator=generator)
+    return members
