@@ -209,7 +209,8 @@ def labelled(
 
     Shapes: score (T + 1,).
     """
-    extras = dict(episode.extras) | {f"score/{name}": score.astype(np.float32)}
+    score = score.astype(np.float32)  # as it is stored, so that the rest follows from what is stored
+    extras = dict(episode.extras) | {f"score/{name}": score}
     reward, success = episode.reward, episode.success
     lowest = score if threshold is None else rolling_minimum(score, hold)
     if form.form != "kept":

@@ -57,6 +57,7 @@ def plan(config: PreferenceConfig, frames: StoreFrames, seeds: Seeds) -> Plan:
         [True] * len(frames.store),
         {"learn": 1 - config.held_out, "held_out": config.held_out},
         seeds.numpy("split"),
+        "episodes",
     )
     rows = {
         name: np.concatenate([frames.recorded_rows(episode) for episode in members]) for name, members in parts.items()

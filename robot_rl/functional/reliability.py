@@ -121,7 +121,7 @@ class Threshold:
 
 
 def threshold_for_rate(negative: Array, rate: float, *, floor: float = 0.0) -> Threshold:
-    """The lowest threshold that at most the share `rate` of the negatives reaches.
+    """The lowest threshold that at most the share `rate` of the negatives reaches, but for rounding to float32.
 
     Args:
         negative: scores of what is no success: frames, or the highest of each episode.
@@ -134,10 +134,15 @@ def threshold_for_rate(negative: Array, rate: float, *, floor: float = 0.0) -> T
         raise ValueError("no negatives: nothing says how often they would be taken for successes")
     ordered = np.sort(np.asarray(negative, np.float64))[::-1]
     allowed = math.floor(rate * len(ordered) + 1e-9)
-    value = -math.inf if allowed >= len(ordered) else float(np.nextafter(ordered[allowed], math.inf))
+    value = -math.inf if allowed >= len(ordered) else _just_above(float(ordered[allowed]))
     value = max(value, floor)
     wrong = int((ordered >= value).sum())
     return Threshold(value=value, false_positives=wrong, negatives=len(ordered), upper=rate_upper(wrong, len(ordered)))
+
+
+def _just_above(score: float) -> float:
+    """The next float32, so that scores which are stored as such are told apart as well."""
+    return float(np.nextafter(np.float32(score), np.float32(math.inf)))
 
 
 def rate_upper(hits: int, count: int, confidence: float = 0.95) -> float:

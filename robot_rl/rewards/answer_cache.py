@@ -98,7 +98,7 @@ def _parsed(line: bytes) -> tuple[str, str] | None:
     try:
         entry = json.loads(line)
         key, answer = entry["key"], entry["answer"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return (key, answer) if isinstance(key, str) and isinstance(answer, str) else None
 

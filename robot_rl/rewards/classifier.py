@@ -75,6 +75,8 @@ class ClassifierConfig:
             raise InputError("label.calibrate_share and label.test_share leave nothing to learn from: lower them")
         require_range(self.false_positive_rate, 0.0, 1.0, "label.false_positive_rate")
         require_minimum(self.hold, 1, "label.hold")
+        if self.reward.normalize != "none":
+            raise InputError("label.reward.normalize is for scores of no unit: probabilities stay what they are")
         if self.frozen and self.vision.weights is None:
             raise InputError("label.frozen=true keeps a random encoder: name its weights, label.vision.weights=FILE")
 

@@ -8,7 +8,11 @@ from robot_rl.errors import InputError
 
 
 def split_episodes(
-    digests: Sequence[str], successful: Sequence[bool], shares: Mapping[str, float], generator: np.random.Generator
+    digests: Sequence[str],
+    successful: Sequence[bool],
+    shares: Mapping[str, float],
+    generator: np.random.Generator,
+    called: str = "episodes with a success",
 ) -> dict[str, list[int]]:
     """Episodes of each part, in order; successes and failures are dealt apart, so that each part has its share of both.
 
@@ -17,6 +21,7 @@ def split_episodes(
         successful: whether an episode succeeds.
         shares: of each part; they are scaled to sum to 1.
         generator: of the order in which they are dealt.
+        called: what `successful` ones are, for messages.
 
     Raises:
         InputError: fewer successful episodes than parts.
@@ -29,8 +34,8 @@ def split_episodes(
         members = [group for group in groups.values() if any(successful[index] for index in group) is wanted]
         if wanted and len(members) < len(shares):
             raise InputError(
-                f"{len(members)} different episodes succeed, and the parts {', '.join(shares)} need one each: record "
-                "more, or label more frames"
+                f"there are {len(members)} different {called}, and the parts {', '.join(shares)} need one each: record "
+                "more"
             )
         counts = _counts(len(members), list(shares.values()))
         order = generator.permutation(len(members)).tolist()

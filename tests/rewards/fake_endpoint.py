@@ -88,7 +88,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._well(body)
 
     def _asleep(self, _: str) -> None:
-        time.sleep(1.5)
+        time.sleep(3.0)
 
     def _trickle(self, body: str) -> None:
         data = self._say(answer(json.loads(body)))

@@ -95,7 +95,7 @@ def test_a_split_has_every_episode_once_and_copies_together(count: int, seed: in
 
 
 def test_too_few_successes_for_the_parts_are_named() -> None:
-    with pytest.raises(InputError, match="1 different episodes succeed"):
+    with pytest.raises(InputError, match="there are 1 different episodes with a success"):
         split_episodes(["a", "b"], [True, False], {"learn": 0.5, "test": 0.5}, np.random.default_rng(0))
 
 

@@ -5,7 +5,7 @@ from itertools import combinations, pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robot_rl.errors import InputError
@@ -31,6 +31,7 @@ def test_a_cut_lies_where_the_features_jump() -> None:
     assert cut.segment(steps([6, 9, 4])[:, :3], 3, 2) == [0, 6, 15]
 
 
+@settings(max_examples=10)
 @given(st.integers(0, 1000), st.integers(1, 3), st.integers(1, 2))
 def test_the_cut_is_the_best_of_all(seed: int, count: int, minimum: int) -> None:
     features = np.random.default_rng(seed).normal(size=(8, 2))
