@@ -22,7 +22,8 @@ def difference(score: Array) -> Array:
 
 def reached(score: Array) -> Array:
     """r_t = phi(s_t+1): what the state behind the step is worth. Shapes: (T + 1,) -> (T,)."""
-    return np.asarray(score, np.float64)[1:]
+    behind: Array = np.asarray(score, np.float64)[1:]
+    return behind
 
 
 def added(reward: Array, score: Array, weight: float) -> Array:
