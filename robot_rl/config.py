@@ -29,6 +29,7 @@ from robot_rl.deploy_config import DeployConfig
 from robot_rl.errors import InputError
 from robot_rl.label_config import LabelConfig
 from robot_rl.rewards import LABEL_CONFIGS
+from robot_rl.rewards.environment import JudgeConfig
 from robot_rl.robot_config import Ros2EnvironmentConfig
 from robot_rl.serve_config import DistillConfig, ServeConfig
 from robot_rl.sim_config import IDENTIFIED, PROXIES, GapConfig, SimulatedConfig
@@ -290,6 +291,7 @@ class TrainConfig:
     algorithm: Any = MISSING
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     language: LanguageConfig = field(default_factory=LanguageConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
     phases: dict[str, PhaseConfig] = field(default_factory=dict)  # in order; keyed by name, so overrides can name one
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     normalize_observations: bool = True  # by the mean and deviation of the first data set

@@ -48,6 +48,7 @@ from robot_rl.networks.encoder import DEVIATION_FLOOR
 from robot_rl.recorder import Progress, Recorder
 from robot_rl.replay.buffer import ReplayBuffer
 from robot_rl.replay.instructions import Instructions
+from robot_rl.rewards.environment import judged
 from robot_rl.seeding import Seeds
 from robot_rl.sim.proxy import require_different
 from robot_rl.spec import Spec
@@ -121,7 +122,7 @@ def open_environments(config: TrainConfig, stack: contextlib.ExitStack, ranks: R
         return Environments(training=None, robot=None, evaluation=None)
 
     def shared(environment: Environment) -> Environment:
-        opened = stack.enter_context(contextlib.closing(environment))
+        opened = stack.enter_context(contextlib.closing(judged(environment, config.judge)))
         return SharedEnvironment(opened, ranks) if ranks.count > 1 else opened
 
     acts_for = {phase.acts_for for phase in config.phases.values() if phase.interact != "none"}
