@@ -124,7 +124,8 @@ class RosEnvironment:
         """`missed` control periods, `stale KEY` observations waited for, `lost` episodes without one, `stopped`
         episodes, `paused` ones."""
         self._lock = RLock()  # the link is one thread's at a time
-        patience_s = robot.watchdogs.command_stop_s / 2
+        dogs = robot.watchdogs  # whichever of them would stop it first, which a person would have to clear
+        patience_s = min(dogs.command_stop_s, dogs.heartbeat_stop_s) / 2
         self._next_step = None if self.link.in_lockstep else Overdue(patience_s, self._pause, self._lock)
 
     @property
