@@ -20,7 +20,14 @@ from robot_rl.apps import label_preference
 from robot_rl.apps.build import device_of
 from robot_rl.apps.command import command_line
 from robot_rl.apps.ingest import here
-from robot_rl.apps.label_frames import UNKNOWN, StoreFrames, frames_of, successes
+from robot_rl.apps.label_frames import (
+    RECORDED_REWARD,
+    RECORDED_SUCCESS,
+    UNKNOWN,
+    StoreFrames,
+    frames_of,
+    successes,
+)
 from robot_rl.apps.label_kinds import (
     Fitted,
     fit_classifier,
@@ -53,8 +60,6 @@ from robot_rl.types import Array, Episode, Metrics
 SUMMARY = "Label a store from its frames: rewards by a video value, a classifier, a vision-language model, or stages."
 
 JUDGE = "judge.safetensors"
-RECORDED_REWARD, RECORDED_SUCCESS = "recorded/reward", "recorded/success"
-"""Extras that keep what a label took the place of; a second label leaves them as they are."""
 SAID_EVERY = 20  # steps of a fit between two numbers
 
 

@@ -17,6 +17,8 @@ from robot_rl.errors import InputError, nearest
 from robot_rl.types import Array
 
 UNKNOWN = -1
+RECORDED_REWARD, RECORDED_SUCCESS = "recorded/reward", "recorded/success"
+"""Extras that keep what a label took the place of; a second label leaves them as they are."""
 AT_ONCE = 256
 
 
@@ -112,7 +114,7 @@ def frames_of(store: EpisodeStore, camera: str | None) -> StoreFrames:
 def recorded_labels(frames: StoreFrames) -> list[Array]:
     """Whether each observation shows success: that behind a step as its success says; -1 where nothing says it.
 
-    The first observation of an episode shows none. Shapes: -> (T + 1,) each.
+    What an earlier label wrote does not count, and the first observation shows none. Shapes: -> (T + 1,) each.
 
     Raises:
         InputError: the store does not say what succeeds.
@@ -120,8 +122,9 @@ def recorded_labels(frames: StoreFrames) -> list[Array]:
     found = []
     for episode in frames.store.episodes(keys=[]):
         label = np.full(len(episode) + 1, UNKNOWN)
-        if episode.success is not None:
-            label[0], label[1:] = 0, episode.success
+        success = episode.extras.get(RECORDED_SUCCESS, episode.success)
+        if success is not None and (np.asarray(success) != UNKNOWN).all():
+            label[0], label[1:] = 0, success
             if not episode.has_final_observation:
                 label[-1] = UNKNOWN
         found.append(label)
@@ -165,5 +168,10 @@ def labels_of_file(path: Path, frames: StoreFrames) -> list[Array]:
 
 
 def successes(store: EpisodeStore) -> list[bool | None]:
-    """Whether each episode succeeds; None where it does not say."""
-    return [None if each.success is None else bool(each.success.any()) for each in store.episodes(keys=[])]
+    """Whether each episode succeeds: as it was recorded, else as a label says; None where nothing says it."""
+    found: list[bool | None] = []
+    for episode in store.episodes(keys=[]):
+        recorded = episode.extras.get(RECORDED_SUCCESS)
+        known = episode.success if recorded is None or (recorded == UNKNOWN).any() else recorded
+        found.append(None if known is None else bool((np.asarray(known) == 1).any()))
+    return found

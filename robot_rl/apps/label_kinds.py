@@ -210,7 +210,7 @@ def fit_stages(config: StagesConfig, frames: StoreFrames, seeds: Seeds, device: 
         "demonstrations": len(learned),
         "tested": len(tested),
         "features": len(fitted.chosen),
-        "stage_agreement": float(np.mean(placed)) if placed else None,
+        "stage_agreement": _or_none(mean_of_numbers(placed)),
         "first_frames": {str(episode): begin for episode, begin in zip(learned, begins, strict=True)},
     }
     return Fitted(
