@@ -96,7 +96,10 @@ def latency(wait_s: float, repeats: int) -> None:
 
 def critic_cost(repeats: int, device: torch.device) -> None:
     """What more candidates cost a critic: of numbers, and of images that a ResNet-34 as V-GPS's encodes once."""
-    print(f"critic on {device}: K, ms to encode, ms to score, both over both at K = 1 (medians of {repeats})")
+    print(
+        f"critic on {device}: K, ms to encode, ms to score, both over both at K = 1 of the same turn (medians of "
+        f"{repeats} turns), and the shortest of both"
+    )
     for name, spec, config in (
         ("numbers, 2 x 256", SPEC, SACConfig()),
         ("ResNet-34, 128 px", SEEING, SACConfig(pixels=RESNET)),
@@ -112,20 +115,26 @@ def critic_cost(repeats: int, device: torch.device) -> None:
             else random.normal(size=array.shape).astype(np.float32)
             for key, array in spec.observation.items()
         }
-        base = 0.0
-        for candidates in (1, 10, 50):
-            actions, times = random.uniform(-1, 1, (candidates, CHUNK, ACTION)), []
-            for _ in range(repeats + 3):
+        counts = (1, 10, 50)
+        asked = [random.uniform(-1, 1, (count, CHUNK, ACTION)) for count in counts]
+        turns = []
+        for _ in range(repeats + 3):
+            turn = []
+            for actions in asked:  # one after the other, so that other jobs slow them all
                 start = time.perf_counter()
                 encoded = scorer.encode(observation, "")
                 if device.type == "cuda":
                     torch.cuda.synchronize(device)
                 between = time.perf_counter()
                 scorer.score(encoded, actions)  # its values come to the host, which waits for them
-                times.append((between - start, time.perf_counter() - between))
-            encoding, scoring = (float(np.median([each[i] for each in times[3:]])) * 1e3 for i in (0, 1))
-            base = encoding + scoring if candidates == 1 else base
-            print(f"  {name}: {candidates:3d} {encoding:8.2f} {scoring:8.2f} {(encoding + scoring) / base:6.2f}")
+                turn.append((between - start, time.perf_counter() - between))
+            turns.append(turn)
+        times = np.array(turns[3:]) * 1e3  # (turns, counts, 2)
+        whole = times.sum(axis=2)
+        for at, count in enumerate(counts):
+            encoding, scoring = np.median(times[:, at], axis=0)
+            ratio, least = np.median(whole[:, at] / whole[:, 0]), whole[:, at].min()
+            print(f"  {name}: {count:3d} {encoding:8.3f} {scoring:8.3f} {ratio:6.2f} {least:8.3f}")
 
 
 def encode(value: Any) -> dict[bytes, Any]:

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from robot_rl.algorithms import awac, bc, cqn, deas, fql, hybrid, idql, iql, robust_sac, rorl, sac, td3
+from robot_rl.algorithms import awac, bc, cqn, deas, fql, hybrid, idql, iql, qtransformer, robust_sac, rorl, sac, td3
 from robot_rl.algorithms.agent import Agent, replaced
 from robot_rl.algorithms.awac import AWACConfig
 from robot_rl.algorithms.bc import BCConfig
@@ -16,6 +16,7 @@ from robot_rl.algorithms.fql import FQLConfig
 from robot_rl.algorithms.hybrid import HybridConfig
 from robot_rl.algorithms.idql import IDQLConfig
 from robot_rl.algorithms.iql import IQLConfig
+from robot_rl.algorithms.qtransformer import QTransformerConfig
 from robot_rl.algorithms.robust_sac import RobustSACConfig
 from robot_rl.algorithms.rorl import RORLConfig
 from robot_rl.algorithms.sac import SACConfig
@@ -33,6 +34,7 @@ ALGORITHM_CONFIGS: dict[str, type] = {
     "hybrid": HybridConfig,
     "idql": IDQLConfig,
     "iql": IQLConfig,
+    "qtransformer": QTransformerConfig,
     "robust_sac": RobustSACConfig,
     "rorl": RORLConfig,
     "sac": SACConfig,
@@ -48,6 +50,7 @@ AlgorithmConfig = (
     | HybridConfig
     | IDQLConfig
     | IQLConfig
+    | QTransformerConfig
     | RobustSACConfig
     | RORLConfig
     | SACConfig
@@ -63,6 +66,7 @@ Config = TypeVar(
     HybridConfig,
     IDQLConfig,
     IQLConfig,
+    QTransformerConfig,
     RobustSACConfig,
     RORLConfig,
     SACConfig,
@@ -112,6 +116,8 @@ def create(
             return hybrid.create(config, spec, seeds, device, statistics)
         case IDQLConfig():
             return idql.create(config, spec, seeds, device, statistics)
+        case QTransformerConfig():
+            return qtransformer.create(config, spec, seeds, device, statistics)
         case BCConfig():
             return bc.create(config, spec, seeds, device, statistics)
     raise InputError(

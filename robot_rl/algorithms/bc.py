@@ -2,7 +2,10 @@
 
 Pomerleau. "ALVINN: An Autonomous Land Vehicle in a Neural Network". NIPS 1988.
 
-The policy is SAC's, a tanh Gaussian, so that a cloned policy can begin an online phase.
+The policy is SAC's, a tanh Gaussian, so that a cloned policy can begin an online phase; or a consistency head, one step
+from noise to an action, which a critic can tune afterwards (`robot-rl distill method=consistency`): Chen et al.
+"ConRFT: A Reinforced Fine-tuning Method for VLA Models via Consistency Policy". RSS 2025, arXiv:2502.05450, without
+its critics. Its mode is ours: the action that no noise becomes.
 
 Letters: B batch, A action.
 """
@@ -19,8 +22,10 @@ from robot_rl.algorithms.agent import chunks, require_numbers
 from robot_rl.checks import require_choice, require_range
 from robot_rl.errors import InputError
 from robot_rl.functional import tanh_gaussian
+from robot_rl.functional.consistency import NoiseScale, denoised, one_step, reconstruction_loss
 from robot_rl.networks.actor import LOG_STD_KINDS, GaussianActor
 from robot_rl.networks.build import gaussian_actor
+from robot_rl.networks.consistency import ConsistencyHead
 from robot_rl.networks.encoder import FlatEncoder
 from robot_rl.networks.initialize import INITIALIZATIONS
 from robot_rl.networks.optimize import adam, descend, descend_encoder, encoder_adam
@@ -28,6 +33,9 @@ from robot_rl.networks.vision.observation import PixelEncoder, PixelsConfig, obs
 from robot_rl.seeding import Seeds
 from robot_rl.spec import Spec
 from robot_rl.types import Batch, Metrics
+
+SCALE = NoiseScale()
+"""ConRFT's levels of noise, of consistency heads."""
 
 
 @dataclass(kw_only=True)
@@ -37,6 +45,9 @@ class BCConfig:
     pixels: PixelsConfig = field(default_factory=lambda: PixelsConfig(actor="nothing", learns_from="actor"))
     """What is made of images, where there are any; without critics they learn from the policy alone."""
     encoder_learning_rate: float = 3e-4  # of images; 0 freezes it
+    policy: str = "gaussian"
+    """gaussian | consistency, which learns by denoising: its layers have LayerNorm and tanh, and no `loss`, log_std_*,
+    dropout or gains."""
     actor_hidden: list[int] = field(default_factory=lambda: [256, 256])
     actor_layer_norm: bool = False
     actor_dropout: float = 0.0
@@ -56,6 +67,7 @@ class BCConfig:
     )
 
     def __post_init__(self) -> None:
+        require_choice(self.policy, ("gaussian", "consistency"), "bc policy")
         require_choice(self.loss, ("likelihood", "squared_error"), "bc loss")
         require_choice(self.log_std, LOG_STD_KINDS, "bc log_std")
         require_choice(self.initialization, INITIALIZATIONS, "bc initialization")
@@ -85,7 +97,7 @@ class BC:
 
     config: BCConfig
     encoder: FlatEncoder | PixelEncoder
-    actor: GaussianActor
+    actor: GaussianActor | ConsistencyHead
     optimizers: dict[str, Optimizer]  # actor, and of images encoder
     generator: torch.Generator
     updates: int = 0
@@ -100,27 +112,50 @@ class BC:
         metrics: Metrics = {}
         parts = list(chunks(batch, critic_updates))
         for rows, seen in zip(parts, self.encoder.views(batch, parts, self.generator, following=False), strict=True):
-            mean, log_std = self.actor(seen.actor, self.generator)
-            action = batch.action[rows]
-            if self.config.loss == "likelihood":
-                loss = likelihood_loss(tanh_gaussian.log_prob(mean, log_std, action))
-            else:
-                loss = squared_error_loss(tanh_gaussian.mode(mean), action)
+            loss, mode = self._loss(seen.actor, batch.action[rows])
             rate, clip = self.config.actor_learning_rate, self.config.gradient_clip
             descend(self.optimizers["actor"], loss, learning_rate=rate, gradient_clip=clip)
             descend_encoder(
                 self.optimizers, [seen], learning_rate=self.config.encoder_learning_rate, gradient_clip=clip
             )
             self.updates += 1
-            error = (tanh_gaussian.mode(mean.detach()) - action).abs().mean()
+            error = (mode.detach() - batch.action[rows]).abs().mean()
             metrics = {"actor/loss": loss.detach(), "actor/absolute_error": error} | seen.metrics
         return metrics
 
     def act(self, observation: dict[str, Tensor], *, explore: bool) -> Tensor:
         """The mode of the policy, or a sample. Shapes: each (B, *) -> (B, A)."""
         with torch.no_grad():
-            mean, log_std = self.actor(self.encoder.for_actor(observation))
+            features = self.encoder.for_actor(observation)
+            if isinstance(self.actor, ConsistencyHead):
+                return self._from_noise(self.actor, features, explore=explore)
+            mean, log_std = self.actor(features)
             return tanh_gaussian.sample(mean, log_std, self.generator)[0] if explore else tanh_gaussian.mode(mean)
+
+    def _loss(self, features: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Also the mode. Shapes: (B, F), (B, A) -> (), (B, A)."""
+        actor = self.actor
+        if isinstance(actor, ConsistencyHead):
+            sigmas = SCALE.sigmas(action)
+            level = torch.randint(len(sigmas), (len(action),), generator=self.generator, device=action.device)
+            noise = torch.randn(action.shape, generator=self.generator, device=action.device, dtype=action.dtype)
+            sigma = sigmas[level]
+            found = denoised(lambda x, time: actor(features, x, time), action + sigma[:, None] * noise, sigma, SCALE)
+            with torch.no_grad():
+                mode = self._from_noise(actor, features, explore=False)
+            return reconstruction_loss(found, action, sigma, SCALE), mode
+        mean, log_std = actor(features, self.generator)
+        mode = tanh_gaussian.mode(mean)
+        if self.config.loss == "likelihood":
+            return likelihood_loss(tanh_gaussian.log_prob(mean, log_std, action)), mode
+        return squared_error_loss(mode, action), mode
+
+    def _from_noise(self, head: ConsistencyHead, features: Tensor, *, explore: bool) -> Tensor:
+        """One step from noise, or from none. Shapes: (B, F) -> (B, A)."""
+        noise = torch.zeros(len(features), head.action_size, device=features.device)
+        if explore:
+            noise = torch.randn(noise.shape, generator=self.generator, device=features.device)
+        return one_step(lambda x, time: head(features, x, time), noise, SCALE)
 
     def value(self, observation: dict[str, Tensor], action: Tensor) -> None:
         """There is no critic."""
@@ -137,7 +172,12 @@ def create(
     """The policy network from the spec's shapes."""
     encoder = observation_encoder(config.pixels, spec, statistics, seeds.torch("encoder")).to(device)
     (action_size,) = spec.action.shape
-    actor = gaussian_actor(config, encoder.features, action_size, seeds, device, dropout=config.actor_dropout)
+    actor: GaussianActor | ConsistencyHead
+    if config.policy == "consistency":
+        hidden = tuple(config.actor_hidden)
+        actor = ConsistencyHead(encoder.features, action_size, seeds.torch("actor"), hidden=hidden).to(device)
+    else:
+        actor = gaussian_actor(config, encoder.features, action_size, seeds, device, dropout=config.actor_dropout)
     return BC(
         config=config,
         encoder=encoder,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from robot_rl.networks.critic_head import SCALAR, CriticHead
 from robot_rl.networks.initialize import Initialization, places
-from robot_rl.networks.layers import Keep, Layers, differentiable, draw_keep, on_cpu, one_by_one
+from robot_rl.networks.layers import MANY, Keep, Layers, differentiable, draw_keep, on_cpu, one_by_one
 from robot_rl.networks.parameters import parameters_of
 
 
@@ -64,8 +64,8 @@ class Ensemble(nn.Module):
 
         Hidden units are dropped, before the LayerNorm (DroQ), only where a generator is given.
 
-        The arithmetic is one batched computation. On a CPU, members with many rows run one after the other instead, so
-        that activations stay in the cache (`networks/layers.py`), with the same numbers up to rounding.
+        The arithmetic is one batched computation. On a CPU, members with rows of many states run one after the other
+        instead, so that activations stay in the cache (`networks/layers.py`), with the same numbers up to rounding.
 
         Shapes: features (B, F); action (B, A) -> (E, B, Z), or (B, N, A), N actions in each state, -> (E, B, N, Z);
         heads (K,) of indices, may repeat, gives K in place of E.
@@ -75,7 +75,9 @@ class Ensemble(nn.Module):
             raise ValueError(f"features and action are {found}: expected (B, {self.features}) and (B, A) or (B, N, A)")
         layers = self.layers if heads is None else self.layers.chosen(heads)
         count, rows = layers.biases[0].shape[0], math.prod(action.shape[:-1])
-        if features.device.type != "cpu":
+        # A few candidates in one state cost their operations, which are fewer of all members at once.
+        choosing = len(features) == 1 and rows < MANY and not torch.is_grad_enabled() and dropout_generator is None
+        if features.device.type != "cpu" or choosing:
             keep = self._keep(rows, dropout_generator, count)
             return differentiable(features, action, layers, keep)
         each = [self._keep(rows, dropout_generator) for _ in range(count)]

@@ -21,6 +21,7 @@ from robot_rl.algorithms.fql import FQL
 from robot_rl.algorithms.hybrid import Hybrid
 from robot_rl.algorithms.idql import IDQL
 from robot_rl.algorithms.iql import IQL
+from robot_rl.algorithms.qtransformer import QTransformer
 from robot_rl.algorithms.robust_sac import RobustSAC
 from robot_rl.algorithms.rorl import RORL
 from robot_rl.algorithms.sac import SAC
@@ -32,10 +33,11 @@ from robot_rl.replay.language import INSTRUCTION, spoken
 from robot_rl.spec import Spec
 from robot_rl.steering.action_spec import ActionSpec
 from robot_rl.steering.proposals import BASE, SAMPLE, Capabilities, Deadline, Proposals, ProposerError, Scores
+from robot_rl.transforms.action import EDGE
 from robot_rl.types import Array
 
 FEATURES, ACTOR_FEATURES = "features", "actor_features"
-Known = AWAC | BC | CQN | DEAS | FQL | Hybrid | IDQL | IQL | RobustSAC | RORL | SAC | TD3
+Known = AWAC | BC | CQN | DEAS | FQL | Hybrid | IDQL | IQL | QTransformer | RobustSAC | RORL | SAC | TD3
 """Agents whose `encoder` is all that sees observations."""
 SUPPORT = 1e-3
 """So far outside [-1, 1] may an action lie that still counts as known to the critic."""
@@ -111,8 +113,8 @@ def behaviour(agent: Agent) -> Agent:
 
 
 def is_stochastic(agent: Agent) -> bool:
-    """It samples; what TD3 and CQN-AS call exploring is noise of fixed size around one action."""
-    return not isinstance(agent, TD3 | CQN)
+    """It samples; what TD3, CQN-AS and Q-Transformer call exploring is noise of fixed size around one action."""
+    return not isinstance(agent, TD3 | CQN | QTransformer)
 
 
 def _tensors(observation: Mapping[str, Array], spec: Spec, device: torch.device) -> dict[str, Tensor]:
@@ -251,12 +253,14 @@ class CriticScorer:
         """Shapes: (1, F), (K, h, A), units -> (E, K)."""
         normalized = self.spec.normalized(actions)
         supported = (np.abs(normalized) <= 1.0 + SUPPORT).all(axis=(1, 2))
-        flat = self.spec.scale.normalize(actions).reshape(len(actions), -1)
+        flat = np.clip(normalized, -EDGE, EDGE).astype(np.float32).reshape(len(actions), -1)
         action = torch.from_numpy(flat).to(self.device)
         with torch.no_grad():
             match self.agent:
                 case AWAC() | DEAS() | FQL() | IDQL() | IQL() | RORL() | SAC() | TD3():
                     values: Tensor = self.agent.target_critic(encoded, action[None])[:, 0]  # (E, K)
+                case QTransformer():
+                    values = self.agent.target_value(encoded, action)[None]
                 case _:
                     rows = {FEATURES: encoded.expand(len(action), -1)}
                     value = of_features(self.agent).value(rows, action)

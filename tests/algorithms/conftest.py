@@ -16,6 +16,7 @@ from robot_rl.algorithms import (
     HybridConfig,
     IDQLConfig,
     IQLConfig,
+    QTransformerConfig,
     RobustSACConfig,
     RORLConfig,
     SACConfig,
@@ -36,6 +37,7 @@ CALIBRATED = {"conservative_weight": 5.0, "conservative_calibrated": True, "cons
 CONFIGS: dict[str, Callable[[], AlgorithmConfig]] = {
     "bc": lambda: BCConfig(actor_hidden=[16, 16]),
     "bc_squared_error": lambda: BCConfig(actor_hidden=[16, 16], loss="squared_error", actor_layer_norm=True),
+    "bc_consistency": lambda: BCConfig(actor_hidden=[16, 16], policy="consistency", gradient_clip=1.0),
     "iql": lambda: IQLConfig(**WIDTHS, value_hidden=[16, 16]),
     "iql_dropout": lambda: IQLConfig(
         **WIDTHS, value_hidden=[16], actor_dropout=0.1, critic_layer_norm=True, gradient_clip=1.0, bounded_mean=False
@@ -198,6 +200,10 @@ CONFIGS: dict[str, Callable[[], AlgorithmConfig]] = {
     "deas": lambda: DEASConfig(**WIDTHS, value_hidden=[16, 16], critic_head=HISTOGRAM, value_target="distribution"),
     "deas_scalar": lambda: DEASConfig(
         **WIDTHS, value_hidden=[16], critic_layer_norm=False, temperature=1.0, candidates=4, gradient_clip=1.0
+    ),
+    "qtransformer": lambda: QTransformerConfig(bins=5, critic_width=8, attention_heads=2),
+    "qtransformer_unbounded": lambda: QTransformerConfig(
+        bins=4, critic_width=8, critic_blocks=1, return_bound=False, gradient_clip=None, value_minimum=-50.0
     ),
     "fql": lambda: FQLConfig(**WIDTHS),
     "qc": lambda: FQLConfig(**WIDTHS, extraction="best_of_n", candidates=4, flow_steps=3),

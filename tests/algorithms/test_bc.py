@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Callable
+from copy import deepcopy
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -55,3 +57,31 @@ def test_updates_equal_the_formulas(spec: Spec, make_batch: Callable[..., Batch]
             weights[name] = (weight - 1e-2 * moved).detach().requires_grad_()
     for name, weight in agent.actor.named_parameters():
         torch.testing.assert_close(weight.detach(), weights[name].detach(), rtol=1e-5, atol=1e-5, msg=name)
+
+
+def test_a_consistency_head_learns_to_denoise_by_the_formula(spec: Spec, make_batch: Callable[..., Batch]) -> None:
+    config = BCConfig(policy="consistency", actor_hidden=[8])
+    agent, batch = bc.create(config, spec, Seeds(0), torch.device("cpu"), None), make_batch(12)
+    with torch.no_grad():
+        agent.actor.out.weight.normal_(generator=torch.Generator().manual_seed(0))
+    head, generator = deepcopy(agent.actor), torch.Generator()
+    generator.set_state(agent.generator.get_state())
+    level = torch.randint(40, (12,), generator=generator).numpy()
+    noise, action = torch.randn(12, 2, generator=generator).double().numpy(), batch.action.double().numpy()
+    sigma = ((80 ** (1 / 7) + level / 39 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7)[:, None]
+    noisy = action + sigma * noise
+    features = torch.cat([batch.observation["joints"], batch.observation["object"]], 1)
+
+    def denoised(x: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+        inside, time = torch.from_numpy(x / np.sqrt(sigma**2 + 0.25)).float(), torch.from_numpy(250 * np.log(sigma))
+        with torch.no_grad():
+            output = head(features, inside, time.float()[:, 0]).double().numpy()
+        above = sigma - 0.002
+        return 0.25 / (above**2 + 0.25) * x + 0.5 * above / np.sqrt(sigma**2 + 0.25) * output
+
+    wanted = ((1 / sigma**2 + 4) * ((denoised(noisy, sigma) - action) ** 2).mean(1, keepdims=True)).mean()
+    mode = denoised(np.zeros_like(noisy), np.full_like(sigma, 80.0)).clip(-1, 1)
+    np.testing.assert_allclose(agent.act(batch.observation, explore=False).numpy(), mode, rtol=1e-3, atol=1e-4)
+    metrics = agent.update(batch)
+    assert float(metrics["actor/loss"]) == pytest.approx(wanted, rel=1e-3)
+    assert float(metrics["actor/absolute_error"]) == pytest.approx(np.abs(mode - action).mean(), rel=1e-3)

@@ -283,6 +283,15 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     # ColinQiyangLi/qc 48283b4: agents/acfql.py, README
     "qc": QC | {"extraction": "best_of_n"},
     "qc_fql": QC | {"extraction": "distilled", "distillation_weight": 100.0, "normalize_value": False},
+    # lucidrains/q-transformer 01e4ab3: q_transformer/q_learner.py, README
+    "qtransformer": {
+        "bins": 256,
+        "value_minimum": 0.0,
+        "value_maximum": 1.0,
+        "conservative_weight": 1.0,
+        "return_bound": True,
+        "gradient_clip": 0.5,
+    },
     # younggyoseo/CQN-AS 00b4886: rlbench_src/cqn_as.py, cfgs/config_cqn_as_rlbench.yaml
     "cqn_as": {
         "critic_width": 512,

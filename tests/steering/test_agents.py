@@ -29,9 +29,9 @@ SPEC = Spec(
     action_semantics="joint_velocity",
 )
 OBSERVATION = {"state": np.array([0.3, -1.0, 2.0], np.float32), "goal": np.array([0.7], np.float32)}
-SMALL = {"actor_hidden": [8], "critic_hidden": [8], "value_hidden": [8], "actor_width": 8, "actor_blocks": 1}
+SMALL = {"actor_hidden": [8], "critic_hidden": [8], "value_hidden": [8], "actor_width": 8, "actor_blocks": 1, "bins": 7}
 CPU = torch.device("cpu")
-CHUNKED = ("fql", "deas", "cqn")
+CHUNKED = ("fql", "deas", "cqn", "qtransformer")
 
 
 def make(name: str, chunk: int = 1, **settings: Any) -> Any:
@@ -87,6 +87,20 @@ def test_values_are_those_of_the_agent(name: str) -> None:
     assert scores.supported.all()
 
 
+@pytest.mark.parametrize("settings", [{}, {"critic_layer_norm": True, "critic_count": 5}])
+def test_candidates_of_one_state_are_judged_as_those_of_many_states_are(settings: dict[str, Any]) -> None:
+    critics = make("sac", critic_hidden=[32, 32], **settings).target_critic
+    generator = torch.Generator().manual_seed(0)
+    state, actions = torch.randn(1, 4, generator=generator), torch.randn(50, 2, generator=generator)
+    with torch.no_grad():
+        together = critics(state, actions[None])[:, 0]
+        apart = critics(state.expand(50, -1), actions)  # the members one after the other
+        twice = critics(state.expand(2, -1), actions.expand(2, -1, -1))
+    torch.testing.assert_close(together, apart, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(together, twice[:, 1], rtol=1e-5, atol=1e-6)
+    assert float(together.std(dim=1).min()) > 1e-3
+
+
 def test_the_target_critics_judge_not_the_newest() -> None:
     agent = make("iql")
     scorer = CriticScorer(agent=agent, observations=SPEC, chunk=1, device=CPU)
@@ -119,7 +133,9 @@ def test_candidates_of_a_flow_are_its_own_samples_not_the_best_of_several() -> N
     assert float(value[0] - value[1:].mean()) > float(value[1:].std())
 
 
-@pytest.mark.parametrize(("name", "samples"), [("td3", False), ("cqn", False), ("sac", True), ("fql", True)])
+@pytest.mark.parametrize(
+    ("name", "samples"), [("td3", False), ("cqn", False), ("qtransformer", False), ("sac", True), ("fql", True)]
+)
 def test_a_policy_of_one_action_is_perturbed_not_sampled(name: str, samples: bool) -> None:
     agent, clock = make(name), FakeClock()
     assert is_stochastic(agent) is samples
