@@ -235,7 +235,7 @@ class EvaluationConfig:
     proxy: str | None = None
     """A robot by proxy, such as `std_B`, to evaluate on while it trains in the simulator; None: where it trains."""
     gap: GapConfig = field(default_factory=GapConfig)
-    """How that robot differs from the simulator, beside or in place of a proxy: of `environment.gap` it takes nothing."""
+    """How that robot differs, beside or in place of a proxy; it takes nothing of `environment.gap`."""
 
     def __post_init__(self) -> None:
         if self.proxy is not None:
@@ -273,6 +273,31 @@ class ExecutionConfig:
 
 
 @dataclass(kw_only=True)
+class LearnerConfig:
+    """Where the updates of phases that act are made. See docs/robot.md, "Learning on the robot"."""
+
+    place: str = "inline"
+    """`inline`: between two steps; `process`: in a process of its own, for which the loop that acts never waits. What
+    happens is then recorded in the run's folder, so that no crash loses it."""
+    when_lost: str = "stop"
+    """The learner's process has died or hangs: `stop` the episode and the run; or `act` on with the last weights to the
+    end of the phase. Either way the run is saved, and goes on with resume=true."""
+    patience_s: float = 60.0  # without a sign of life, after which it hangs; compiled updates need minutes
+    weights_every: int = 20  # updates after which the loop gets new weights
+    priority: int | None = 50  # of the loop's thread, SCHED_FIFO, where the machine allows it; null: as all others
+    nice: int = 10  # of the learner's process, so that the robot's come first
+
+    def __post_init__(self) -> None:
+        require_choice(self.place, ("inline", "process"), "learner.place")
+        require_choice(self.when_lost, ("stop", "act"), "learner.when_lost")
+        require_range(self.patience_s, 1.0, 86400.0, "learner.patience_s")
+        require_minimum(self.weights_every, 1, "learner.weights_every")
+        if self.priority is not None:
+            require_range(self.priority, 1, 98, "learner.priority")
+        require_range(self.nice, 0, 19, "learner.nice")
+
+
+@dataclass(kw_only=True)
 class TrainConfig:
     """`robot-rl train`: a run is a list of phases over data sets and an environment."""
 
@@ -293,6 +318,7 @@ class TrainConfig:
     language: LanguageConfig = field(default_factory=LanguageConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     phases: dict[str, PhaseConfig] = field(default_factory=dict)  # in order; keyed by name, so overrides can name one
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     normalize_observations: bool = True  # by the mean and deviation of the first data set
     minimum_deviation: float = 0.02

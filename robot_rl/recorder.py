@@ -25,6 +25,7 @@ class Progress:
     updates: int = 0  # critic (or only) gradient updates over all phases
     episodes: int = 0  # training episodes begun
     evaluations: int = 0
+    owed_updates: int = 0  # that a learner in a process of its own is behind with
     elapsed_s: float = 0.0  # of work that counted: time lost to a crash is not in it
 
     @property
@@ -74,7 +75,7 @@ class Recorder:
         """
         numbers = metrics or {}
         where = asdict(progress)
-        for name in ("phase_begun", "episodes", "evaluations"):
+        for name in ("phase_begun", "episodes", "evaluations", "owed_updates"):
             where.pop(name)
         line = {"event": kind, **where, "metrics": numbers, **details}
         with self._writing():

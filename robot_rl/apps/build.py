@@ -28,7 +28,10 @@ from robot_rl.transforms.action import ActionScale
 from robot_rl.transforms.reward import RewardTransform
 from robot_rl.types import Episode
 
-NOT_OF_THE_RUN = ("resume", "output", "checkpoint_every_s", "evaluation.videos", "replay.prefetch_workers")
+NOT_OF_THE_RUN = (
+    *("resume", "output", "checkpoint_every_s", "evaluation.videos", "replay.prefetch_workers"),
+    *("learner.when_lost", "learner.patience_s", "learner.priority", "learner.nice"),
+)
 """Dotted settings that change no number, so a resumed run may change them."""
 
 

@@ -30,6 +30,7 @@ from robot_rl.apps.domains import require_comparable
 from robot_rl.apps.language import described, require_data_alone, taught, text_encoder
 from robot_rl.apps.pixels import encoder_weights, keep_frozen_features
 from robot_rl.apps.report import write_report
+from robot_rl.apps.learner import beside
 from robot_rl.apps.run_folder import find_checkpoint, lock, require_same_data, require_same_settings, write_facts
 from robot_rl.apps.signals import stop_requests
 from robot_rl.apps.video import write_video
@@ -39,10 +40,11 @@ from robot_rl.environment import Environment
 from robot_rl.errors import InputError
 from robot_rl.loops.distributed import Ranks, SharedEnvironment, average_gradients, connected
 from robot_rl.loops.evaluate import EpisodeResult
+from robot_rl.loops.beside import take_in
 from robot_rl.loops.execution import require_cuda
 from robot_rl.loops.phases import run_phases
 from robot_rl.loops.rollout import AgentPolicy, Film
-from robot_rl.loops.run import Evaluator, Run
+from robot_rl.loops.run import ACTING, Evaluator, Run
 from robot_rl.loops.trace import generators
 from robot_rl.networks.encoder import DEVIATION_FLOOR
 from robot_rl.recorder import Progress, Recorder
@@ -58,7 +60,7 @@ SUMMARY = "Train: offline from recorded data, then online in an environment, as 
 
 
 def run(config: TrainConfig, words: Sequence[str] | None = None) -> int:
-    """Train as configured; exit status 0 when finished, 130 when interrupted and saved.
+    """Train as configured; exit status 0 when finished, 130 when interrupted and saved, 1 when the learner was lost.
 
     Args:
         config: of the run.
@@ -98,9 +100,10 @@ def _train(config: TrainConfig, words: Sequence[str] | None, ranks: Ranks) -> in
         environment = " environment=NAME" if config.environment is None else ""
         console.print(f"Evaluate it again: robot-rl evaluate {folder}{environment} episodes=100")
         return 0
-    console.print(f"[bold yellow]Interrupted[/] and saved. Report so far: {report}")
+    ended = "[bold yellow]Interrupted[/]" if this.problem is None else "[bold red]The learner was lost.[/] Stopped"
+    console.print(f"{ended} and saved. Report so far: {report}")
     console.print(f"Go on with: {resume_command(words, folder)}", markup=False, soft_wrap=True)
-    return 130
+    return 130 if this.problem is None else 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +158,8 @@ def check(config: TrainConfig) -> None:
         raise InputError(f"evaluation.seed={config.evaluation.seed} equals seed: evaluation needs seeds of its own")
     for name in ("online", "robot"):
         if name in config.datasets:
+    if config.learner.place == "process" and config.language.encoder != "none":
+        raise InputError("learner.place=process does not read instructions: set learner.place=inline")
             raise InputError(f"a data set cannot be called '{name}': that is a replay buffer that the run fills itself")
     for name, phase in config.phases.items():
         if phase.robot and config.evaluation.proxy is None:
@@ -171,6 +176,8 @@ def of_rank(config: TrainConfig, ranks: Ranks) -> TrainConfig:
         return config
     if config.execution.mode != "eager":
         raise InputError(
+    if config.learner.place != "inline":
+        raise InputError("learner.place=process under torchrun: set learner.place=inline, or start one process")
             f"execution.mode={config.execution.mode} under torchrun: gradients are averaged between processes by eager "
             "updates only. Set execution.mode=eager, or start one process"
         )
@@ -365,7 +372,11 @@ def assemble(
         display.say(f"Going on from {found}: phase {this.progress.phase}, step {this.progress.phase_step}")
     return this
 
+        beside=beside(config, folder, spec, [name for name in ACTING if name in sources]),
 
+    if this.beside is not None:
+        for experience in this.beside.experience.values():
+            stack.callback(experience.close)
 class _FilmWriter:
     """Writes one film beside the run and answers with its path relative to it."""
 
@@ -375,6 +386,11 @@ class _FilmWriter:
 
     def __call__(self, film: Film, result: EpisodeResult, name: str) -> str:
         outcome = {True: "success", False: "no success", None: f"return {result.episode_return:.1f}"}[result.success]
+    if this.beside is not None and (steps := take_in(this, state.get("recorded", {}) if found is not None else {})):
+        display.say(f"{steps} steps that were recorded after the last checkpoint are kept, and learned from")
+    if found is None and config.start_from is not None:
+        this.begin_from(tensors, state)
+        display.say(f"Beginning with the agent of {config.start_from}")
         path = self._folder / "videos" / f"{name}.mp4"
         path.parent.mkdir(exist_ok=True)
         caption = f"{name} | {outcome}"

@@ -1,16 +1,17 @@
 """The online loop: act, store, update."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from robot_rl.config import PhaseConfig
-from robot_rl.environment import drawn_in, tell_experience
+from robot_rl.environment import Environment, drawn_in, tell_experience
 from robot_rl.loops.execution import learner
 from robot_rl.loops.run import Run
 from robot_rl.policy import drop_chunk
 from robot_rl.replay.mixture import counts, draw_mixture
-from robot_rl.types import Metrics
+from robot_rl.types import Array, Metrics, TimeStep
 
 
 def run_online(run: Run, phase: PhaseConfig) -> bool:
@@ -40,12 +41,7 @@ def run_online(run: Run, phase: PhaseConfig) -> bool:
         progress.episodes += 1
         episode_return, length, success = 0.0, 0, False
         while not step.last and progress.phase_step < phase.steps:
-            if phase.interact == "random":
-                uniform = torch.rand(environment.spec.action.shape, generator=run.generator) * 2.0 - 1.0
-                action = run.policy.scale.unnormalize(uniform)
-            else:
-                action = run.policy.act(step.observation)
-            step = environment.step(action)
+            step = environment.step(choose_action(run, phase, environment, step.observation))
             if step.intervened:
                 drop_chunk(run.policy)
             replay.add(step)
@@ -64,12 +60,34 @@ def run_online(run: Run, phase: PhaseConfig) -> bool:
             run.after_step(phase, metrics)
         replay.cut()
         if step.last:
-            numbers = {"return": episode_return, "length": float(length)}
-            if step.success is not None:
-                numbers["success"] = float(success)
-            drawn_values = drawn_in(environment)
-            details: dict[str, Any] = {"drawn": drawn_values} if drawn_values else {}
-            if phase.robot:
-                details["robot"] = True
-            run.recorder.event("episode", progress, numbers, **details)
+            tell_episode(run, phase, environment, step, episode_return, length, success, {})
     return True
+
+
+def choose_action(run: Run, phase: PhaseConfig, environment: Environment, observation: Mapping[str, Array]) -> Array:
+    """What the phase acts by: the exploring policy, or chance. Shapes: each (*) -> (A,)."""
+    if phase.interact == "random":
+        uniform = torch.rand(environment.spec.action.shape, generator=run.generator) * 2.0 - 1.0
+        return run.policy.scale.unnormalize(uniform)
+    return run.policy.act(observation)
+
+
+def tell_episode(
+    run: Run,
+    phase: PhaseConfig,
+    environment: Environment,
+    last: TimeStep,
+    episode_return: float,
+    length: int,
+    success: bool,
+    further: dict[str, float],
+) -> None:
+    """A line of metrics for an episode that has ended; `further` are numbers besides."""
+    numbers = {"return": episode_return, "length": float(length), **further}
+    if last.success is not None:
+        numbers["success"] = float(success)
+    drawn_values = drawn_in(environment)
+    details: dict[str, Any] = {"drawn": drawn_values} if drawn_values else {}
+    if phase.robot:
+        details["robot"] = True
+    run.recorder.event("episode", run.progress, numbers, **details)

@@ -3,16 +3,20 @@
 The switch from offline to online is the step from one phase of the list to the next; nothing else knows of it.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from robot_rl import checkpoint
 from robot_rl.algorithms import with_overrides
+from robot_rl.algorithms.agent import Agent
 from robot_rl.config import PhaseConfig
 from robot_rl.errors import InputError
+from robot_rl.loops.beside import keeping_time, run_beside
 from robot_rl.loops.domains import weigh_domains
 from robot_rl.loops.offline import run_offline
 from robot_rl.loops.online import run_online
-from robot_rl.loops.run import Run
+from robot_rl.loops.run import ACTING, Run
+from robot_rl.replay.buffer import ReplayBuffer
 
 
 def run_phases(run: Run) -> bool:
@@ -35,9 +39,15 @@ def run_phases(run: Run) -> bool:
         if run.execution.mode in ("compiled", "compiled_graphed") and phase.updates_per_step > 0:
             run.display.say("Compiling the update at its first use takes from seconds to minutes.")
         run.begin_rates()
-        finished = run_online(run, phase) if interact else run_offline(run, phase)
+        if interact:
+            finished = run_online(run, phase) if run.beside is None else run_beside(run, phase)
+        else:
+            finished = run_offline(run, phase)
         run.tick()
-        if not (finished and run.evaluate_at_end(last=progress.phase_index == len(names) - 1)):
+        if finished:
+            with keeping_time(run):  # the policy plays the robot there, too
+                finished = run.evaluate_at_end(last=progress.phase_index == len(names) - 1)
+        if not finished:
             run.recorder.event("interrupt", progress)
             run.save()
             return False
@@ -60,12 +70,7 @@ def apply_settings(run: Run, phase: PhaseConfig) -> list[str]:
     """
     # Relative to the run's configuration, not to the phase before: what a phase does not name is as in the file.
     run.agent.config = with_overrides(run.base_config, phase.algorithm)
-    for name, source in run.sources.items():
-        source.recorded, source.with_recorded = name not in ("online", "robot"), "recorded" in run.agent.needs
-        source.with_domain = "real" in run.agent.needs
-        source.complete_only = "monte_carlo_return" in run.agent.needs
-        source.with_next_action = "next_action" in run.agent.needs
-        source.allow_cut_chunks("valid" in run.agent.needs)
+    give_what_is_needed(run.agent, run.sources)
     environment = run.robot if phase.robot else run.environment
     if phase.interact != "none" and environment is not None and "valid" not in run.agent.needs:
         steps, limit = run.policy.action_chunk, environment.maximum_steps
@@ -75,3 +80,13 @@ def apply_settings(run: Run, phase: PhaseConfig) -> list[str]:
                 "set it lower"
             )
     return weigh_domains(run, phase)
+
+
+def give_what_is_needed(agent: Agent, sources: Mapping[str, ReplayBuffer]) -> None:
+    """Make batches hold what the agent asks for under its present settings."""
+    for name, source in sources.items():
+        source.recorded, source.with_recorded = name not in ACTING, "recorded" in agent.needs
+        source.with_domain = "real" in agent.needs
+        source.complete_only = "monte_carlo_return" in agent.needs
+        source.with_next_action = "next_action" in agent.needs
+        source.allow_cut_chunks("valid" in agent.needs)

@@ -61,7 +61,7 @@ def _threads(prefixes: tuple[str, ...]) -> list[int]:
 
 
 @contextmanager
-def steady(priority: int | None, helpers: tuple[str, ...] = ()) -> Iterator[list[str]]:
+def steady(priority: int | None, helpers: tuple[str, ...] = (), *, others_follow: bool = False) -> Iterator[list[str]]:
     """Inside, this thread keeps its time as well as the machine allows. Yields what it does not allow, in words.
 
     Garbage is collected before, and afterwards only by `collect`.
@@ -69,6 +69,8 @@ def steady(priority: int | None, helpers: tuple[str, ...] = ()) -> Iterator[list
     Args:
         priority: of SCHED_FIFO, 1 to 98, for this thread; None asks for no real-time scheduling.
         helpers: beginnings of names of threads that this one waits for, such as those that receive; they come first.
+        others_follow: the other threads of the process come right behind this one. They hold Python's lock at times,
+            and one that waited for a processor with it would keep this one waiting too. Not for those that compute.
     """
     problems: list[str] = []
     before: dict[int, tuple[int, os.sched_param]] = {}
@@ -79,10 +81,13 @@ def steady(priority: int | None, helpers: tuple[str, ...] = ()) -> Iterator[list
     sys.setswitchinterval(SWITCH_S)
     if priority is not None:
         try:
-            for thread in (threading.get_native_id(), *_threads(helpers)):
-                own = thread == threading.get_native_id()
-                before[thread] = (os.sched_getscheduler(thread), os.sched_getparam(thread))
-                os.sched_setscheduler(thread, os.SCHED_FIFO, os.sched_param(priority if own else priority + 1))
+            own, first = threading.get_native_id(), _threads(helpers)
+            behind = [thread for thread in _threads(("",)) if thread not in (own, *first)] if others_follow else []
+            wanted = {own: priority} | dict.fromkeys(first, priority + 1) | dict.fromkeys(behind, max(priority - 1, 1))
+            for thread, rank in wanted.items():
+                with suppress(ProcessLookupError):  # it has ended meanwhile
+                    before[thread] = (os.sched_getscheduler(thread), os.sched_getparam(thread))
+                    os.sched_setscheduler(thread, os.SCHED_FIFO, os.sched_param(rank))
         except OSError as error:
             problems.append(
                 f"no real-time scheduling ({error.strerror}): periods will be less even. Allow it with `ulimit -r "

@@ -20,6 +20,7 @@ from robot_rl.environment import Environment
 from robot_rl.errors import InputError
 from robot_rl.loops.distributed import Ranks
 from robot_rl.loops.evaluate import EpisodeResult, evaluate
+from robot_rl.loops.remote import Beside
 from robot_rl.loops.rollout import AgentPolicy, Film
 from robot_rl.loops.trace import generators
 from robot_rl.recorder import Progress, Recorder
@@ -99,6 +100,8 @@ class Run:
     prefetch_workers: int = 0  # threads that gather batches ahead, in phases without interaction
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)  # of the updates
     ranks: Ranks = field(default_factory=Ranks)  # the processes that learn together
+    beside: Beside | None = None  # None learns inline
+    problem: str | None = None  # why the run has to be gone on with
     progress: Progress = field(default_factory=Progress)
     saved: int = 0  # checkpoints written so far
     _saved_ns: int = 0
@@ -239,11 +242,14 @@ class Run:
         self.recorder.event("evaluation", self.progress, metrics, episodes=episodes, videos=videos)
         self.display.evaluation(self.progress, metrics)
 
+    def save_is_due(self) -> bool:
+        """The last checkpoint is old enough."""
+        age_ns = self.clock.now_ns() - self._saved_ns
+        return age_ns >= max(self.checkpoint_every_s * 1e9, self._save_ns / SAVING_SHARE)
+
     def save_if_due(self) -> None:
         """Write a checkpoint when the last one is old enough. To be called where no episode is running."""
-        now = self.clock.now_ns()
-        due = now - self._saved_ns >= max(self.checkpoint_every_s * 1e9, self._save_ns / SAVING_SHARE)
-        if self.ranks.decide(due):
+        if self.ranks.decide(self.save_is_due()):
             self.tick()
             self.save()
 
@@ -276,6 +282,8 @@ class Run:
             "metrics_bytes": self.recorder.sync(),
             "ranks": self.ranks.count,
         }
+        if self.beside is not None:
+            state["recorded"] = {name: len(each) for name, each in self.beside.experience.items()}
         for name, place in ACTING.items():
             if name in self.sources:
                 replay, state[place] = self.sources[name].state()

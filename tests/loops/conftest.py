@@ -51,6 +51,19 @@ class SilentDisplay:
         pass
 
 
+def empty_replay(action_chunk: int = 1) -> ReplayBuffer:
+    spec = OneJointEnvironment().spec
+    return ReplayBuffer(
+        spec,
+        capacity=300,
+        scale=ActionScale.from_spec(spec.action),
+        reward=RewardTransform(),
+        discount=0.9,
+        action_chunk=action_chunk,
+        tail="constant",
+    )
+
+
 def assemble(
     stack: contextlib.ExitStack,
     folder: Path,
@@ -72,18 +85,7 @@ def assemble(
     def agent(salt: int):
         return create(config, spec.chunked(action_chunk), Seeds(seeds.integer("agent", salt)), CPU, None)
 
-    def replay() -> ReplayBuffer:
-        return ReplayBuffer(
-            spec,
-            capacity=300,
-            scale=scale,
-            reward=RewardTransform(),
-            discount=0.9,
-            action_chunk=action_chunk,
-            tail="constant",
-        )
-
-    sources = {"offline": replay(), "online": replay()}
+    sources = {"offline": empty_replay(action_chunk), "online": empty_replay(action_chunk)}
     random = AgentPolicy(agent=agent(99), spec=spec, scale=scale, device=CPU, explore=True, action_chunk=action_chunk)
     for number in range(5):
         sources["offline"].append(run_episode(environment, random, seed=number))
