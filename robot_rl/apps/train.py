@@ -28,9 +28,9 @@ from robot_rl.apps.corruption import corrupted, require_single_transitions
 from robot_rl.apps.display import ConsoleDisplay
 from robot_rl.apps.domains import require_comparable
 from robot_rl.apps.language import described, require_data_alone, taught, text_encoder
+from robot_rl.apps.learner import beside
 from robot_rl.apps.pixels import encoder_weights, keep_frozen_features
 from robot_rl.apps.report import write_report
-from robot_rl.apps.learner import beside
 from robot_rl.apps.run_folder import find_checkpoint, lock, require_same_data, require_same_settings, write_facts
 from robot_rl.apps.signals import stop_requests
 from robot_rl.apps.video import write_video
@@ -38,9 +38,9 @@ from robot_rl.clock import MonotonicClock
 from robot_rl.config import TrainConfig
 from robot_rl.environment import Environment
 from robot_rl.errors import InputError
+from robot_rl.loops.beside import take_in
 from robot_rl.loops.distributed import Ranks, SharedEnvironment, average_gradients, connected
 from robot_rl.loops.evaluate import EpisodeResult
-from robot_rl.loops.beside import take_in
 from robot_rl.loops.execution import require_cuda
 from robot_rl.loops.phases import run_phases
 from robot_rl.loops.rollout import AgentPolicy, Film
@@ -156,10 +156,10 @@ def check(config: TrainConfig) -> None:
     require_data_alone(config)
     if config.seed == config.evaluation.seed:
         raise InputError(f"evaluation.seed={config.evaluation.seed} equals seed: evaluation needs seeds of its own")
-    for name in ("online", "robot"):
-        if name in config.datasets:
     if config.learner.place == "process" and config.language.encoder != "none":
         raise InputError("learner.place=process does not read instructions: set learner.place=inline")
+    for name in ("online", "robot"):
+        if name in config.datasets:
             raise InputError(f"a data set cannot be called '{name}': that is a replay buffer that the run fills itself")
     for name, phase in config.phases.items():
         if phase.robot and config.evaluation.proxy is None:
@@ -174,10 +174,10 @@ def of_rank(config: TrainConfig, ranks: Ranks) -> TrainConfig:
     """
     if ranks.count == 1:
         return config
-    if config.execution.mode != "eager":
-        raise InputError(
     if config.learner.place != "inline":
         raise InputError("learner.place=process under torchrun: set learner.place=inline, or start one process")
+    if config.execution.mode != "eager":
+        raise InputError(
             f"execution.mode={config.execution.mode} under torchrun: gradients are averaged between processes by eager "
             "updates only. Set execution.mode=eager, or start one process"
         )
@@ -360,7 +360,11 @@ def assemble(
         prefetch_workers=workers,
         execution=config.execution,
         ranks=ranks,
+        beside=beside(config, folder, spec, [name for name in ACTING if name in sources]),
     )
+    if this.beside is not None:
+        for experience in this.beside.experience.values():
+            stack.callback(experience.close)
     ranks.require_same(agent)
     if found is None and ranks.first:
         # Last, because these two make the folder a run: what was refused above leaves none behind.
@@ -370,13 +374,11 @@ def assemble(
     elif found is not None:
         this.restore(int(found.name), tensors, state)
         display.say(f"Going on from {found}: phase {this.progress.phase}, step {this.progress.phase_step}")
+    if this.beside is not None and (steps := take_in(this, state.get("recorded", {}) if found is not None else {})):
+        display.say(f"{steps} steps that were recorded after the last checkpoint are kept, and learned from")
     return this
 
-        beside=beside(config, folder, spec, [name for name in ACTING if name in sources]),
 
-    if this.beside is not None:
-        for experience in this.beside.experience.values():
-            stack.callback(experience.close)
 class _FilmWriter:
     """Writes one film beside the run and answers with its path relative to it."""
 
@@ -386,11 +388,6 @@ class _FilmWriter:
 
     def __call__(self, film: Film, result: EpisodeResult, name: str) -> str:
         outcome = {True: "success", False: "no success", None: f"return {result.episode_return:.1f}"}[result.success]
-    if this.beside is not None and (steps := take_in(this, state.get("recorded", {}) if found is not None else {})):
-        display.say(f"{steps} steps that were recorded after the last checkpoint are kept, and learned from")
-    if found is None and config.start_from is not None:
-        this.begin_from(tensors, state)
-        display.say(f"Beginning with the agent of {config.start_from}")
         path = self._folder / "videos" / f"{name}.mp4"
         path.parent.mkdir(exist_ok=True)
         caption = f"{name} | {outcome}"
