@@ -12,13 +12,13 @@ import numpy as np
 from robot_rl.config import DmControlEnvironmentConfig, GymnasiumEnvironmentConfig, RobosuiteEnvironmentConfig
 from robot_rl.environment import Environment
 from robot_rl.errors import InputError
+from robot_rl.hardware.description import load
+from robot_rl.hardware.reach_expert import ReachExpert
 from robot_rl.robot_config import Ros2EnvironmentConfig
 from robot_rl.sim.action_history import ActionHistory
 from robot_rl.sim.experts import FetchPickAndPlaceExpert, LiftExpert, NoisyPolicy, StackExpert
 from robot_rl.sim.gap import NOMINAL
 from robot_rl.sim.randomization import read_randomization
-from robot_rl.hardware.description import load
-from robot_rl.hardware.reach_expert import ReachExpert
 from robot_rl.sim.task_id import TaskId
 from robot_rl.sim_config import GapConfig, RandomizationConfig, SimulatedConfig
 from robot_rl.spec import Spec
@@ -225,10 +225,10 @@ def build_expert(config: Any, environment: Environment, noise: float, generator:
             expert = StackExpert(environment.spec)
         case GymnasiumEnvironmentConfig() if config.id.startswith("FetchPickAndPlace"):
             expert = FetchPickAndPlaceExpert(environment.spec)
+        case Ros2EnvironmentConfig(simulated=True):
+            expert = ReachExpert(load(config.robot), environment.spec)
         case _:
             raise InputError(f"no scripted expert for this environment. There are experts for {EXPERTS}")
     if noise < 0:
         raise InputError(f"expert_noise={noise} must not be negative")
     return expert if noise == 0 else NoisyPolicy(expert, environment.spec.action, noise, generator)
-        case Ros2EnvironmentConfig(simulated=True):
-            expert = ReachExpert(load(config.robot), environment.spec)
