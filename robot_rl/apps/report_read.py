@@ -16,7 +16,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]  # PyYAML ships no ty
 
 from robot_rl.errors import InputError
 
-EVENTS = ("phase_start", "phase_end", "train", "episode", "evaluation", "interrupt")
+EVENTS = ("phase_start", "phase_end", "train", "episode", "evaluation", "interrupt", "timing", "learner_lost")
 DIP_WINDOW_STEPS = 20_000
 
 
