@@ -23,6 +23,7 @@ from robot_rl.algorithms import (
     HybridConfig,
     IDQLConfig,
     IQLConfig,
+    QTransformerConfig,
     RORLConfig,
     SACConfig,
     TD3Config,
@@ -79,6 +80,7 @@ CONFIGS: dict[str, AlgorithmConfig] = {
     "deas": DEASConfig(
         **WIDTHS, value_hidden=[32, 32], critic_head=HISTOGRAM, value_target="distribution", critic_chunks="whole"
     ),
+    "qtransformer": QTransformerConfig(bins=8, critic_width=16, value_minimum=-10.0, value_maximum=10.0),
     "fql": FQLConfig(**WIDTHS),
     "qc": FQLConfig(**WIDTHS, extraction="best_of_n", candidates=4),
     "awac": AWACConfig(**WIDTHS, weight_normalization="softmax"),
