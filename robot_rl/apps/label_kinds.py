@@ -18,7 +18,7 @@ from robot_rl.apps.label_frames import StoreFrames, labels_of_file, recorded_lab
 from robot_rl.datasets.frames import decode_image, resize
 from robot_rl.errors import InputError, nearest
 from robot_rl.functional.reliability import area_under_curve, bins_of, sigmoid
-from robot_rl.functional.stages import stage_numbers
+from robot_rl.functional.stages import segment, stage_numbers
 from robot_rl.functional.video_scores import mean_of_numbers, value_order_correlation
 from robot_rl.networks.vision.config import VisionConfig
 from robot_rl.networks.vision.encoder import build_encoder
@@ -228,7 +228,7 @@ def _stage_agreement(fitted: stages.Stages, features: Array) -> float:
     if len(features) < config.stages * config.minimum:
         return float("nan")
     normal = (features - fitted.offset) / fitted.deviation
-    own = stage_numbers(stages.cut.segment(normal, config.stages, config.minimum), len(features))
+    own = stage_numbers(segment(normal, config.stages, config.minimum), len(features))
     return float((fitted.distances(features).argmin(1) == own).mean())
 
 

@@ -48,7 +48,8 @@ def potential(reward: Array, score: Array, terminated: Array, discount: float, w
     """
     score = np.asarray(score, np.float64)
     following = np.where(terminated, 0.0, score[1:])
-    return np.asarray(reward, np.float64) + weight * (discount * following - score[:-1])
+    shaped: Array = np.asarray(reward, np.float64) + weight * (discount * following - score[:-1])
+    return shaped
 
 
 def above(score: Array, threshold: float, without: float, with_success: float) -> Array:

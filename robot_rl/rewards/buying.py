@@ -124,8 +124,8 @@ class Buyer:
         limit = config.requests_per_minute
         pace = Pace(clock=self.clock, pause=self.stop.wait, interval_s=0.0 if limit is None else 60.0 / limit)
         left: queue.SimpleQueue[Query] = queue.SimpleQueue()
-        for query in dict.fromkeys(queries):
-            left.put(query)
+        for each in dict.fromkeys(queries):
+            left.put(each)
         done: queue.SimpleQueue[tuple[Query | None, Any]] = queue.SimpleQueue()
         workers = [
             threading.Thread(target=self._work, args=(left, done, pace, self.seeds.numpy("waits", number)), daemon=True)
@@ -135,6 +135,7 @@ class Buyer:
             worker.start()
         bought, in_a_row, running = self._bought, 0, len(workers)
         fatal: BaseException | None = None
+        query: Query | None
         while running:
             try:
                 query, outcome = done.get(timeout=POLL_S)  # signals are looked at between

@@ -250,7 +250,8 @@ def negative_scores(judged: list[Judged], config: ClassifierConfig) -> Array:
 
 def _before_success(judged: Judged) -> Array:
     """Frames up to the first success. Shapes: -> (T + 1,), bool."""
-    return np.cumsum(judged.label == 1) == 0
+    before: Array = np.cumsum(judged.label == 1) == 0
+    return before
 
 
 def choose_threshold(classifier: SuccessClassifier, judged: list[Judged]) -> reliability.Threshold:

@@ -97,7 +97,7 @@ class GoalValue:
     @staticmethod
     def unpack(tensors: dict[str, Tensor], facts: dict[str, Any]) -> "GoalValue":
         """Undo `pack`."""
-        config = from_json(OBJECTIVE_CONFIGS[facts["objective"]], facts["objective_config"])
+        config: Any = from_json(OBJECTIVE_CONFIGS[facts["objective"]], facts["objective_config"])
         vision = from_json(VisionConfig, facts["vision"])
         objective = empty_objective(config, vision, facts["image_size"], torch.device("cpu"))
         for item in fields(objective):  # type: ignore[arg-type]  # every objective is a dataclass
