@@ -9,6 +9,7 @@ from robot_rl.errors import InputError
 SELECTORS = ("margin", "argmax", "softmax", "uncertainty", "advantage")
 REDUCTIONS = ("min", "mean", "weighted_min_pair")
 REFERENCES = ("policy", "recorded")
+METHODS = ("best_of_n", "consistency")
 
 
 @dataclass(kw_only=True)
@@ -126,13 +127,19 @@ class ServeConfig:
 
 @dataclass(kw_only=True)
 class DistillConfig:
-    """`robot-rl distill RUN`: the best of N, as a critic sees it, cloned back into a policy."""
+    """`robot-rl distill RUN`: what a critic would choose, put back into a policy."""
 
     run: str | None = None  # the policy: a run of behaviour cloning, its folder or one of its checkpoints
     critic: str | None = None  # who judges: a run's folder or one of its checkpoints
     data: str | None = None  # a store: its states, and its actions as the first candidates
     output: str | None = None  # a new folder, which `evaluate`, `serve` and `export` open as they open a run's
-    states: int = 20_000  # of the data set, at random, of which candidates are kept
+    method: str = "best_of_n"
+    """best_of_n: the best of a policy's own actions is cloned (Digi-Q) | consistency: the head of a run of algorithm=bc
+    algorithm.policy=consistency is tuned by cloning and by the critic, on an encoder that stays as it is (ConRFT)."""
+    cloning_weight: float = 1.0  # consistency: of the recorded actions; ConRFT has 1 offline, 0.1 online
+    value_weight: float = 0.1  # consistency: of the critic's mean; ConRFT has 0 or 0.1 offline, 1 online
+    learning_rate: float = 3e-4  # consistency: of the head
+    states: int = 20_000  # of the data set, at random, that are learned from
     candidates: int = 64  # kept of each state; the first is the recorded action, the others the policy's samples
     drawn: int = 16  # of them, in each step
     threshold: float = 0.05  # of the advantage, in units of the return: below it nothing is cloned
@@ -145,6 +152,12 @@ class DistillConfig:
     threads: int = 1
 
     def __post_init__(self) -> None:
+        require_choice(self.method, METHODS, "method")
+        for name in ("cloning_weight", "value_weight"):
+            require_range(vars(self)[name], 0, 1e8, name)
+        require_range(self.learning_rate, 0, 1, "learning_rate")
+        if self.cloning_weight == self.value_weight == 0:
+            raise InputError("cloning_weight=0 and value_weight=0 teach nothing: set one of them")
         require_range(self.candidates, 2, 10_000, "candidates")
         require_range(self.drawn, 1, self.candidates, "drawn")
         require_range(self.threshold, -1e8, 1e8, "threshold")

@@ -1,7 +1,6 @@
-"""`robot-rl distill`: what a critic would choose of a policy's actions, cloned back into the policy."""
+"""`robot-rl distill`: what a critic would choose, put back into a policy: by cloning, or by its slope."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,15 +16,18 @@ from robot_rl.apps.trained import Trained, find_trained
 from robot_rl.config import DatasetConfig
 from robot_rl.errors import InputError
 from robot_rl.functional.ensemble import reduce_heads
+from robot_rl.networks.consistency import ConsistencyHead
 from robot_rl.replay.buffer import ReplayBuffer
 from robot_rl.seeding import Seeds
 from robot_rl.serve_config import DistillConfig
 from robot_rl.steering.action_spec import ActionSpec, require_match
-from robot_rl.steering.agents import FEATURES, features_of
-from robot_rl.steering.distill import BestOfN, propose_candidates, values_of
-from robot_rl.types import Batch
+from robot_rl.steering.agents import ACTOR_FEATURES, FEATURES, features_of
+from robot_rl.steering.distill import BestOfN, ConsistencyTuner, propose_candidates, values_of
+from robot_rl.types import Batch, Metrics
 
-SUMMARY = "Distill: the best of N actions, as a critic sees it, cloned back into a policy."
+SUMMARY = (
+    "Distill: the best of N actions, as a critic sees it, cloned back into a policy; or a head tuned by the critic."
+)
 ROWS = 256  # states whose candidates are made at once
 SAYS_EVERY = 0.1  # of the steps
 
@@ -41,10 +43,34 @@ def run(config: DistillConfig) -> int:
         raise InputError(f"run={config.run} is a policy of {kind}, and only one of behaviour cloning can be taught: bc")
     generator = seeds.torch("distill", device=device)
     buffer = _buffer(config, policy)
-    held_out, batches = _split(buffer, config, generator)
+    held_out, kept = _split(buffer, config, generator)
+    before = _value(student, judge, held_out, config.reduction)
+    learn = _tuned if config.method == "consistency" else _best_of_n
+    facts = learn(config, student, judge, buffer, kept, generator, console)
+    after = _value(student, judge, held_out, config.reduction)
+    told = {"config": asdict(config), "states": len(kept), **facts, "value_before": before, "value_after": after}
+    _save(output, policy, student, told)
+    console.print(
+        f"The critic holds the policy's mode for {before:.3g} before and {after:.3g} after, on states of the data set "
+        f"that were kept apart. That is the critic's word: evaluate it, robot-rl evaluate {output}",
+        markup=False,
+    )
+    return 0
+
+
+def _best_of_n(
+    config: DistillConfig,
+    student: BC,
+    judge: Agent,
+    buffer: ReplayBuffer,
+    kept: Tensor,
+    generator: torch.Generator,
+    console: Console,
+) -> dict[str, object]:
+    """Digi-Q. Shapes: (S,) of rows."""
+    batches = (buffer.gather(kept[at : at + ROWS]) for at in range(0, len(kept), ROWS))
     cached = propose_candidates(student, judge, batches, config.candidates, config.reduction, generator)
     console.print(f"{len(cached)} states of {config.data}, {config.candidates} candidates each")
-    before = _value(student, judge, held_out, config.reduction)
     distiller = BestOfN(
         student=student,
         candidates=cached,
@@ -53,28 +79,50 @@ def run(config: DistillConfig) -> int:
         reference=config.reference,
         generator=generator,
     )
-    every = max(1, round(SAYS_EVERY * config.steps))
     for step in range(1, config.steps + 1):
-        metrics = distiller.step(config.batch_size)
-        if step % every == 0:
-            said = " ".join(f"{name.partition('/')[2]} {float(value):.3g}" for name, value in metrics.items())
-            console.print(f"step {step}: {said}", markup=False)
-    after = _value(student, judge, held_out, config.reduction)
-    facts = {
-        "config": asdict(config),
-        "states": len(cached),
-        "cloned": distiller.cloned / distiller.seen,
-        "value_before": before,
-        "value_after": after,
-    }
-    _save(output, policy, student, facts)
-    console.print(
-        f"Cloned were {facts['cloned']:.1%} of the states drawn; the critic holds the policy's mode for {before:.3g} "
-        f"before and {after:.3g} after, on states of the data set that were kept apart. That is the critic's word: "
-        f"evaluate it, robot-rl evaluate {output}",
-        markup=False,
+        _say(config, console, step, distiller.step(config.batch_size))
+    cloned = distiller.cloned / distiller.seen
+    console.print(f"Cloned were {cloned:.1%} of the states drawn.", markup=False)
+    return {"cloned": cloned}
+
+
+def _tuned(
+    config: DistillConfig,
+    student: BC,
+    judge: Agent,
+    buffer: ReplayBuffer,
+    kept: Tensor,
+    generator: torch.Generator,
+    console: Console,
+) -> dict[str, object]:
+    """ConRFT's loss on a head whose encoder stays as it is. Shapes: (S,) of rows."""
+    if not isinstance(student.actor, ConsistencyHead):
+        raise InputError(
+            f"method=consistency tunes a consistency head, and run={config.run} has a Gaussian policy: train it with "
+            "algorithm=bc algorithm.policy=consistency"
+        )
+    tuner = ConsistencyTuner(
+        head=student.actor,
+        generator=generator,
+        critic=judge,
+        cloning_weight=config.cloning_weight,
+        value_weight=config.value_weight,
+        learning_rate=config.learning_rate,
     )
-    return 0
+    for step in range(1, config.steps + 1):
+        place = torch.randint(len(kept), (config.batch_size,), generator=generator, device=generator.device)
+        batch = buffer.gather(kept[place.to(kept.device)])
+        own = features_of(student, batch.observation, critic=False, actor=True)[ACTOR_FEATURES]
+        theirs = features_of(judge, batch.observation, critic=True, actor=False)[FEATURES]
+        _say(config, console, step, tuner.update(own, batch.action, theirs))
+        student.updates += 1
+    return {}
+
+
+def _say(config: DistillConfig, console: Console, step: int, metrics: Metrics) -> None:
+    if step % max(1, round(SAYS_EVERY * config.steps)) == 0:
+        said = " ".join(f"{name.partition('/')[2]} {float(value):.3g}" for name, value in metrics.items())
+        console.print(f"step {step}: {said}", markup=False)
 
 
 def _checked(config: DistillConfig) -> tuple[Trained, Trained, Path]:
@@ -107,15 +155,15 @@ def _buffer(config: DistillConfig, policy: Trained) -> ReplayBuffer:
     return buffer
 
 
-def _split(buffer: ReplayBuffer, config: DistillConfig, generator: torch.Generator) -> tuple[Batch, Iterator[Batch]]:
-    """Some states to judge by, and those to learn from; none is in both."""
+def _split(buffer: ReplayBuffer, config: DistillConfig, generator: torch.Generator) -> tuple[Batch, Tensor]:
+    """Some states to judge by, and the rows to learn from, (S,); none is in both."""
     rows = buffer.drawable()
     mixed = rows[torch.randperm(len(rows), generator=generator, device=generator.device)]
     apart = max(1, min(ROWS, len(mixed) // 10))
     kept = mixed[apart : apart + config.states]
     if len(kept) == 0:
         raise InputError(f"{config.data} has {len(mixed)} states: too few to distill on")
-    return buffer.gather(mixed[:apart]), (buffer.gather(kept[at : at + ROWS]) for at in range(0, len(kept), ROWS))
+    return buffer.gather(mixed[:apart]), kept
 
 
 def _value(student: BC, judge: Agent, batch: Batch, reduction: str) -> float:

@@ -101,6 +101,10 @@ EXAMPLES = {
             "robot-rl distill runs/bc/seed_0 critic=runs/iql/seed_0 data=lift.zarr output=runs/distilled threshold=0.5",
             "only what is clearly better",
         ),
+        (
+            "robot-rl distill runs/head critic=runs/iql/seed_0 data=lift.zarr method=consistency output=runs/tuned",
+            "a consistency head, tuned by the critic",
+        ),
     ],
     "deploy": [
         ("robot-rl deploy lift.onnx environment=ros2 environment.robot=panda dry_run=true", "decide, command nothing"),

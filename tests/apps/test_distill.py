@@ -17,8 +17,8 @@ from robot_rl.types import Episode
 PENDULUM = ["environment=gymnasium_schema", "environment.id=Pendulum-v1", "environment.maximum_steps=5"]
 
 
-def trained(folder: Path, algorithm: str) -> Path:
-    words = [f"algorithm={algorithm}", "algorithm.actor_hidden=[8]", f"output={folder}"]
+def trained(folder: Path, algorithm: str, *more: str) -> Path:
+    words = [f"algorithm={algorithm}", "algorithm.actor_hidden=[8]", f"output={folder}", *more]
     words += [] if algorithm == "bc" else ["algorithm.critic_hidden=[8]"]
     words += ["evaluation.videos=0", "evaluation.episodes=1", "evaluation.final_episodes=1"]
     words += ["+phases.online={interact:policy,steps:10,batch_size:4}"]
@@ -28,10 +28,11 @@ def trained(folder: Path, algorithm: str) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two runs, `bc` and `sac`, and the store `random.zarr`."""
+    """Runs `bc`, `sac` and `consistency`, and the store `random.zarr`."""
     made = tmp_path_factory.mktemp("distill")
     for name in ("bc", "sac"):
         trained(made / name, name)
+    trained(made / "consistency", "bc", "algorithm.policy=consistency")
     spec = find_trained(str(made / "bc")).spec
     store = EpisodeStore.create(made / "random.zarr", spec, provenance={})
     random = np.random.default_rng(0)
@@ -79,6 +80,23 @@ def test_a_policy_is_taught_what_the_critic_likes_and_opens_as_a_run(folder: Pat
         distill.run(compose("distill", command))
 
 
+def test_a_consistency_head_is_tuned_by_the_critic_and_opens_as_a_run(folder: Path) -> None:
+    command = words(folder, "tuned", f"run={folder / 'consistency'}", "method=consistency", "steps=150")
+    command += ["cloning_weight=1e-4", "value_weight=1", "learning_rate=3e-3"]
+    assert cli.main(["distill", *command]) == 0
+    facts = json.loads((folder / "tuned" / "distilled.json").read_text())
+    assert facts["value_after"] > facts["value_before"]
+    tuned, before = (find_trained(str(folder / name)) for name in ("tuned", "consistency"))
+    assert tuned.config == before.config
+    assert tuned.config.algorithm.policy == "consistency"
+    for name, tensor in before.tensors.items():
+        if name.startswith("agent.encoder"):
+            np.testing.assert_array_equal(tuned.tensors[name], tensor)
+    name = next(key for key in before.tensors if key.startswith("agent.actor.out"))
+    assert not np.allclose(tuned.tensors[name], before.tensors[name])
+    assert evaluate.run(compose("evaluate", [f"run={folder / 'tuned'}", "episodes=1", "videos=0"])) == 0
+
+
 def test_above_an_unreachable_threshold_the_policy_stays_as_it_was(folder: Path) -> None:
     assert distill.run(compose("distill", words(folder, "same", "steps=3", "threshold=1e6"))) == 0
     same, before = (find_trained(str(folder / name)) for name in ("same", "bc"))
@@ -97,6 +115,7 @@ def test_above_an_unreachable_threshold_the_policy_stays_as_it_was(folder: Path)
         (["run={folder}/sac"], "only one of behaviour cloning can be taught"),
         (["critic={folder}/bc"], "no target critics"),
         (["data={folder}/nothing.zarr"], "nothing.zarr"),
+        (["method=consistency"], "algorithm.policy=consistency"),
     ],
 )
 def test_what_cannot_be_distilled_is_said(folder: Path, more: list[str], message: str) -> None:
@@ -105,7 +124,10 @@ def test_what_cannot_be_distilled_is_said(folder: Path, more: list[str], message
         distill.run(compose("distill", words(folder, "none", "steps=1", *given)))
 
 
-@pytest.mark.parametrize("word", ["candidates=1", "drawn=65", "reference=best", "reduction=max", "steps=0"])
+@pytest.mark.parametrize(
+    "word",
+    ["candidates=1", "drawn=65", "reference=best", "reduction=max", "steps=0", "method=worst", "value_weight=-1"],
+)
 def test_a_mistyped_setting_is_refused_by_its_key(word: str) -> None:
     with pytest.raises(InputError, match=word.partition("=")[0]):
         compose("distill", [word])

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robot_rl.algorithms import BCConfig, SACConfig, TD3Config, create
+from robot_rl.algorithms import BCConfig, IQLConfig, SACConfig, TD3Config, create
 from robot_rl.algorithms.bc import BC
 from robot_rl.errors import InputError
 from robot_rl.functional import consistency, distillation
@@ -251,6 +251,44 @@ def test_a_head_learns_the_actions_and_a_critic_moves_them_while_the_backbone_st
     assert all(parameter.grad is None for parameter in backbone.parameters())
     with pytest.raises(ValueError, match="own features"):
         tuned.update(state, state)
+
+
+def test_a_cloned_head_earns_more_once_a_learned_critic_has_tuned_it() -> None:
+    """The reward is -|a - state / 2|^2, recorded actions are anything."""
+    torch.manual_seed(0)
+    policy = create(
+        BCConfig(policy="consistency", actor_hidden=[32], actor_learning_rate=3e-3), SPEC, Seeds(0), CPU, None
+    )
+    critic = create(
+        IQLConfig(actor_hidden=[8], critic_hidden=[64], value_hidden=[8], critic_learning_rate=1e-2, target_rate=0.1),
+        SPEC,
+        Seeds(1),
+        CPU,
+        None,
+    )
+    assert isinstance(policy, BC)
+    data = [
+        replace(each, reward=-(each.action - each.observation["state"] / 2).square().sum(1)) for each in batches(8, 128)
+    ]
+    for _ in range(25):
+        for batch in data:
+            policy.update(batch)
+            critic.update(batch)
+    before = error_of(policy)
+    assert isinstance(policy.actor, ConsistencyHead)
+    tuner = ConsistencyTuner(
+        head=policy.actor,
+        generator=generator(),
+        critic=critic,
+        cloning_weight=0.01,
+        value_weight=1.0,
+        learning_rate=3e-3,
+    )
+    for _ in range(25):
+        for batch in data:
+            state = batch.observation["state"]
+            tuner.update(state, batch.action, state)
+    assert error_of(policy) < 0.3 * before
 
 
 def test_the_cache_says_how_many_states_it_has() -> None:
