@@ -55,7 +55,15 @@ class BenchmarkTaskConfig:
     kind: str = ""  # of what it adds: tasks of one kind are averaged too
     proxy: str | None = None
     """A robot by proxy, such as `std_B`: data is recorded on it, policies are evaluated on it, and the phases after the
-    switch act on it, while what comes before acts in the simulator. None: the simulator is the robot."""
+    switch act on it, while what comes before acts in the simulator. None, and no `gap`: the simulator is the robot."""
+    gap: dict[str, float] = field(default_factory=dict)
+    """How the robot differs from `environment`, by names of `environment.gap`, beside or in place of a proxy."""
+    simulator: list[str] = field(default_factory=list)
+    """Words of the simulator alone, such as environment.gap.gravity=2: how it differs from `environment`."""
+    identity: bool = False  # robot and simulator are as good as the same: what hybrid learners lose there
+    algorithms: list[str] = field(default_factory=list)  # of the suite that are run on it; none given: all
+    offline_steps: int | None = None  # in place of the suite's
+    online_steps: int | None = None
     random: float | None = None
     """Score of uniform actions: 0 of the normalised score; `only=anchors` measures it. None: it is measured, once,
     before the runs, and so is the reference."""
@@ -64,12 +72,32 @@ class BenchmarkTaskConfig:
     """Whose score that is: `expert`, or a name of the suite's `policies`; None: it is not measured, such as a success
     rate of 1, or a published number."""
 
+    @property
+    def transfers(self) -> bool:
+        """Whether the robot is another than the simulator."""
+        return self.proxy is not None or bool(self.gap)
+
 
 @dataclass(kw_only=True)
 class BenchmarkAlgorithmConfig:
     """Words of `robot-rl train` that make an algorithm of the table."""
 
     train: list[str] = MISSING
+    before: list[str] = field(default_factory=list)
+    """Words of a run that is all that comes before the switch, in the simulator and without the robot's data: made once
+    for all tasks of one simulator and seed, and where the runs of `train` start from. None given: each run does it."""
+    identify: list[str] | None = None
+    """Words of `robot-rl identify`: the runs act in the simulator that it finds from the task's data, with the ranges
+    that it finds."""
+
+
+@dataclass(kw_only=True)
+class GatesConfig:
+    """Algorithms that a table of transfer is judged by; `benchmark_gates.py` has the gates."""
+
+    hybrids: list[str] = field(default_factory=list)  # that have to gain by the simulator; none: there are no gates
+    randomized: str = ""  # trained on random robots
+    offline: str = ""  # from the robot's data alone
 
 
 @dataclass(kw_only=True)
@@ -88,6 +116,7 @@ class SuiteConfig:
     batch_size: int = 256
     zero_shot: str | None = None
     """The algorithm that never saw the robot, whose score before the switch is 0 of the gap that others close."""
+    gates: GatesConfig = field(default_factory=GatesConfig)
     hidden: list[int] = field(default_factory=lambda: [256, 256])  # what ${suite.hidden} in the words below stands for
     judges_warm_up: int = 2000  # what ${suite.judges_warm_up} in them stands for, of hybrid learners
     updates_per_step: float = 1.0  # online
@@ -107,6 +136,10 @@ class SuiteConfig:
         require_minimum(self.explore_steps, 0, "suite.explore_steps")
         if self.zero_shot is not None and self.zero_shot not in self.algorithms:
             raise InputError(f"suite.zero_shot={self.zero_shot}: {nearest(self.zero_shot, self.algorithms)}")
+        if self.gates.hybrids:
+            for algorithm in (*self.gates.hybrids, self.gates.randomized, self.gates.offline):
+                if algorithm not in self.algorithms:
+                    raise InputError(f"suite.gates names '{algorithm}': {nearest(algorithm, self.algorithms)}")
         require_minimum(self.warmup_steps, 1, "suite.warmup_steps")
         require_minimum(self.online_steps, self.warmup_steps + 1, "suite.online_steps")
         require_minimum(self.anchor_episodes, 1, "suite.anchor_episodes")
@@ -117,6 +150,13 @@ class SuiteConfig:
                 if algorithm not in self.algorithms:
                     place = f"suite.tasks.{name}.settings.{algorithm}"
                     raise InputError(f"{place}: {nearest(algorithm, self.algorithms)}")
+            for algorithm in task.algorithms:
+                if algorithm not in self.algorithms:
+                    raise InputError(f"suite.tasks.{name}.algorithms: {nearest(algorithm, self.algorithms)}")
+            if task.online_steps is not None:
+                require_minimum(task.online_steps, self.warmup_steps + 1, f"suite.tasks.{name}.online_steps")
+            if task.simulator and not task.transfers:
+                raise InputError(f"suite.tasks.{name}.simulator: only a task with a robot, proxy or gap, has one apart")
             if task.reference_policy is not None:
                 self._check_policy(task.reference_policy, f"suite.tasks.{name}.reference_policy")
             self._check_control(name, task)

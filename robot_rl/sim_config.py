@@ -45,6 +45,7 @@ class GapConfig:
     action_delay_s: float | None = None  # from command to motor; fractions of a physics step are kept
     action_delay_jitter: float | None = None  # share of the delay by which it varies up and down
     action_bits: int | None = None  # resolution of commands over their bounds; 0: exact
+    action_noise: float | None = None  # deviation of noise on commands, in half ranges, before the bounds
     missed_commands: float | None = None  # probability that a command is lost and the one before goes on
     period_jitter: float | None = None  # share of the control period by which it varies up and down
     observation_delay_s: float | None = None  # age of what is observed, in whole physics steps

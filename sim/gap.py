@@ -35,6 +35,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "action_delay_s": (0.0, 10.0),
     "action_delay_jitter": (0.0, 1.0),
     "action_bits": (0, 32),
+    "action_noise": (0.0, 100.0),
     "missed_commands": (0.0, 0.999),
     "period_jitter": (0.0, 0.9),
     "observation_delay_s": (0.0, 10.0),
@@ -72,6 +73,7 @@ class Gap:
     action_delay_s: float = 0.0
     action_delay_jitter: float = 0.0
     action_bits: int = 0
+    action_noise: float = 0.0
     missed_commands: float = 0.0
     period_jitter: float = 0.0
     observation_delay_s: float = 0.0

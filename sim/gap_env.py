@@ -65,6 +65,8 @@ class GapEnvironment(Wrapper):
         self._sensors: Sensors | None = None
         self._drive: Drive | None = None
         self._wire_bits = 0
+        self._noise = np.random.default_rng(0)  # on commands; anew at each reset
+        self._action_noise = 0.0
         self._limit_hits = 0
         facts: dict[str, Any] = {}
         if not gap.is_identity:
@@ -142,6 +144,7 @@ class GapEnvironment(Wrapper):
             generator=generator,
         )
         self._wire_bits = gap.action_bits
+        self._noise, self._action_noise = Seeds(seed).numpy("gap", "action noise"), gap.action_noise
         self._drive = Drive(
             timing=timing,
             hold=self._simulator.hold(),
@@ -176,7 +179,8 @@ class GapEnvironment(Wrapper):
         sent = clip_action(action, self._spec.action)
         if self._drive is None or self._sensors is None:
             raise RuntimeError("step without an episode: call reset first")
-        step = self._simulator.step(on_wire(sent, self._spec, self._wire_bits))
+        command = on_wire(sent, self._spec, self._wire_bits)
+        step = self._simulator.step(disturbed(command, self._spec, self._action_noise, self._noise))
         self._limit_hits += at_limit(self._simulator.physics[1])
         seen = self._sensors.read(self._drive.observed(step.observation))
         return replace(step, observation=seen, action=sent)
@@ -200,6 +204,14 @@ def on_wire(action: Array, spec: Spec, bits: int) -> Array:
     grain = (high - low) / (2**bits - 1)
     rounded: Array = low + np.rint((action - low) / grain) * grain
     return rounded
+
+
+def disturbed(action: Array, spec: Spec, deviation: float, generator: np.random.Generator) -> Array:
+    """A command with noise, in half ranges, cut to the bounds; a deviation of 0 leaves it. Shapes: (A,)."""
+    if deviation == 0.0:
+        return action
+    half = (np.asarray(spec.action.high) - np.asarray(spec.action.low)) / 2.0
+    return clip_action(action + deviation * half * generator.standard_normal(len(action)), spec.action)
 
 
 def copied(observation: Mapping[str, Array]) -> dict[str, Array]:

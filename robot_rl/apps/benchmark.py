@@ -4,13 +4,15 @@ import contextlib
 import signal
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
-from robot_rl.apps.benchmark_data import measure_anchors, prepare
+from robot_rl.apps.benchmark_data import identified_words, identify, measure_anchors, prepare
 from robot_rl.apps.benchmark_engine import Job, Outcome, in_processes, on_ray
 from robot_rl.apps.benchmark_plan import Plan, PlannedRun, anchors
 from robot_rl.apps.benchmark_result import Result, read_result, write_result
@@ -45,7 +47,7 @@ def _work(plan: Plan, console: Console) -> int:
         return _report_failures(failed, console)
     runs = [] if only == "data" else [planned for planned in plan.runs if not _is_done(planned)]
     if runs or only == "data":
-        failed = prepare(plan, jobs_of)
+        failed = prepare(plan, runs, jobs_of)
         if not failed and any(plan.suite.tasks[task].reference is None for task in plan.tasks):
             _, failed = measure_anchors(plan, jobs_of)
         if failed:
@@ -56,7 +58,9 @@ def _work(plan: Plan, console: Console) -> int:
             console.print(f"Data set {name}: {plan.store(name)}", soft_wrap=True, highlight=False)
     if only == "data":
         return 0
-    failed = _run_all(plan, runs, console)
+    lost = identify(runs, jobs_of)
+    runs = [planned for planned in runs if planned.identified is None or planned.identified.folder not in lost]
+    failed = [*lost.values(), *_run_all(plan, runs, console)]
     if any(planned.result.exists() for planned in plan.runs):
         _tables(plan, console)
     return _report_failures(failed, console)
@@ -64,11 +68,13 @@ def _work(plan: Plan, console: Console) -> int:
 
 def _run_all(plan: Plan, runs: Sequence[PlannedRun], console: Console) -> list[str]:
     """Run what is not finished; returns what failed."""
+    done = sum(planned.result.exists() for planned in plan.runs)
     if not runs:
-        console.print(f"All {len(plan.runs)} runs are finished.")
+        count = f"All {done}" if done == len(plan.runs) else f"{done} of {len(plan.runs)}"
+        console.print(f"{count} runs are finished.")
         return []
-    done = len(plan.runs) - len(runs)
     console.print(f"{len(runs)} runs to go, {done} finished, {plan.config.workers} at a time.")
+    runs = [run if run.identified is None else _with_simulator(run, run.identified.folder) for run in runs]
     planned = {run.name: run for run in runs}
     jobs = [Job(name=run.name, words=(*run.words, "resume=true"), folder=run.folder) for run in runs]
     failed = []
@@ -80,6 +86,10 @@ def _run_all(plan: Plan, runs: Sequence[PlannedRun], console: Console) -> list[s
             failed.append(f"{outcome.job.name}: {outcome.message}")
             console.print(Text(f"  {outcome.job.name}: failed, {outcome.message.splitlines()[0]}", "red"))
     return failed
+
+
+def _with_simulator(run: PlannedRun, folder: Path) -> PlannedRun:
+    return replace(run, words=(*run.words, *identified_words(folder)))
 
 
 def _summary(result: Result) -> str:

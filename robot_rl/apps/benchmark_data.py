@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml  # type: ignore[import-untyped]  # PyYAML ships no types; Hydra brings it
 
 from robot_rl import checkpoint
 from robot_rl.apps.benchmark_engine import Job, Outcome
-from robot_rl.apps.benchmark_plan import Plan, PlannedPolicy, score_of
+from robot_rl.apps.benchmark_plan import Plan, PlannedPolicy, PlannedRun, score_of
 from robot_rl.apps.build import config_from_json, empty_buffer
 from robot_rl.apps.compose import as_override
 from robot_rl.apps.report_read import read_run
@@ -26,12 +27,14 @@ from robot_rl.replay.buffer import ReplayBuffer
 from robot_rl.spec import Spec
 from robot_rl.types import Episode
 
+IDENTIFIED = "identification.json"
+"""What `robot-rl identify` writes whatever it finds."""
 Run = Callable[[Sequence[Job], str], list[Outcome]]
 """Runs jobs, shows them under a title, and returns what became of them."""
 
 
-def prepare(plan: Plan, run: Run) -> list[str]:
-    """Make the stores that the plan needs and that are not there.
+def prepare(plan: Plan, runs: Sequence[PlannedRun], run: Run) -> list[str]:
+    """Make what the plan needs and is not there: stores, then what the given runs start from.
 
     Returns:
         what failed, a sentence each.
@@ -72,7 +75,53 @@ def prepare(plan: Plan, run: Run) -> list[str]:
         elif stores:
             edit.merge(stores, store)
         shutil.rmtree(_parts(store))
-    return _train(plan.attackers, run, "attackers")
+    failed = _train(plan.attackers, run, "attackers")
+    if failed:
+        return failed
+    begins = {planned.begins.folder: planned.begins for planned in runs if planned.begins is not None}
+    return _train(list(begins.values()), run, "shared runs")
+
+
+def identify(runs: Sequence[PlannedRun], run: Run) -> dict[Path, str]:
+    """Fit the simulators that runs act in. One that explains the data no better than before is no failure.
+
+    Returns:
+        what failed, by the folder that it was to write.
+    """
+    wanted = {planned.identified.folder: planned.identified for planned in runs if planned.identified is not None}
+    jobs = [
+        Job(name=each.name, words=each.words, folder=folder)
+        for folder, each in wanted.items()
+        if not (folder / IDENTIFIED).exists()
+    ]
+    outcomes = run(jobs, "identification")
+    return {
+        outcome.job.folder: f"{outcome.job.name}: {outcome.message or outcome.status}"
+        for outcome in outcomes
+        if outcome.status != "finished" and not (outcome.job.folder / IDENTIFIED).exists()
+    }
+
+
+def identified_words(folder: Path) -> list[str]:
+    """Words of `robot-rl train` for the simulator that was found; none where it was no better than before.
+
+    Args:
+        folder: that `robot-rl identify` wrote.
+    """
+    environment = folder / "environment" / "identified.yaml"
+    if not environment.exists():
+        return []
+    ranges = folder / "environment" / "randomization" / "identified.yaml"
+    gap, fields = yaml.safe_load(environment.read_text())["gap"], yaml.safe_load(ranges.read_text())["fields"]
+    return [
+        *(f"environment.gap.{name}={value}" for name, value in gap.items()),
+        *(f"+environment.randomization.fields.{name}={as_word(given)}" for name, given in fields.items()),
+    ]
+
+
+def as_word(distribution: dict[str, list[float]]) -> str:
+    """A distribution as it stands on a command line, such as {uniform: [0.8, 1.2]}."""
+    return "{" + ", ".join(f"{kind}: [{', '.join(map(str, ends))}]" for kind, ends in distribution.items()) + "}"
 
 
 def train_policies(plan: Plan, names: Sequence[str], run: Run) -> list[str]:

@@ -8,15 +8,34 @@ from pathlib import Path
 from typing import Any
 
 from robot_rl.apps.compose import as_override, compose
-from robot_rl.benchmark_config import ATTACKER, BenchmarkConfig, RecipeConfig
+from robot_rl.benchmark_config import ATTACKER, BenchmarkConfig, BenchmarkTaskConfig, RecipeConfig
 from robot_rl.checks import short_hash
 from robot_rl.config import TrainConfig
 from robot_rl.errors import InputError, nearest
+from robot_rl.sim.gap import whole
 
 EXPLORE = "explore"
 """The phase of uniform actions before everything; what is measured at its end is of an untrained policy."""
 SWITCH = ("warmup", "online")
 """The phases after the switch; what was measured before the last of them is the offline score."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedPolicy:
+    """A policy that data comes from."""
+
+    name: str
+    words: tuple[str, ...]
+    folder: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedIdentification:
+    """A simulator fitted to a data set."""
+
+    name: str
+    words: tuple[str, ...]  # of `robot-rl identify`
+    folder: Path  # that it writes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,20 +50,13 @@ class PlannedRun:
     folder: Path  # that it writes
     result: Path  # the file that is left of it
     hash: str  # of its settings and of the recipe of its data; two runs with one hash differ in nothing
+    begins: PlannedPolicy | None = None  # the run that it starts from
+    identified: PlannedIdentification | None = None  # what its simulator is fitted by
 
     @property
     def name(self) -> str:
         """For a person."""
         return f"{self.task} {self.algorithm} seed {self.seed}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlannedPolicy:
-    """A policy that data comes from."""
-
-    name: str
-    words: tuple[str, ...]
-    folder: Path
 
 
 class Plan:
@@ -67,6 +79,7 @@ class Plan:
         self.seeds = config.seeds if config.seeds else suite.seeds
         self.folder = Path(config.output).expanduser()
         self._composed: dict[tuple[str, str], TrainConfig] = {}
+        self._shared: dict[str, TrainConfig] = {}
         self._attackers: dict[str, PlannedPolicy] = {}
         self._hashes: dict[str, str] = {}
 
@@ -77,17 +90,25 @@ class Plan:
             self._run(task, algorithm, seed)
             for seed in self.seeds
             for task in self.tasks
-            for algorithm in self.algorithms
+            for algorithm in self.algorithms_of(task)
         ]
+
+    def algorithms_of(self, task: str) -> list[str]:
+        """The chosen algorithms that are run on a task."""
+        wanted = self.suite.tasks[task].algorithms
+        return [algorithm for algorithm in self.algorithms if not wanted or algorithm in wanted]
 
     def _run(self, task: str, algorithm: str, seed: int) -> PlannedRun:
         suite, data = self.suite, self.suite.tasks[task].data
         inside = Path(suite.name) / task / algorithm / f"seed_{seed}"
         folder = self.folder / "runs" / inside
+        begins = self._before(task, algorithm, seed)
+        identified = self._identification(task, algorithm)
         words = [
             *suite.tasks[task].environment,
+            *suite.tasks[task].simulator,
             as_override("+datasets.offline.path", str(self.store(data))),
-            *self._phases(task),
+            *self._phases(task, begun=begins is not None),
             *suite.train,
             *self._task_words(task),
             *suite.algorithms[algorithm].train,
@@ -97,9 +118,12 @@ class Plan:
         if (task, algorithm) not in self._composed:
             self._composed[task, algorithm] = compose("train", words)
         attacked = self.attacker(data).folder.name if self.is_attacked(task) else ""
+        made = "".join(each.folder.name for each in (begins, identified) if each is not None)
         digest = settings_hash(
-            replace(self._composed[task, algorithm], seed=seed), data=self.data_hash(data) + attacked
+            replace(self._composed[task, algorithm], seed=seed), data=self.data_hash(data) + attacked + made
         )
+        if begins is not None:
+            words.append(as_override("start_from", str(begins.folder)))
         named = [as_override("name", f"{suite.name}_{task}_{algorithm}"), as_override("output", str(folder))]
         return PlannedRun(
             suite=suite.name,
@@ -110,7 +134,45 @@ class Plan:
             folder=folder,
             result=(self.results / task / algorithm / f"seed_{seed}").with_suffix(".json"),
             hash=digest,
+            begins=begins,
+            identified=identified,
         )
+
+    def _before(self, task: str, algorithm: str, seed: int) -> PlannedPolicy | None:
+        """The run that comes before the switch, where tasks share it."""
+        suite, chosen = self.suite, self.suite.tasks[task]
+        if not suite.algorithms[algorithm].before:
+            return None
+        words = [
+            *chosen.environment,
+            *chosen.simulator,
+            *self._before_the_switch(task),
+            *suite.train,
+            *chosen.train,
+            *suite.algorithms[algorithm].before,
+            *chosen.settings.get(algorithm, []),
+            *self.config.settings,
+        ]
+        key = short_hash(words)
+        if key not in self._shared:
+            self._shared[key] = compose("train", words)
+        digest = settings_hash(replace(self._shared[key], seed=seed))
+        folder = self.folder / "policies" / f"{algorithm}_seed_{seed}_{digest}"
+        named = [as_override("name", algorithm), as_override("output", str(folder))]
+        name = f"{algorithm} seed {seed}"
+        return PlannedPolicy(name=name, words=("train", *words, f"seed={seed}", *named), folder=folder)
+
+    def _identification(self, task: str, algorithm: str) -> PlannedIdentification | None:
+        """What fits the simulator of a task to its data, where the algorithm wants it."""
+        settings = self.suite.algorithms[algorithm].identify
+        if settings is None:
+            return None
+        chosen = self.suite.tasks[task]
+        environment = [*chosen.environment, *chosen.simulator]
+        digest = short_hash({"data": self.data_hash(chosen.data), "environment": environment, "settings": settings})
+        folder = self.folder / "identified" / f"{chosen.data}_{digest}"
+        words = ("identify", str(self.store(chosen.data)), *environment, *settings, as_override("output", str(folder)))
+        return PlannedIdentification(name=f"identification of {chosen.data}", words=words, folder=folder)
 
     def _task_words(self, task: str) -> list[str]:
         chosen = self.suite.tasks[task]
@@ -119,20 +181,30 @@ class Plan:
         folder = str(self.attacker(chosen.data).folder)
         return [word.replace(ATTACKER, folder) for word in chosen.train]
 
-    def _phases(self, task: str) -> list[str]:
-        suite, proxy = self.suite, self.suite.tasks[task].proxy
-        robot = "" if proxy is None else ", robot: true"
-        before = [] if proxy is None else [as_override("evaluation.proxy", proxy)]
-        if suite.explore_steps:
-            before.append(f"+phases.explore={{interact: random, steps: {suite.explore_steps}, updates_per_step: 0}}")
+    def _phases(self, task: str, *, begun: bool) -> list[str]:
+        """Words of the phases of a run; one that begins where another ended has no steps before the switch."""
+        suite, chosen = self.suite, self.suite.tasks[task]
+        robot = ", robot: true" if chosen.transfers else ""
+        before = [] if chosen.proxy is None else [as_override("evaluation.proxy", chosen.proxy)]
+        before += _gap(chosen, "evaluation")
         warmup, batch = suite.warmup_steps, f"batch_size: {suite.batch_size}"
-        inside = sorted({step - warmup for step in suite.evaluate_at if warmup < step < suite.online_steps})
-        online = f"steps: {suite.online_steps - warmup}, {batch}, updates_per_step: {suite.updates_per_step}"
+        steps = suite.online_steps if chosen.online_steps is None else chosen.online_steps
+        inside = sorted({step - warmup for step in suite.evaluate_at if warmup < step < steps})
+        online = f"steps: {steps - warmup}, {batch}, updates_per_step: {suite.updates_per_step}"
         return [
             *before,
-            f"+phases.offline={{steps: {suite.offline_steps}, {batch}}}",
+            *([f"+phases.offline={{steps: 0, {batch}}}"] if begun else self._before_the_switch(task)),
             f"+phases.warmup={{interact: policy, steps: {warmup}, updates_per_step: 0{robot}}}",
             f"+phases.online={{interact: policy, {online}, evaluate_at: [{','.join(map(str, inside))}]{robot}}}",
+        ]
+
+    def _before_the_switch(self, task: str) -> list[str]:
+        suite, chosen = self.suite, self.suite.tasks[task]
+        steps = suite.offline_steps if chosen.offline_steps is None else chosen.offline_steps
+        explore = f"+phases.explore={{interact: random, steps: {suite.explore_steps}, updates_per_step: 0}}"
+        return [
+            *([explore] if suite.explore_steps else []),
+            f"+phases.offline={{steps: {steps}, batch_size: {suite.batch_size}}}",
         ]
 
     @property
@@ -150,7 +222,7 @@ class Plan:
         """Words that choose where the policies of a task are evaluated: its robot, or the environment itself."""
         chosen = self.suite.tasks[task]
         proxy = [] if chosen.proxy is None else [as_override("environment.proxy", chosen.proxy)]
-        return [*chosen.environment, *proxy]
+        return [*chosen.environment, *proxy, *_gap(chosen, "environment")]
 
     def anchor(self, task: str, kind: str) -> Path:
         """The folder in which the random (or reference) score of a task is measured.
@@ -219,6 +291,10 @@ class Plan:
         return {name: self.suite.data[name] for name in needed}
 
 
+def _gap(task: BenchmarkTaskConfig, place: str) -> list[str]:
+    return [f"{place}.gap.{name}={whole(value)}" for name, value in task.gap.items()]
+
+
 def settings_hash(config: TrainConfig, data: str = "") -> str:
     """SHA-256 of the settings of a run that are not defaults, 12 digits; where it writes and reads is left out.
 
@@ -230,7 +306,7 @@ def settings_hash(config: TrainConfig, data: str = "") -> str:
         data: hash of the recipe of its data.
     """
     settings = _not_default(config)
-    for name in ("name", "output", "resume"):
+    for name in ("name", "output", "resume", "start_from"):
         settings.pop(name, None)
     for dataset in settings.get("datasets", {}).values():
         dataset.pop("path")

@@ -5,7 +5,8 @@ import math
 import os
 import platform
 import subprocess
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from robot_rl import checkpoint
 from robot_rl.apps.benchmark_engine import Outcome
 from robot_rl.apps.benchmark_plan import EXPLORE, SWITCH, Plan, PlannedRun, anchors
 from robot_rl.apps.command import command_line
-from robot_rl.apps.report_read import Evaluation, read_run
+from robot_rl.apps.report_read import Evaluation, Event, read_run
 from robot_rl.datasets.store_files import clear_disk_errors
 from robot_rl.errors import InputError
 from robot_rl.statistics import normalized, regret, switch_dip
 
 FORMAT = 1
+JUDGED = "gap/"
+"""How the metrics of judges begin."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +58,7 @@ class Result:
     recovery_step: int | None  # None: not within the run
     cpu_s: float
     wall_s: float
+    judges: dict[str, float] = field(default_factory=dict)  # what judged the simulator, at the end of what came before
 
 
 def write_result(plan: Plan, run: PlannedRun, outcome: Outcome) -> Result:
@@ -87,6 +91,7 @@ def write_result(plan: Plan, run: PlannedRun, outcome: Outcome) -> Result:
         "wall_s": outcome.wall_s,
         "cpu_s": outcome.cpu_s,
         "curve": [_evaluation(evaluation) for evaluation in found.evaluations],
+        "judges": _judges(found.events),
     }
     _curve(content, str(run.folder))
     with clear_disk_errors(run.result):
@@ -129,6 +134,7 @@ def read_result(path: Path) -> Result:
             recovery_step=None if dip is None else dip.recovery_step,
             cpu_s=float(content["cpu_s"]),
             wall_s=float(content["wall_s"]),
+            judges={str(name): float(value) for name, value in content.get("judges", {}).items()},
         )
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
@@ -147,6 +153,15 @@ def _evaluation(evaluation: Evaluation) -> dict[str, Any]:
         "length": [episode.length for episode in episodes],
         "success": [int(bool(episode.success)) for episode in episodes] if declared else None,
     } | ({} if any(each.limit_hits is None for each in episodes) else {"limit_hits": [e.limit_hits for e in episodes]})
+
+
+def _judges(events: Sequence[Event]) -> dict[str, float]:
+    """Means of what hybrid learners report of their judges, over the second half of what comes before the switch."""
+    lines = [each.metrics for each in events if each.event == "train" and each.phase not in SWITCH and each.updates > 0]
+    lines = lines[len(lines) // 2 :]
+    names = dict.fromkeys(name for line in lines for name in line if name.startswith(JUDGED))
+    found = {name: [line[name] for line in lines if name in line] for name in names}
+    return {name.removeprefix(JUDGED): float(np.mean(values)) for name, values in found.items()}
 
 
 def _scores(content: dict[str, Any], evaluation: dict[str, Any]) -> list[float]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from robot_rl import checkpoint
 from robot_rl.apps.benchmark_estimate import Estimate, Estimator
+from robot_rl.apps.benchmark_gates import gates, gates_table
 from robot_rl.apps.benchmark_kept import kept, kept_table
 from robot_rl.apps.benchmark_plan import Plan
 from robot_rl.apps.benchmark_result import Result, read_result
@@ -65,7 +66,9 @@ def write_tables(plan: Plan) -> Written:
     Raises:
         InputError: there is no result, or the folder cannot be written.
     """
-    wanted = {(task, algorithm, seed) for task in plan.tasks for algorithm in plan.algorithms for seed in plan.seeds}
+    wanted = {
+        (task, algorithm, seed) for task in plan.tasks for algorithm in plan.algorithms_of(task) for seed in plan.seeds
+    }
     found = read_results(plan.results)
     results = [result for result in found if (result.task, result.algorithm, result.seed) in wanted]
     if not results:
@@ -102,6 +105,7 @@ def _content(
     plan: Plan, groups: Sequence[Group], results: Sequence[Result], wanted: int, estimator: Estimator
 ) -> dict[str, Any]:
     steps = sorted({point.step for result in results for point in result.curve})
+    found = kept(plan.suite.tasks, results, plan.algorithms, plan.config.resamples)
     return {
         "suite": plan.suite.name,
         "runs": len(results),
@@ -118,8 +122,9 @@ def _content(
             for task in plan.tasks
         },
         "improvement": _improvement(groups, estimator),
-        "kept": kept(plan.suite.tasks, results, plan.algorithms, plan.config.resamples),
+        "kept": found,
         "transfer": transfer(plan.suite, results, estimator),
+        "gates": gates(plan.suite, results, found, plan.config.resamples),
     }
 
 
@@ -226,6 +231,7 @@ def as_markdown(content: Mapping[str, Any]) -> str:
             lines += [f"## {task}: mean over runs", "", *_summary_table(rows), ""]
             lines += [*_steps_table(rows, content["steps"]), ""]
     lines += kept_table(content["kept"])
+    lines += gates_table(content["gates"])
     lines += transfer_table(content["transfer"])
     for name, pairs in content["improvement"].items():
         if pairs:

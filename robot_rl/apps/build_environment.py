@@ -9,7 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from robot_rl.config import DmControlEnvironmentConfig, GymnasiumEnvironmentConfig, RobosuiteEnvironmentConfig
+from robot_rl.config import (
+    DmControlEnvironmentConfig,
+    EvaluationConfig,
+    GymnasiumEnvironmentConfig,
+    RobosuiteEnvironmentConfig,
+)
 from robot_rl.environment import Environment
 from robot_rl.errors import InputError
 from robot_rl.hardware.description import load
@@ -20,7 +25,7 @@ from robot_rl.sim.experts import FetchPickAndPlaceExpert, LiftExpert, NoisyPolic
 from robot_rl.sim.gap import NOMINAL
 from robot_rl.sim.randomization import read_randomization
 from robot_rl.sim.task_id import TaskId
-from robot_rl.sim_config import GapConfig, RandomizationConfig, SimulatedConfig
+from robot_rl.sim_config import RandomizationConfig, SimulatedConfig
 from robot_rl.spec import Spec
 from robot_rl.types import Policy
 
@@ -54,13 +59,13 @@ def build_environment(config: Any, *, training: bool = False) -> Environment:
         raise
 
 
-def on_robot(config: Any, proxy: str | None) -> Any:
-    """The configuration of an environment with a robot by proxy in place of its own; None: as it is."""
-    if proxy is None:
+def on_robot(config: Any, evaluation: EvaluationConfig) -> Any:
+    """The configuration of an environment with the robot of `evaluation` in place of its own; without one as it is."""
+    if evaluation.robot is None:
         return config
     if not isinstance(config, SimulatedConfig):
-        raise InputError(f"evaluation.proxy={proxy} differs from a simulator, and the environment is a robot: drop it")
-    return replace(config, proxy=proxy, gap=GapConfig(), randomization=RandomizationConfig())
+        raise InputError(f"{evaluation.robot} differs from a simulator, and the environment is a robot: drop it")
+    return replace(config, proxy=evaluation.proxy, gap=evaluation.gap, randomization=RandomizationConfig())
 
 
 def _with_gap(simulator: Any, config: SimulatedConfig, *, training: bool) -> Environment:

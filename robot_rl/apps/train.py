@@ -14,11 +14,13 @@ from robot_rl import checkpoint
 from robot_rl.apps.build import (
     LoadedData,
     build_agent,
+    check_fit,
     check_rendering,
     config_hash,
     config_to_json,
     device_of,
     empty_buffer,
+    flat,
     load_data,
     reward_transform,
 )
@@ -129,12 +131,12 @@ def open_environments(config: TrainConfig, stack: contextlib.ExitStack, ranks: R
         return SharedEnvironment(opened, ranks) if ranks.count > 1 else opened
 
     acts_for = {phase.acts_for for phase in config.phases.values() if phase.interact != "none"}
-    proxy = on_robot(config.environment, config.evaluation.proxy)
+    proxy = on_robot(config.environment, config.evaluation)
     training = shared(build_environment(config.environment, training=True)) if "online" in acts_for else None
     robot = shared(build_environment(proxy)) if "robot" in acts_for else None
     evaluation = stack.enter_context(contextlib.closing(build_environment(proxy)))
-    if training is not None and config.evaluation.proxy is not None:
-        require_different(training.spec, evaluation.spec, f"evaluation.proxy={config.evaluation.proxy}")
+    if training is not None and config.evaluation.robot is not None:
+        require_different(training.spec, evaluation.spec, config.evaluation.robot)
     return Environments(training=training, robot=robot, evaluation=evaluation)
 
 
@@ -162,7 +164,7 @@ def check(config: TrainConfig) -> None:
         if name in config.datasets:
             raise InputError(f"a data set cannot be called '{name}': that is a replay buffer that the run fills itself")
     for name, phase in config.phases.items():
-        if phase.robot and config.evaluation.proxy is None:
+        if phase.robot and config.evaluation.robot is None:
             raise InputError(f"phases.{name}.robot=true acts on the robot, but none is given: set evaluation.proxy")
 
 
@@ -261,6 +263,13 @@ def assemble(
             sources[name] = empty_buffer(config, spec, rows, instructions, mapped=mapped)
             for episode, weight in shared:
                 sources[name].append(episode, weight=weight)
+    tensors: dict[str, torch.Tensor] = {}
+    state: dict[str, Any] = {}
+    if found is not None:
+        tensors, state = checkpoint.load(found)
+        require_same_settings(state["config"], config_json, found)
+    elif config.start_from is not None:
+        tensors, state = load_start(config.start_from, config_json, spec, normalized=statistics is not None)
     agent = build_agent(config, spec, statistics, config.seed)
     of_robot = {name: data for name, data in loaded.items() if config.datasets[name].domain == "robot"}
     for note in require_comparable(agent, of_robot, training):
@@ -274,7 +283,11 @@ def assemble(
             generator.manual_seed(seeds.integer("agent", "rank", ranks.rank))
     require_single_transitions(config, agent)
     for name, environment in (("online", training), ("robot", robot)):
-        if environment is None:
+        if ACTING[name] in state:
+            sources[name] = empty_buffer(config, spec, int(state[ACTING[name]]["capacity"]), instructions)
+            keep_frozen_features(agent, sources[name])
+            sources[name].real = name == "robot" or "simulator" not in state["environments"]["training"]
+        if environment is None or name in sources:
             continue
         if config.replay.capacity <= environment.maximum_steps:
             raise InputError(
@@ -288,6 +301,7 @@ def assemble(
         keep_frozen_features(agent, sources[name])
         sources[name].real = name == "robot" or "simulator" not in environment.spec.metadata
 
+    begun = state.get("environments", {})
     origin: dict[str, Any] = {
         "config": config_json,
         "config_hash": config_hash(config_json),
@@ -295,15 +309,13 @@ def assemble(
         "spec": spec.to_json(),
         "language": described(language),
         "encoder_weights": encoder_weights(agent),
-        "environments": {
+        # With those of the run that it started from, where it collected what is still learned from.
+        "environments": {use: begun[use] for use in ("training", "robot") if use in begun}
+        | {
             use: environment.spec.metadata for use, environment in vars(environments).items() if environment is not None
         },
     }
-    tensors: dict[str, torch.Tensor] = {}
-    state: dict[str, Any] = {}
     if found is not None:
-        tensors, state = checkpoint.load(found)
-        require_same_settings(state["config"], config_json, found)
         require_same_data(state["datasets"], origin["datasets"], found)
     if not ranks.first:  # what another process than the first would record is dropped
         recorder = Recorder(Path(stack.enter_context(tempfile.TemporaryDirectory())))
@@ -376,7 +388,45 @@ def assemble(
         display.say(f"Going on from {found}: phase {this.progress.phase}, step {this.progress.phase_step}")
     if this.beside is not None and (steps := take_in(this, state.get("recorded", {}) if found is not None else {})):
         display.say(f"{steps} steps that were recorded after the last checkpoint are kept, and learned from")
+    if found is None and config.start_from is not None:
+        this.begin_from(tensors, state)
+        display.say(f"Beginning with the agent of {config.start_from}")
     return this
+
+
+def load_start(
+    place: str, config_json: dict[str, Any], spec: Spec, *, normalized: bool
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The last checkpoint of a finished run that another one begins with.
+
+    Args:
+        place: `start_from`, the run's folder.
+        config_json: of the run that begins.
+        spec: its observations and actions.
+        normalized: its observations are, by data of its own.
+
+    Raises:
+        InputError: there is no finished run, its algorithm or observations are others, or normalised ones are wanted.
+    """
+    folder = Path(place).expanduser()
+    found = checkpoint.checkpoints(folder / "checkpoints")
+    if not found:
+        raise InputError(f"start_from={place} has no checkpoint: give the folder of a finished run")
+    tensors, state = checkpoint.load(found[-1])
+    if state["progress"]["phase_index"] < len(state["config"]["phases"]):
+        raise InputError(f"start_from={place} is not finished: go on with it first, with resume=true")
+    theirs, ours = (flat({"algorithm": each["algorithm"]}) for each in (state["config"], config_json))
+    different = [key for key in sorted(theirs | ours) if theirs.get(key) != ours.get(key)]
+    if different:
+        told = "; ".join(f"{key}: {theirs.get(key)} there, {ours.get(key)} here" for key in different)
+        raise InputError(f"start_from={place} is of another agent: {told}. Give the same settings to both")
+    check_fit(f"start_from={place}", Spec.from_json(state["spec"]), "the environment", spec)
+    if normalized or (state["datasets"] and state["config"]["normalize_observations"]):
+        raise InputError(
+            f"start_from={place}: observations are normalised by data that one of both runs has and the other has not: "
+            "set normalize_observations=false in both"
+        )
+    return tensors, state
 
 
 class _FilmWriter:

@@ -306,11 +306,7 @@ class Run:
                 f"the run in {self.folder} is one of {before} process(es), not of {self.ranks.count}: go on with "
                 f"`torchrun --nproc-per-node {before}`, or without torchrun where it is one"
             )
-
-        def under(prefix: str) -> dict[str, torch.Tensor]:
-            return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-
-        checkpoint.unpack_agent(self.agent, under("agent."), state["agent"])
+        checkpoint.unpack_agent(self.agent, _under(tensors, "agent."), state["agent"])
         self.generator.set_state(tensors["generator"])
         if self.ranks.count > 1:
             sizes = [len(each.get_state()) for each in self._own]
@@ -319,10 +315,27 @@ class Run:
         self.progress = Progress(**state["progress"])
         for name, place in ACTING.items():
             if name in self.sources:
-                self.sources[name].restore(under(f"{place}."), state[place])
+                self.sources[name].restore(_under(tensors, f"{place}."), state[place])
         self.saved = number
+
+    def begin_from(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
+        """Take the agent of another run's checkpoint, and what it collected; the run itself is at its beginning.
+
+        The agent's generators stay those of this run.
+        """
+        drawn = [each.get_state() for each in generators(self.agent)]
+        checkpoint.unpack_agent(self.agent, _under(tensors, "agent."), state["agent"])
+        for generator, before in zip(generators(self.agent), drawn, strict=True):
+            generator.set_state(before)
+        for name, place in ACTING.items():
+            if name in self.sources and place in state:
+                self.sources[name].restore(_under(tensors, f"{place}."), state[place])
 
     @property
     def _own(self) -> list[torch.Generator]:
         """The generators that differ from rank to rank."""
         return [self.generator, *generators(self.agent)]
+
+
+def _under(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

@@ -26,7 +26,7 @@ from robot_rl.types import Array, Batch, Episode, TimeStep
 HELD_OUT_BLOCK = 50
 """Rows that are held out together: neighbours are nearly alike, so one of them in training would give the rest away."""
 HELD_OUT_EVERY = 10
-"""One block in so many is held out."""
+"""One block in so many is held out: the second, the twelfth, so that a small buffer has one too."""
 SAVED = ("action", "reward", "monte_carlo", "terminated", "has_next", "step", "final", "instruction")
 
 
@@ -419,7 +419,7 @@ class ReplayBuffer:
             valid=valid if self._cut_chunks else None,
             recorded=torch.full_like(row, self.recorded, dtype=torch.bool) if self.with_recorded else None,
             real=torch.full_like(row, self.real, dtype=torch.bool) if self.with_domain else None,
-            held_out=(row // HELD_OUT_BLOCK + 1) % HELD_OUT_EVERY == 0 if self.with_domain else None,
+            held_out=row // HELD_OUT_BLOCK % HELD_OUT_EVERY == 1 if self.with_domain else None,
         )
 
     def _chunk(self, row: Tensor) -> tuple[Tensor, Tensor | None]:

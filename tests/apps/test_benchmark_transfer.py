@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from robot_rl.apps.benchmark_data import identified_words
 from robot_rl.apps.benchmark_estimate import Estimator
 from robot_rl.apps.benchmark_plan import Plan, anchors
-from robot_rl.apps.benchmark_result import Point, Result, _curve
+from robot_rl.apps.benchmark_result import Point, Result, _curve, _judges
 from robot_rl.apps.benchmark_transfer import closed, steps_to, tail_mean, transfer, transfer_table
+from robot_rl.apps.build_environment import on_robot
 from robot_rl.apps.compose import compose
+from robot_rl.apps.report_read import Event
 from robot_rl.errors import InputError
 
 
@@ -100,7 +103,103 @@ def test_it_learns_in_the_simulator_and_then_on_the_robot(plan) -> None:
     assert phases["offline"].shares == {"offline": 0.5, "online": 0.5}
     assert config["cheetah_B", "h2o"].evaluation.proxy == "std_B"
     assert config["cheetah_B", "h2o"].environment.proxy is None
-    assert config["cheetah_B", "zero_shot"].phases["offline"].shares == {"online": 1.0}
+    after = config["cheetah_B", "zero_shot"]
+    assert (after.phases["offline"].steps, after.phases["online"].shares) == (0, {"robot": 0.5, "online": 0.5})
+
+
+@pytest.fixture(scope="module")
+def whole() -> Plan:
+    return Plan(
+        compose(
+            "benchmark",
+            [
+                "suite=sim2real",
+                "output=x",
+                "seeds=[0,1]",
+                "tasks=[cheetah_B,cheetah_C,pendulum_B]",
+                "algorithms=[zero_shot,randomized,identified,hybrid]",
+            ],
+        )
+    )
+
+
+def test_what_comes_before_the_switch_is_made_once_for_all_robots_of_a_simulator(whole) -> None:
+    runs = {(run.task, run.algorithm, run.seed): run for run in whole.runs}
+    one, other = (runs[task, "zero_shot", 0].begins for task in ("cheetah_B", "cheetah_C"))
+    assert one == other
+    assert f"start_from='{one.folder}'" in runs["cheetah_B", "zero_shot", 0].words
+    begun = {
+        name: runs[name].begins.folder
+        for name in (
+            ("cheetah_B", "zero_shot", 1),
+            ("cheetah_B", "randomized", 0),
+            ("pendulum_B", "zero_shot", 0),
+            ("cheetah_B", "zero_shot", 0),
+        )
+    }
+    assert len(set(begun.values())) == 4
+    assert not any("proxy" in word or "datasets" in word for word in one.words)
+    assert "phases.offline.interact=policy" in one.words
+    assert runs["cheetah_B", "hybrid", 0].begins is None
+    assert len({run.hash for run in whole.runs}) == len(whole.runs)
+
+
+def test_the_identified_simulator_is_of_the_robots_data_and_goes_into_the_runs_words(whole, tmp_path) -> None:
+    planned = next(run.identified for run in whole.runs if (run.task, run.algorithm) == ("cheetah_B", "identified"))
+    assert planned.words[:2] == ("identify", str(whole.store("cheetah_B")))
+    assert not any("proxy" in word for word in planned.words)
+    assert identified_words(tmp_path) == []  # explained nothing better
+    ranges = tmp_path / "environment" / "randomization" / "identified.yaml"
+    ranges.parent.mkdir(parents=True)
+    (tmp_path / "environment" / "identified.yaml").write_text("gap: {mass: 1.1, action_delay_s: 0.02}")
+    ranges.write_text("fields: {mass: {uniform: [1.0, 1.2]}}")
+    words = identified_words(tmp_path)
+    config = compose("train", ["environment=half_cheetah", "algorithm=sac", *words])
+    assert config.environment.gap.values() == {"mass": 1.1, "action_delay_s": 0.02}
+    assert config.environment.randomization.fields == {"mass": {"uniform": [1.0, 1.2]}}
+
+
+def test_a_robot_may_be_the_nominal_model_of_an_edited_simulator() -> None:
+    plan = Plan(
+        compose(
+            "benchmark",
+            [
+                "suite=sim2real_claim",
+                "output=x",
+                "algorithms=[zero_shot,h2o]",
+                "tasks=[gravity,delay_20_ms,lag]",
+                "seeds=[0]",
+            ],
+        )
+    )
+    assert plan.robot("gravity")[-1] == "environment.gap.action_bits=16"
+    assert not any("gravity" in word for word in plan.robot("gravity"))
+    config = plan._composed if plan.runs else {}
+    gravity = config["gravity", "h2o"]
+    assert gravity.environment.gap.values() == {"gravity": 2.0}
+    assert on_robot(gravity.environment, gravity.evaluation).gap.values() == {"action_bits": 16}
+    assert plan.environment("delay_20_ms")[-1] == "environment.gap.action_delay_s=0.02"
+    assert [run.algorithm for run in plan.runs if run.task == "lag" and run.seed == 0] == ["zero_shot", "h2o"]
+
+
+def test_what_judges_said_is_of_the_end_of_what_comes_before_the_switch() -> None:
+    def line(phase: str, updates: int, **metrics: float) -> Event:
+        named = {f"gap/{name}": value for name, value in metrics.items()} | {"critic/loss": 1.0}
+        return Event(
+            event="train",
+            phase=phase,
+            phase_index=0,
+            phase_step=0,
+            environment_steps=0,
+            updates=updates,
+            elapsed_s=0.0,
+            metrics=named,
+            fields={},
+        )
+
+    lines = [line("explore", 0), *(line("offline", step, trust=float(step > 2), auc=0.5) for step in (1, 2, 3, 4))]
+    assert _judges([*lines, line("online", 5, trust=0.0)]) == {"trust": 1.0, "auc": 0.5}
+    assert _judges([line("offline", 1)]) == {}
 
 
 def test_data_and_scale_are_of_the_robot(plan, tmp_path) -> None:
@@ -127,6 +226,9 @@ def test_data_and_scale_are_of_the_robot(plan, tmp_path) -> None:
         ("suite.tasks.cheetah_B.proxy=std_D", "did you mean 'std_C'"),
         ("suite.tasks.cheetah_B.reference_policy=null", "neither and a reference_policy"),
         ("suite.tasks.cheetah_B.random=1.0", "give random and reference, or neither"),
+        ("suite.tasks.cheetah_B.algorithms=[h2]", "did you mean 'h2o'"),
+        ("suite.tasks.cheetah_B.online_steps=50", r"suite\.tasks\.cheetah_B\.online_steps=50 must be at least 51"),
+        ("suite.gates.offline=offline", "did you mean 'offline_only'"),
     ],
 )
 def test_suites_that_cannot_be_meant_are_refused(word, message) -> None:

@@ -348,3 +348,22 @@ def test_the_next_action_is_the_recorded_one_and_missing_where_the_episode_was_c
     # actions -2, -2/3, 2/3, 2 over a bound of 2
     torch.testing.assert_close(batch.next_action[:3, 0], torch.tensor([-1 / 3, 1 / 3, 1.0]))
     assert batch.has_next_action.tolist() == [True, True, True, False]
+
+
+def test_statistics_are_of_the_rows_in_use_and_not_of_the_empty_ones() -> None:
+    """H2O's are of an array that is ten elevenths zeros."""
+    buffer = make(1000)
+    buffer.append(episode(3, 4, terminated=True))
+    (mean, deviation) = buffer.observation_statistics()["state"]
+    assert mean.tolist() == pytest.approx([3.0, 2.0])
+    assert deviation.tolist() == pytest.approx([0.0, 2.5**0.5])
+
+
+def test_a_tenth_in_blocks_is_held_out_and_a_buffer_of_a_hundred_rows_has_some() -> None:
+    buffer = make(1000)
+    buffer.with_domain = True
+    for number in range(9):
+        buffer.append(episode(number, 99, terminated=True))
+    held_out = buffer.gather(torch.arange(900)).held_out
+    assert held_out is not None
+    assert held_out.nonzero()[:, 0].tolist() == [*range(50, 100), *range(550, 600)]

@@ -34,6 +34,7 @@ WORST = proxy_gap("hard_B").with_values(
         "observation_delay_jitter": 0.5,
         "period_jitter": 0.1,
         "missed_commands": 0.1,
+        "action_noise": 0.1,
         "gravity": 1.1,
         "joint_range": 0.9,
         "center_of_mass_x_m": 0.005,
@@ -156,6 +157,23 @@ def test_commands_have_the_resolution_of_the_wire() -> None:
         assert len(np.unique(rounded[:, 0].round(6))) == 8
         assert np.abs(rounded - sweep).max() <= 1 / 7 + 1e-6
         assert rounded[[0, -1]] == pytest.approx(sweep[[0, -1]])
+
+
+def test_noise_on_commands_is_in_half_ranges_cut_at_the_bounds_and_reaches_the_motors() -> None:
+    with closing(cheetah()) as inner:
+        environment = GapEnvironment(inner, Gap(action_noise=0.5))
+        arrived = []
+        for seed in range(4):
+            environment.reset(seed=seed)
+            for _ in range(50):
+                step = environment.step(np.zeros(6))
+                assert not step.action.any()  # what was sent is what is told
+                arrived.append(inner.physics[1].ctrl.copy())
+        motors = np.stack(arrived)
+        assert np.abs(motors).max() == 1.0
+        inside = np.abs(motors) < 0.5
+        assert inside.mean() == pytest.approx(0.683, abs=0.05)  # within one deviation of a Gaussian
+        assert np.abs(np.corrcoef(motors.T) - np.eye(6)).max() < 0.3
 
 
 def test_the_motor_that_lags_reaches_the_physics() -> None:
