@@ -7,9 +7,11 @@
 Processes: a robot of joints (joint_robot_node), the governor, an operator who permits, the recorder, cameras where
 there are some, and this one, which plays an exported policy (three layers of 256 units, with cameras a small CNN) by
 the control loop of `robot-rl deploy`. Joint states, governor and policy run at the same rate; with cameras, joint
-states and governor at 100 Hz. The learner is SAC with a batch of 256 in a process of its own, at ordinary priority.
+states and governor at four times the policy's. The learner is SAC with a batch of 256 in a process of its own, at
+ordinary priority.
 
-Everything that moves the robot is scheduled in real time (SCHED_FIFO) where that is allowed; the first line says so.
+Everything that moves the robot is scheduled in real time (SCHED_FIFO) where that is allowed, robot and governor on one
+core, the loop on the other (`--unpinned`: anywhere); `real_time` in the result says what was.
 One JSON line a rate; latencies are from the bag (hardware/bag_timing.py), the rest from the loop.
 """
 
@@ -44,14 +46,14 @@ from robot_rl.loops.timing import Timings, summarize_all
 from robot_rl.policy import FORMAT, OnnxPolicy, graph_hash
 from robot_rl.spec import Spec
 
-PRIORITY = 60  # of the robot's side; the loop has 50
+ROBOT_CORE, LOOP_CORE = 0, 1
 CAMERA_HZ, CAMERA_PIXELS = 30, 224
 STAGES = ("period", "inference", "observation_age", "sensor_to_command", "action_to_command", "command_period")
 
 
 def describe(folder: Path, rate_hz: int, cameras: int) -> Path:
     """The Panda at a rate, with the patience of a machine that others use too."""
-    robot_hz = max(rate_hz, 100) if cameras else rate_hz
+    robot_hz = 4 * rate_hz if cameras else rate_hz
     data = yaml.safe_load((Path(__file__).parents[1] / "configs/robot/panda.yaml").read_text())
     data["control_period_s"], data["controller_rate_hz"] = 1 / robot_hz, rate_hz
     data["command"] |= {"rate_hz": robot_hz, "maximum_age_s": 0.5}
@@ -60,7 +62,7 @@ def describe(folder: Path, rate_hz: int, cameras: int) -> Path:
     data["topics"]["wrench"]["reliability"] = "reliable"
     image = {"type": "sensor_msgs/msg/Image", "reliability": "best_effort", "durability": "volatile", "depth": 1}
     image |= {"unit": "1", "frame": "camera", "rate_hz": CAMERA_HZ, "maximum_age_s": 0.3}
-    data["topics"]["cameras"] = {f"view_{k}": {"topic": f"/view_{k}/image_raw", **image} for k in range(cameras)}
+    data["topics"]["cameras"] = {f"camera_{k}": {"topic": f"/camera_{k}/image_raw", **image} for k in range(cameras)}
     data["watchdogs"] |= {
         "observation_stop_s": 1.0,
         "heartbeat_stop_s": 1.0,
@@ -116,20 +118,29 @@ def policy_for(spec: Spec) -> OnnxPolicy:
 
 
 @contextmanager
-def in_real_time(priority: int) -> Iterator[str]:
-    """Inside, processes that are started are scheduled in real time, where that is allowed."""
+def on_core(core: int | None) -> Iterator[None]:
+    """Inside, processes that are started run on this core; None: on any."""
+    before = os.sched_getaffinity(0)
+    if core is not None:
+        os.sched_setaffinity(0, {core})
     try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
-    except OSError as error:
-        yield f"no ({error.strerror})"
-        return
-    try:
-        yield "yes"
+        yield
     finally:
-        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        os.sched_setaffinity(0, before)
 
 
-def measure(rate_hz: int, seconds: float, cameras: int, learner: bool) -> dict[str, Any]:
+def stay_on(core: int | None) -> None:
+    """From now on all threads of this process run on this core."""
+    for thread in Path("/proc/self/task").iterdir() if core is not None else ():
+        os.sched_setaffinity(int(thread.name), {core})
+
+
+def scheduled(process: subprocess.Popen[bytes]) -> bool:
+    """The process runs in real time."""
+    return os.sched_getscheduler(process.pid) == os.SCHED_FIFO
+
+
+def measure(rate_hz: int, seconds: float, cameras: int, learner: bool, pinned: bool) -> dict[str, Any]:
     """One rate."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -142,7 +153,7 @@ def measure(rate_hz: int, seconds: float, cameras: int, learner: bool) -> dict[s
             nodes.append(ros.start(module, [str(path), *arguments], os.environ, domain_id=domain.number))
             stack.callback(end, nodes[-1])
 
-        with in_real_time(PRIORITY) as allowed:
+        with on_core(ROBOT_CORE if pinned else None):
             start("robot_rl.hardware.joint_robot_node")
             start("robot_rl.hardware.governor_node", "--parent", str(os.getpid()))
         start("robot_rl.hardware.operator_node", "--permit", "--parent", str(os.getpid()))
@@ -175,8 +186,11 @@ def measure(rate_hz: int, seconds: float, cameras: int, learner: bool) -> dict[s
             stop=lambda: bool(ends_s) and time.monotonic() > ends_s[0],
             after_step=lambda _: ends_s.append(time.monotonic() + seconds) if not ends_s else None,
         )
-        with steady(50, ("dds.",)):
+        with steady(50, ("dds.",), others_follow=True):
             play = loop.play(seed=0)
+            real_time = {"loop": os.sched_getscheduler(0) == os.SCHED_FIFO}
+            real_time |= dict(zip(("robot", "governor", "operator"), map(scheduled, nodes), strict=False))
+            real_time["recorder"] = os.sched_getscheduler(recording.pid) == os.SCHED_FIFO
         causes = environment.link.causes
         environment.close()
         recording.close()
@@ -185,7 +199,9 @@ def measure(rate_hz: int, seconds: float, cameras: int, learner: bool) -> dict[s
             "rate_hz": rate_hz,
             "cameras": cameras,
             "learner": learner,
-            "real_time": allowed,
+            "real_time": real_time,
+            "pinned": pinned,
+            "load": round(os.getloadavg()[0], 1),
             "reason": play.reason,
             "causes": causes,
             "steps": play.steps,
@@ -261,6 +277,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--cameras", type=int, default=0)
     parser.add_argument("--learner", action="store_true")
+    parser.add_argument("--unpinned", action="store_true")
     parser.add_argument("--film", help=argparse.SUPPRESS)
     parser.add_argument("--learn", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -272,7 +289,10 @@ def main() -> None:
     else:
         print(f"# {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {' '.join(sys.argv[1:])}", flush=True)
         for rate_hz in given.rates:
-            print(json.dumps(measure(rate_hz, given.seconds, given.cameras, given.learner)), flush=True)
+            print(
+                json.dumps(measure(rate_hz, given.seconds, given.cameras, given.learner, not given.unpinned)),
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The cameras of the simulated arm, drawn in a thread of their own: a slow renderer does not delay the joints."""
 
+import os
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -65,6 +66,7 @@ class ArmCameras:
             self._thread = None
 
     def _run(self) -> None:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))  # drawing takes too long for real time
         cameras: dict[str, ArmCamera] = {}
         while (job := self._asked.get()) is not None:
             camera, stamp_ns, snapshot = job

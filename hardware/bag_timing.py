@@ -25,7 +25,8 @@ def latencies(folder: Path, robot: Robot) -> dict[str, Array]:
     """Nanoseconds of each stage, each (N,).
 
     - `sensor_to_action`: from joint states to the first action of the policy that answers them;
-    - `action_to_command`: from there to the first command of the governor that follows it;
+    - `action_to_command`: from there to the first command of the governor that follows it, which says what it followed
+      right behind it, in `rl/applied`;
     - `sensor_to_command`: both;
     - `command_period`, `action_period`, `joint_states_period`: between two of them.
     """
@@ -33,6 +34,7 @@ def latencies(folder: Path, robot: Robot) -> dict[str, Array]:
         robot.joint_states.topic: "joint_states",
         f"/{robot.name}/rl/action": "action",
         f"/{robot.name}/rl/applied": "applied",
+        robot.command.topic: "command",
     }
     first: dict[str, dict[int, int]] = {name: {} for name in names.values()}  # when it was said, by stamp
     times: dict[str, list[int]] = {name: [] for name in names.values()}
@@ -49,15 +51,22 @@ def latencies(folder: Path, robot: Robot) -> dict[str, Array]:
             elif isinstance(record, Message) and record.channel_id in channels:
                 name = channels[record.channel_id]
                 times[name].append(record.publish_time)
+                if name == "command":
+                    continue
                 stamp, frame = _header(record.data)
                 if name != "applied" or frame not in NOBODY:
                     first[name].setdefault(stamp, record.publish_time)
+    sent = np.sort(np.asarray(times["command"], np.int64))
+    if len(sent):
+        said = np.asarray(list(first["applied"].values()), np.int64)
+        at = sent[np.maximum(np.searchsorted(sent, said, side="right") - 1, 0)]
+        first["applied"] = dict(zip(first["applied"], np.where(at <= said, at, said).tolist(), strict=True))
     found = {
         "sensor_to_action": _between(first["joint_states"], first["action"]),
         "action_to_command": _between(first["action"], first["applied"]),
         "sensor_to_command": _between(first["joint_states"], first["applied"]),
     }
-    periods = {"command_period": "applied", "action_period": "action", "joint_states_period": "joint_states"}
+    periods = {"command_period": "command", "action_period": "action", "joint_states_period": "joint_states"}
     return found | {key: np.diff(np.asarray(times[name], np.int64)) for key, name in periods.items()}
 
 

@@ -12,11 +12,14 @@ from robot_rl.hardware.watch import SECOND_NS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """Positions or velocities, in rad or m, of one step or of H steps ahead."""
+    """Positions or velocities of the joints, in rad or m, of one step or of H steps ahead; or a motion of the tool.
+
+    What it is of stands in `names`: the joints, `inverse.TWIST_NAMES` or `inverse.POSE_NAMES`.
+    """
 
     source: str  # who sends it, as the transport knows it
     stamp_ns: int  # of the joint states that it answers, on the robot's clock
-    names: Sequence[str]  # of the joints, in any order
+    names: Sequence[str]  # in any order
     values: Sequence[Sequence[float]]  # (H, J)
     offsets_s: Sequence[float] = (0.0,)  # (H,), when each holds, from the arrival of the joint states it answers
     velocity: bool = False
@@ -37,8 +40,9 @@ class Output:
 
 @dataclass(slots=True)
 class Target:
-    """A command that is followed, in the order of the robot's joints."""
+    """A command that is followed, in the order of the robot's joints, or of the names of a twist or a pose."""
 
+    of: str  # joints | twist | pose
     values: list[list[float]]  # (H, J)
     times_ns: list[int]  # (H,)
     velocity: bool

@@ -5,6 +5,9 @@ from typing import Any, Protocol
 
 from robot_rl.hardware.description import Robot, Topic
 
+TELEMETRY = ("observation_age_s", "decision_s", "missed", "waited")
+"""Of the environment: the age of the oldest part, the time from the observation to the action, periods missed so far,
+and how often a part was too old so far."""
 Heard = Callable[[str, Any, int, int], None]  # sensor, message, its stamp, when it came
 
 
@@ -27,14 +30,20 @@ class Connection(Protocol):
     def now_ns(self) -> int:
         """Of the clock by which ages are told."""
 
-    def act(self, values: Sequence[float], *, velocity: bool, answers_ns: int) -> None:
-        """Send positions or velocities of the joints, answering joint states of that stamp. Shapes: (J,)."""
+    def act(self, values: Sequence[float], *, of: str, velocity: bool, answers_ns: int) -> None:
+        """Send positions or velocities of the `joints`, or a `twist`, answering joint states of that stamp."""
+
+    def watch(self, sensor: str, until_ns: int) -> None:
+        """In real time: hear what a sensor says until it has said something, with no sleep in between."""
 
     def wait_until(self, time_ns: int) -> None:
         """Let time go by, and hear what comes."""
 
     def look(self, camera: str) -> None:
         """Lockstep: have a camera drawn as the scene is now."""
+
+    def tell(self, numbers: Sequence[float], answers_ns: int) -> None:
+        """In real time: publish TELEMETRY of the step whose observation has that stamp."""
 
     def clear_applied(self) -> None:
         """Forget what was applied so far."""

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from robot_rl.errors import InputError
-from robot_rl.hardware.kinematics import Chain, Link, ToolPoint
+from robot_rl.hardware.inverse import Cartesian, Inverse
+from robot_rl.hardware.kinematics import Chain, Link, ToolFrame, ToolPoint
 from robot_rl.hardware.limiter import Limits
 from robot_rl.hardware.reading import Section, read_yaml
 
@@ -24,8 +25,12 @@ COMMAND_TYPES = {
         "trajectory_msgs/msg/JointTrajectory",
     ),
     "joint_velocity": ("sensor_msgs/msg/JointState", "std_msgs/msg/Float64MultiArray"),
+    "tool_pose": ("geometry_msgs/msg/PoseStamped",),
+    "tool_twist": ("geometry_msgs/msg/TwistStamped",),
 }
-"""What the robot may be sent, by mode. A stream of one-point trajectories is how a trajectory controller is driven."""
+"""What the robot may be sent, by mode. A stream of one-point trajectories is how a trajectory controller is driven;
+poses and twists, which are those of the joints' planned motion, are for controllers that take nothing else."""
+TOOL_MODES = ("tool_pose", "tool_twist")
 
 INPUT_TYPES = {
     "joint_states": ("sensor_msgs/msg/JointState",),
@@ -115,12 +120,13 @@ class Robot:
     file: str
     control_period_s: float  # of the governor: one command to the robot each
     controller_rate_hz: float  # commands a second that a policy, or a person's device, sends
-    mode: str  # joint_position | joint_velocity
+    mode: str  # a key of COMMAND_TYPES
     base_frame: str
     tool_frame: str
     joints: tuple[Joint, ...]
     chain: Chain
     workspace: Box
+    cartesian: Cartesian | None  # None: no pose or twist of the tool is taken as a command
     wrench: Wrench | None
     start_speed: float  # rad/s and m/s: a robot that is faster is not armed
     home_speed_scale: float
@@ -153,6 +159,16 @@ class Robot:
     def tool_point(self) -> ToolPoint:
         """The position of the tool as a function of the J joints."""
         return ToolPoint(self.chain, self.names, [max(abs(joint.low), abs(joint.high)) for joint in self.joints])
+
+    def tool_motion(self) -> ToolFrame:
+        """Pose and Jacobian of the tool as functions of the J joints."""
+        return ToolFrame(self.chain, self.names)
+
+    def inverse(self) -> Inverse | None:
+        """From the motion of the tool to that of the joints, where the description allows it."""
+        if self.cartesian is None:
+            return None
+        return Inverse(self.tool_motion(), self.cartesian, self.limits.velocity, self.control_period_s)
 
 
 def available() -> list[str]:
@@ -200,6 +216,7 @@ def load(robot: str | Path) -> Robot:
         joints=joints,
         chain=_chain(top, joints),
         workspace=_workspace(top, base),
+        cartesian=_cartesian(top),
         wrench=_wrench(top, wrench_topic),
         start_speed=start.number("speed_per_s", low=0, above=True),
         home_speed_scale=home.number("speed_scale", low=0, above=True, high=1),
@@ -292,6 +309,23 @@ def _workspace(top: Section, base: str) -> Box:
     return Box(low_m=(x0, y0, z0), high_m=(x1, y1, z1))
 
 
+def _cartesian(top: Section) -> Cartesian | None:
+    if top.value("cartesian") is None:  # written down as none
+        return None
+    section = top.section("cartesian")
+    found = Cartesian(
+        speed_m_s=section.number("speed_m_s", low=0, above=True),
+        acceleration_m_s2=section.number("acceleration_m_s2", low=0, above=True),
+        turn_rad_s=section.number("turn_rad_s", low=0, above=True),
+        turn_acceleration_rad_s2=section.number("turn_acceleration_rad_s2", low=0, above=True),
+        damping=section.number("damping", low=0, above=True),
+        first_command_m=section.number("first_command_m", low=0, above=True),
+        first_command_rad=section.number("first_command_rad", low=0, above=True),
+    )
+    section.finish()
+    return found
+
+
 def _wrench(top: Section, topic: Topic | None) -> Wrench | None:
     if top.value("wrench") is None:  # written down as none
         if topic is not None:
@@ -371,6 +405,11 @@ def _check(robot: Robot, top: Section) -> None:
                 f"topics.{key}.maximum_age_s",
                 f"is {topic.maximum_age_s:g}, less than one period at {topic.rate_hz:g} Hz: all are too old",
             )
+    if robot.mode in TOOL_MODES and robot.command.frame != robot.base_frame:
+        raise top.error(
+            "command.frame",
+            f"is '{robot.command.frame}'; poses and twists are sent in the base frame, '{robot.base_frame}'",
+        )
     if dogs.observation_stop_s < robot.joint_states.maximum_age_s:
         raise top.error(
             "watchdogs.observation_stop_s",

@@ -16,6 +16,7 @@ from robot_rl.hardware.connection import Heard
 from robot_rl.hardware.description import Robot, Topic
 from robot_rl.hardware.faults import Faults, Outbox
 from robot_rl.hardware.governor import Governor
+from robot_rl.hardware.inverse import TWIST_NAMES
 from robot_rl.hardware.mujoco_arm import ArmSettings, Measurement, MujocoArm
 from robot_rl.hardware.sensors import Due, outlets
 from robot_rl.hardware.watch import SECOND_NS, nanoseconds
@@ -74,16 +75,20 @@ class Direct:
         """Of the arm's clock."""
         return self._time_ns
 
-    def act(self, values: Sequence[float], *, velocity: bool, answers_ns: int) -> None:
-        """Positions or velocities of the joints, answering joint states of that stamp. Shapes: (J,)."""
+    def act(self, values: Sequence[float], *, of: str, velocity: bool, answers_ns: int) -> None:
+        """Positions or velocities of the `joints`, or a `twist`, answering joint states of that stamp."""
         command = Command(
             source=SOURCE,
             stamp_ns=answers_ns,
-            names=self.robot.names,
+            names=TWIST_NAMES if of == "twist" else self.robot.names,
             values=[list(values)],
             velocity=velocity,
         )
         self._governor.on_command(command, self._time_ns)
+
+    def watch(self, sensor: str, until_ns: int) -> None:
+        """There is no real time here."""
+        raise RuntimeError("watch without real time: time goes on in `wait_until`")
 
     def wait_until(self, time_ns: int) -> None:
         """Let the governor and the arm go on, a control period at a time, up to that time."""
@@ -111,6 +116,9 @@ class Direct:
             InputError: always.
         """
         raise InputError(f"environment.transport=none draws no pictures, so not of '{camera}': use transport=loopback")
+
+    def tell(self, numbers: Sequence[float], answers_ns: int) -> None:
+        """Nobody listens."""
 
     def clear_applied(self) -> None:
         """Forget what was applied so far."""

@@ -1,11 +1,13 @@
 """A robot behind ROS 2 as an environment: what it senses in, what the governor lets through out, on a grid of time.
 
-An action says where the joints are to be at the end of the control period, or how fast; what the governor sent the
-robot last in that period is reported as the action that was applied, and gets recorded. An observation holds the newest
-message of every sensor at the tick. One that is older than its topic's `maximum_age_s` is not used: nothing is sent
-until a younger one comes, which is counted, and after the `observation_stop_s` of the watchdogs the episode is over.
+An action says where the joints are to be at the end of the control period, or how fast, or how the tool is to move;
+what the governor sent the robot last in that period is reported as the action that was applied, and gets recorded. An
+observation holds the newest message of every sensor at the tick. One that is older than its topic's `maximum_age_s` is
+not used: nothing is sent until a younger one comes, which is counted, and after the `observation_stop_s` of the
+watchdogs the episode is over.
 """
 
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -24,7 +26,7 @@ from robot_rl.hardware.phase import Phase
 from robot_rl.hardware.resets import arm, bring_back, quiet
 from robot_rl.hardware.robot_spec import make_spec
 from robot_rl.hardware.states import SENT
-from robot_rl.hardware.watch import nanoseconds
+from robot_rl.hardware.watch import SECOND_NS, nanoseconds
 from robot_rl.spec import Spec
 from robot_rl.types import Array, TimeStep
 
@@ -36,7 +38,7 @@ class EnvironmentSettings:
     """How a robot is made an environment; `configs/environment/ros2.yaml` says what each is for."""
 
     mode: str = "realtime"  # realtime | lockstep
-    action: str = "velocity"  # velocity | delta | position
+    action: str = "velocity"  # velocity | delta | position | twist
     speed_scale: float = 0.15
     observation: list[str] | None = None
     image_size: int = 64
@@ -84,6 +86,11 @@ class RosEnvironment:
         self.robot, self.settings = robot, settings
         self._parts = parts_of(robot, settings.observation, settings.image_size)
         self._spec = make_spec(robot, self._parts, settings.action, settings.speed_scale, settings.mode)
+        low, high = self._spec.action.low, self._spec.action.high
+        assert low is not None
+        assert high is not None
+        self._tool_motion = robot.tool_motion()
+        self._bounds = list(zip(low.tolist(), high.tolist(), strict=True))
         outcome = {} if robot.outcome is None else {"outcome": outcome_part(robot.outcome)}
         answered = parts_of(robot, ["joint_position"], settings.image_size)  # by the actions, shown or not
         self._observer = Observer({**answered, **self._parts, **outcome}, robot.joints)
@@ -113,6 +120,7 @@ class RosEnvironment:
         self._next_ns = 0  # of the grid
         self._phase = Phase(self._period_ns, nanoseconds(1 / robot.joint_states.rate_hz))
         self._steps, self._running, self._watching = 0, False, False
+        self._observed_ns = 0  # when the last observation was made
         self._answers_ns = 0  # stamp of the joint states in the last observation
         self._sent: list[float] = []  # (J,) positions that were last applied
         self._last: dict[str, Array] = {}
@@ -123,6 +131,8 @@ class RosEnvironment:
         self.counts: Counter[str] = Counter()
         """`missed` control periods, `stale KEY` observations waited for, `lost` episodes without one, `stopped`
         episodes, `paused` ones."""
+        self.before_tick: Callable[[int], object] = lambda _: None
+        """Called shortly before a tick in real time, with the nanoseconds that are left."""
         self._lock = RLock()  # the link is one thread's at a time
         dogs = robot.watchdogs  # whichever of them would stop it first, which a person would have to clear
         patience_s = min(dogs.command_stop_s, dogs.heartbeat_stop_s) / 2
@@ -160,7 +170,7 @@ class RosEnvironment:
         self._await_all(since)
         self._sent = list(self.link.applied[-1].position) if self.link.applied else self._measured()
         self._outcomes.clear()
-        self._next_ns = self.link.now_ns() + self._period_ns
+        self._begin_grid()
         self._steps, self._running = 0, True
         self._expect_step()
         return TimeStep(observation=self._observe())
@@ -174,13 +184,19 @@ class RosEnvironment:
             return self._step(action)
 
     def _step(self, action: Array) -> TimeStep:
-        wanted = np.array(action, np.float64)
-        self._spec.action.check(wanted, "action")
-        wanted = np.clip(wanted, self._spec.action.low, self._spec.action.high)
         link, kind = self.link, self.settings.action
-        target = wanted if kind != "delta" else wanted + np.asarray(self._sent)
+        wanted = self._within_bounds(action)
+        target = wanted if kind != "delta" else [x + y for x, y in zip(wanted, self._sent, strict=True)]
         link.clear_applied()
-        link.act(target.tolist(), velocity=kind == "velocity", answers_ns=self._answers_ns)
+        link.act(
+            target,
+            of="twist" if kind == "twist" else "joints",
+            velocity=kind in ("velocity", "twist"),
+            answers_ns=self._answers_ns,
+        )
+        decision_s = (link.now_ns() - self._observed_ns) / SECOND_NS
+        waited = sum(count for name, count in self.counts.items() if name.startswith("stale"))
+        link.tell((max(self.ages_s.values()), decision_s, self.counts["missed"], waited), self._answers_ns)
         self._wait_for_tick()
         applied, intervened = self._applied()
         fresh = self._await_fresh()
@@ -219,7 +235,8 @@ class RosEnvironment:
             self._wait_for_tick()
         else:
             self._await_all(-1)
-            self._watching, self._next_ns = True, self.link.now_ns() + self._period_ns
+            self._watching = True
+            self._begin_grid()
         if not self._await_fresh():
             now = self.link.now_ns()
             raise InputError(f"nothing to watch: {self._observer.why_stale(self._observer.stale(now, -1), now)}")
@@ -302,18 +319,39 @@ class RosEnvironment:
         order = {name: index for index, name in enumerate(message.name)}
         return [message.position[order[name]] for name in self.robot.names]
 
+    def _begin_grid(self) -> None:
+        """From the newest joint states on, which the ticks are to follow."""
+        now = self.link.now_ns()
+        begin_ns = now if self.link.in_lockstep else self._observer.heard["joint_states"].received_ns
+        self._next_ns = begin_ns + ((now - begin_ns) // self._period_ns + 1) * self._period_ns
+
     def _wait_for_tick(self) -> None:
         """The next point of the grid that is still ahead; the points that are past are counted."""
-        behind = self.link.now_ns() - self._next_ns
+        link, phase = self.link, self._phase
+        behind = link.now_ns() - self._next_ns
         if behind >= 0:
             skipped = behind // self._period_ns + 1
             self.counts["missed"] += skipped
             self._next_ns += skipped * self._period_ns
-        self.link.wait_until(self._next_ns)
-        self._next_ns += self._period_ns
-        if not self.link.in_lockstep:  # the arm's time has no delays
-            heard = self._observer.heard["joint_states"]
-            self._next_ns += self._phase.shift_ns(self.link.now_ns() - heard.received_ns)
+        due = self._next_ns
+        if link.in_lockstep:  # where nothing has delays
+            link.wait_until(due)
+            self._next_ns += self._period_ns
+            return
+        heard = self._observer.heard
+        link.wait_until(due - phase.early_ns)
+        if not phase.belongs(heard["joint_states"].received_ns, due):
+            self.before_tick(due - link.now_ns())
+            link.watch("joint_states", phase.closes_ns(due))
+        self._next_ns += self._period_ns + phase.shift_ns(due, heard["joint_states"].received_ns)
+
+    def _within_bounds(self, action: Array) -> list[float]:
+        """The action, clipped. Shapes: (A,)."""
+        array = np.asarray(action, np.float64)
+        wanted: list[float] = array.tolist()
+        if array.shape != self._spec.action.shape or not math.isfinite(sum(wanted)):
+            self._spec.action.check(array, "action")
+        return [min(max(x, low), high) for x, (low, high) in zip(wanted, self._bounds, strict=True)]
 
     def _applied(self) -> tuple[Array, bool]:
         """What the robot was sent at the end of the period, in the units of the action; and whether a person chose."""
@@ -326,6 +364,8 @@ class RosEnvironment:
         match self.settings.action:
             case "velocity":
                 applied = np.array(last.velocity)
+            case "twist":
+                applied = self._tool_motion(last.position)[2] @ np.array(last.velocity)
             case "delta":
                 applied = np.array(last.position) - before
             case _:
@@ -358,7 +398,8 @@ class RosEnvironment:
             self.link.wait_until(self.link.now_ns() + nanoseconds(self.robot.control_period_s))
 
     def _observe(self) -> dict[str, Array]:
-        self.ages_s = self._observer.ages_s(self.link.now_ns())
+        self._observed_ns = self.link.now_ns()
+        self.ages_s = self._observer.ages_s(self._observed_ns)
         self.history.append(self.ages_s)
         self._answers_ns = self._observer.heard["joint_states"].stamp_ns
         found = {key: self._observer.read(key) for key in self._parts}

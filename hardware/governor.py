@@ -12,6 +12,7 @@ from itertools import pairwise
 from robot_rl.errors import InputError
 from robot_rl.hardware.commands import Command, Output, Target
 from robot_rl.hardware.description import Robot
+from robot_rl.hardware.inverse import POSE_NAMES, TWIST_NAMES
 from robot_rl.hardware.safety import Safety, Sent, reason_names
 from robot_rl.hardware.states import MOVING, TRANSITIONS, Event, State
 from robot_rl.hardware.watch import SECOND_NS, Flood, JointStates, Lease, nanoseconds
@@ -19,6 +20,7 @@ from robot_rl.hardware.watch import SECOND_NS, Flood, JointStates, Lease, nanose
 HOMING_PATIENCE_S = 1.0  # at rest away from the pose: something is in the way
 ARRIVED = 1e-6  # rad or m
 CAUSES_KEPT = 16
+QUATERNION = 1e-3  # by which its length may differ from 1
 
 
 class Governor:
@@ -38,6 +40,7 @@ class Governor:
         self._period_ns = nanoseconds(robot.control_period_s)
         self._fast, self._slow = Safety.of(robot), Safety.of(robot, speed_scale=robot.home_speed_scale)
         self._safety = self._fast
+        self._inverse = robot.inverse()
         self.joint_states = JointStates(robot)
         self._wrench = Lease(dogs.observation_stop_s)
         self._wrench_over: str | None = None
@@ -57,6 +60,11 @@ class Governor:
         self._frozen_at: list[float] = []  # the command when the measured joints last changed, or it last stood
         self._frozen_ns = 0  # when that was
         self._moved_ns = 0
+
+    @property
+    def at_rest(self) -> bool:
+        """The last command ended all motion, or there was none."""
+        return self._safety.at_rest
 
     # What arrives
 
@@ -144,7 +152,7 @@ class Governor:
             if self._offset is None:
                 self._offset = [p - x for p, x in zip(self._safety.position, wanted, strict=True)]
             wanted = [x + d for x, d in zip(wanted, self._offset, strict=True)]
-        self._person = Target([wanted], [now_ns], velocity, 0, now_ns)
+        self._person = Target("joints", [wanted], [now_ns], velocity, 0, now_ns)
         return None
 
     def on_command(self, command: Command, now_ns: int) -> str | None:
@@ -303,7 +311,17 @@ class Governor:
 
     def _send(self, target: Target, now_ns: int) -> Sent:
         values = target.at(now_ns + self._period_ns)
+        if target.of != "joints":
+            return self._send_tool(target.of, values)
         return self._safety.send_velocity(values) if target.velocity else self._safety.send_position(values)
+
+    def _send_tool(self, of: str, values: list[float]) -> Sent:
+        safety, inverse, limits = self._safety, self._inverse, self.robot.cartesian
+        assert inverse is not None, "`_checked` lets nothing of the tool through without it"
+        assert limits is not None
+        solve = inverse.twist if of == "twist" else inverse.pose
+        wanted, asked = solve(values, safety.position, safety.velocity)
+        return safety.send_for_tool(wanted, limits.speed_m_s, asked)
 
     def _count(self, now_ns: int) -> None:
         """The fixed grid: which periods went by without a tick."""
@@ -399,14 +417,28 @@ class Governor:
         """The command in the order of the joints, or what is wrong with it."""
         robot = self.robot
         order = {name: index for index, name in enumerate(command.names)}
-        if set(order) != set(robot.names) or len(command.names) != len(robot.names):
+        of, names = "joints", robot.names
+        for kind, axes in (("twist", TWIST_NAMES), ("pose", POSE_NAMES)):
+            if order.keys() == set(axes):
+                of, names = kind, axes
+        if order.keys() != set(names) or len(command.names) != len(names):
             return f"it names {sorted(command.names)}, not {sorted(robot.names)}"
+        if of != "joints" and self._inverse is None:
+            return f"it is a {of} of the tool, and {robot.file} has no limits for one: write its section `cartesian`"
+        if command.velocity != (of == "twist") and of != "joints":
+            return f"a {of} of the tool is {'a velocity' if of == 'twist' else 'no velocity'}"
         if not command.values or len(command.values) != len(command.offsets_s):
             return f"it has {len(command.values)} steps and {len(command.offsets_s)} times"
-        if any(len(row) != len(robot.names) for row in command.values):
-            return "it has not one number for each joint"
+        if of == "pose" and len(command.values) > 1:
+            return "it has several poses of the tool: send one at a time"
+        if any(len(row) != len(names) for row in command.values):
+            return f"it has not one number for each {'joint' if of == 'joints' else 'axis'}"
         if not all(math.isfinite(x) for row in command.values for x in row):
             return "it holds NaN or infinity"
+        rows = [order[name] for name in names]
+        values = [[float(row[index]) for index in rows] for row in command.values]
+        if of == "pose" and not abs(math.hypot(*values[0][3:]) - 1) < QUATERNION:
+            return f"its quaternion has length {math.hypot(*values[0][3:]):.3g}, not 1"
         offsets = list(command.offsets_s)
         if not all(map(math.isfinite, offsets)) or any(b <= a for a, b in pairwise(offsets)):
             return "its times do not increase"
@@ -420,9 +452,9 @@ class Governor:
             return f"it answers joint states that are {age:.3f} s old"
         if self._target is not None and command.stamp_ns < self._target.stamp_ns:
             return "it answers older joint states than the command before"
-        rows = [order[name] for name in robot.names]
         return Target(
-            values=[[float(row[index]) for index in rows] for row in command.values],
+            of=of,
+            values=values,
             times_ns=[received + nanoseconds(offset) for offset in offsets],
             velocity=command.velocity,
             stamp_ns=command.stamp_ns,
@@ -436,7 +468,14 @@ class Governor:
             return "the robot is not yet at rest"
         if received is None or received < self._since_ns:
             return "it answers joint states from before the handover"
-        if not target.velocity:
+        if target.of == "pose":
+            limits, inverse = self.robot.cartesian, self._inverse
+            assert limits is not None
+            assert inverse is not None
+            way, turn = inverse.away(target.at(now_ns), self._safety.position)
+            if way > limits.first_command_m or turn > limits.first_command_rad:
+                return f"the tool is {way:.3g} m and {turn:.3g} rad away, too far for a first command"
+        elif not target.velocity:
             for joint, x, p in zip(self.robot.joints, target.at(now_ns), self._safety.position, strict=True):
                 if abs(x - p) > joint.first_command:
                     return f"{joint.name} is at {p:.4g}, too far from a first command of {x:.4g}"

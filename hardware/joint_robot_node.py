@@ -17,14 +17,19 @@ from collections.abc import Sequence
 from threading import Event
 from typing import Any
 
+import numpy as np
 import rclpy
 from geometry_msgs.msg import WrenchStamped
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import JointState
 
-from robot_rl.hardware.description import load
-from robot_rl.hardware.ros_io import Inbox, commanded, message_class, profile, qos, set_stamp
+from robot_rl.hardware.cdr import JointWriter
+from robot_rl.hardware.description import TOOL_MODES, load
+from robot_rl.hardware.kinematics import rotation_of, rotation_vector
+from robot_rl.hardware.ros_io import Inbox, commanded, message_class, profile, qos, schedule, set_stamp
 from robot_rl.hardware.watch import SECOND_NS, Lease
+
+PRIORITY = 60
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -43,19 +48,42 @@ def main(arguments: Sequence[str]) -> int:
     velocity = [0.0] * len(position)
     lease = Lease(robot.command.maximum_age_s)
 
+    tool = robot.tool_motion()
+
+    def for_tool(message: Any) -> list[float]:
+        """What a Cartesian controller would make of it: the joints' velocities of least squares, for one period."""
+        point, turned, jacobian = tool(position)
+        if robot.mode == "tool_twist":
+            linear, angular = message.twist.linear, message.twist.angular
+            twist = np.array([linear.x, linear.y, linear.z, angular.x, angular.y, angular.z])
+        else:
+            place, turn = message.pose.position, message.pose.orientation
+            way = np.array([place.x, place.y, place.z]) - point
+            turning = rotation_vector(rotation_of([turn.w, turn.x, turn.y, turn.z]) @ turned.T)
+            twist = np.concatenate([way, turning]) / robot.control_period_s
+        found: list[float] = (np.linalg.pinv(jacobian, rcond=1e-3) @ twist).tolist()
+        return found
+
     def command(message: Any, _: str) -> None:
         lease.renew(time.monotonic_ns())
-        (position if robot.mode == "joint_position" else velocity)[:] = commanded(message, robot.names, robot.mode)
+        if robot.mode in TOOL_MODES:
+            velocity[:] = for_tool(message)
+        else:
+            (position if robot.mode == "joint_position" else velocity)[:] = commanded(message, robot.names, robot.mode)
 
     inbox = Inbox(node)
     inbox.subscribe(message_class(robot.command), robot.command.topic, qos(robot.command), command)
     states = node.create_publisher(JointState, robot.joint_states.topic, qos(robot.joint_states))
     wrench = robot.wrench_topic
     wrenches = None if wrench is None else node.create_publisher(WrenchStamped, wrench.topic, profile())
+    wrench_message, written = WrenchStamped(), JointWriter(robot.names)
     period = round(SECOND_NS / robot.joint_states.rate_hz)
     gc.collect()
     gc.freeze()
     gc.disable()
+    problem = schedule(PRIORITY)
+    if problem is not None:
+        sys.stderr.write(f"robot: {problem}\n")
     last = time.monotonic_ns()
     next_ns = last + period
     while not stop.is_set() and given.parent in (None, os.getppid()):
@@ -68,11 +96,12 @@ def main(arguments: Sequence[str]) -> int:
             for i, v in enumerate(velocity):
                 position[i] += v * (now - last) / SECOND_NS
         last = now
-        message = JointState(name=list(robot.names), position=list(position), velocity=list(velocity))
-        set_stamp(message.header, time.time_ns())
-        states.publish(message)
+        stamp = time.time_ns()
         if wrenches is not None:
-            wrenches.publish(WrenchStamped(header=message.header))
+            set_stamp(wrench_message.header, stamp)
+            wrenches.publish(wrench_message)
+        message = written(stamp, position=position, velocity=velocity)
+        states.publish(message)
     node.destroy_node()
     rclpy.shutdown()
     return 0

@@ -101,13 +101,7 @@ class ToolPoint:
         missing = [link.joint for link in chain.links if link.joint not in order]
         if missing:
             raise InputError(f"kinematics moves joints that are not described: {missing}")
-        # With the frames turned so that every joint moves about, or along, its z axis.
-        fixed, turned = [], np.eye(4)
-        for link in chain.links:
-            to_axis = transform(_turn_z_to(np.asarray(link.axis, np.float64)), np.zeros(3))
-            fixed.append(turned @ transform(rotation_rpy(*link.rpy_rad), link.xyz_m) @ to_axis)
-            turned = to_axis.T
-        tool = turned @ transform(np.eye(3), chain.tool_xyz_m)
+        fixed, tool = _about_z(chain)
         self._tool: tuple[float, ...] = tuple(tool[:3, 3].tolist())
         self._links = [
             (order[link.joint], link.prismatic, *pose[:3, :3].ravel().tolist(), *pose[:3, 3].tolist())
@@ -137,6 +131,102 @@ class ToolPoint:
                 zx * x + zy * y + zz * z + tz,
             )
         return x, y, z
+
+
+class ToolFrame:
+    """Where the tool is, how it is turned, and how both follow from the joints' velocities."""
+
+    def __init__(self, chain: Chain, names: Sequence[str]) -> None:
+        """For joint vectors in the order of `names`, which holds all joints of the chain."""
+        fixed, tool = _about_z(chain)
+        self._joints = len(names)
+        self._links = [
+            (list(names).index(link.joint), link.prismatic, *pose[:3, :3].ravel().tolist(), *pose[:3, 3].tolist())
+            for link, pose in zip(chain.links, fixed, strict=True)
+        ]
+        self._tool = tool
+
+    def __call__(self, position: Sequence[float]) -> tuple[Array, Array, Array]:
+        """The tool's point in m, its rotation, and the Jacobian of its twist, all in the base frame.
+
+        Shapes: (J,) -> (3,), (3, 3), (6, J): the point's velocity, then the turning. Joints that do not move the tool
+        have columns of zeros.
+        """
+        a, b, c, d, e, f, g, h, i = 1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0  # the rotation so far, row by row
+        x = y = z = 0.0
+        moved = []
+        for index, prismatic, xx, xy, xz, yx, yy, yz, zx, zy, zz, tx, ty, tz in self._links:
+            x, y, z = x + a * tx + b * ty + c * tz, y + d * tx + e * ty + f * tz, z + g * tx + h * ty + i * tz
+            a, b, c = a * xx + b * yx + c * zx, a * xy + b * yy + c * zy, a * xz + b * yz + c * zz
+            d, e, f = d * xx + e * yx + f * zx, d * xy + e * yy + f * zy, d * xz + e * yz + f * zz
+            g, h, i = g * xx + h * yx + i * zx, g * xy + h * yy + i * zy, g * xz + h * yz + i * zz
+            q = position[index]
+            if prismatic:
+                x, y, z = x + c * q, y + f * q, z + i * q
+            else:
+                cosine, sine = math.cos(q), math.sin(q)
+                a, b = cosine * a + sine * b, cosine * b - sine * a
+                d, e = cosine * d + sine * e, cosine * e - sine * d
+                g, h = cosine * g + sine * h, cosine * h - sine * g
+            moved.append((index, prismatic, x, y, z, c, f, i))
+        turned = np.array([[a, b, c], [d, e, f], [g, h, i]])
+        point = turned @ self._tool[:3, 3] + (x, y, z)
+        px, py, pz = point.tolist()
+        columns = [(0.0,) * 6] * self._joints
+        for index, prismatic, x, y, z, u, v, w in moved:
+            rx, ry, rz = px - x, py - y, pz - z
+            columns[index] = (
+                (u, v, w, 0.0, 0.0, 0.0) if prismatic else (v * rz - w * ry, w * rx - u * rz, u * ry - v * rx, u, v, w)
+            )
+        return point, turned @ self._tool[:3, :3], np.array(columns).T
+
+
+def quaternion_of(rotation: Array) -> tuple[float, float, float, float]:
+    """w x y z with w >= 0. Shapes: (3, 3) -> (4,)."""
+    squares = [1 + rotation[0, 0] * a + rotation[1, 1] * b + rotation[2, 2] * c for a, b, c in _SIGNS]
+    best = int(np.argmax(squares))
+    root = math.sqrt(squares[best])
+    r = rotation
+    x, y, z = r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1]
+    xy, xz, yz = r[0, 1] + r[1, 0], r[0, 2] + r[2, 0], r[1, 2] + r[2, 1]
+    square = root * root
+    rows = ((square, x, y, z), (x, square, xy, xz), (y, xy, square, yz), (z, xz, yz, square))
+    sign = -1.0 if rows[best][0] < 0 else 1.0
+    w, x, y, z = (float(sign * value / (2 * root)) for value in rows[best])
+    return w, x, y, z
+
+
+_SIGNS = ((1, 1, 1), (1, -1, -1), (-1, 1, -1), (-1, -1, 1))
+
+
+def rotation_of(quaternion: Sequence[float]) -> Array:
+    """Of a quaternion w x y z of any length but zero. Shapes: (4,) -> (3, 3)."""
+    w, x, y, z = np.asarray(quaternion, np.float64) / np.linalg.norm(quaternion)
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+        ]
+    )
+
+
+def rotation_vector(rotation: Array) -> Array:
+    """Axis times angle in [0, pi]. Shapes: (3, 3) -> (3,)."""
+    w, *rest = quaternion_of(rotation)
+    axis: Array = np.array(rest, np.float64)
+    sine = float(np.linalg.norm(axis))
+    return 2 * axis if sine < 1e-12 else axis * (2 * math.atan2(sine, w) / sine)
+
+
+def _about_z(chain: Chain) -> tuple[list[Array], Array]:
+    """The fixed transforms, with frames turned so that every joint moves about, or along, its z axis; and the tool."""
+    fixed, turned = [], np.eye(4)
+    for link in chain.links:
+        to_axis = transform(_turn_z_to(np.asarray(link.axis, np.float64)), np.zeros(3))
+        fixed.append(turned @ transform(rotation_rpy(*link.rpy_rad), link.xyz_m) @ to_axis)
+        turned = to_axis.T
+    return fixed, turned @ transform(rotation_rpy(*chain.tool_rpy_rad), chain.tool_xyz_m)
 
 
 def _turn_z_to(axis: Array) -> Array:

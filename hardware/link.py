@@ -21,7 +21,10 @@ from std_srvs.srv import Trigger
 
 from robot_rl.errors import InputError
 from robot_rl.hardware import lockstep
+from robot_rl.hardware.cdr import JointWriter
+from robot_rl.hardware.connection import TELEMETRY
 from robot_rl.hardware.description import Robot, Topic
+from robot_rl.hardware.inverse import TWIST_NAMES
 from robot_rl.hardware.ros_io import Inbox, message_class, profile, qos, set_stamp, stamp_ns
 from robot_rl.hardware.states import SENT
 from robot_rl.hardware.watch import Lease
@@ -69,6 +72,7 @@ class Link:
         self._executor.add_node(self._calls)
         self._clients: dict[str, Any] = {}
         self._inbox = Inbox(self._node)
+        self._topics: dict[str, str] = {}
         self._last_ns: dict[str, int] = {}  # stamp of the last message of each sensor
         self.applied: list[Any] = []  # since `clear_applied`
         self.state = ""  # of the governor
@@ -80,10 +84,13 @@ class Link:
         self._inbox.subscribe(Bool, "rl/ready", profile(), self._ready)
         publisher = self._node.create_publisher
         self._action = publisher(JointState, "rl/action", profile())
+        self._telemetry = publisher(JointState, "rl/telemetry", profile(reliable=False, depth=10))
+        self._measured = JointWriter(TELEMETRY)
         self._beat = publisher(Header, "rl/heartbeat", profile(reliable=False))
         self._beat_ns = 0
         self._name = secrets.token_hex(4)  # our actions are not those of who commanded before
         self._actions = 0
+        self._written, self._twist_written = JointWriter(robot.names), JointWriter(TWIST_NAMES)
         self._time_ns = 0  # of the arm, in lockstep
         self._stepped: tuple[int, dict[str, int]] = (0, {})
         self._answer: dict[str, Any] | None = None
@@ -102,26 +109,32 @@ class Link:
         def take(message: Any, _: str) -> None:
             stamp = stamp_ns(message.header)
             self._last_ns[sensor] = stamp
-            self._heard(sensor, message, stamp, stamp if self.in_lockstep else time.monotonic_ns())
+            received_ns = stamp if self.in_lockstep else time.monotonic_ns() - self._inbox.age_ns
+            self._heard(sensor, message, stamp, received_ns)
 
         self._inbox.subscribe(message_class(topic), topic.topic, qos(topic), take)
         self._last_ns[sensor] = 0
+        self._topics[sensor] = topic.topic
 
     def now_ns(self) -> int:
         """Of the clock by which ages are told: the arm's in lockstep, else this machine's monotonic one."""
         return self._time_ns if self.in_lockstep else time.monotonic_ns()
 
-    def act(self, values: Sequence[float], *, velocity: bool, answers_ns: int) -> None:
-        """Send positions or velocities of the joints, answering joint states of that stamp. Shapes: (J,)."""
+    def act(self, values: Sequence[float], *, of: str, velocity: bool, answers_ns: int) -> None:
+        """Send positions or velocities of the `joints`, or a `twist`, answering joint states of that stamp."""
         self._actions += 1
-        message = JointState(name=list(self.robot.names))
-        message.header.frame_id = self._number()
-        set_stamp(message.header, answers_ns)
-        if velocity:
-            message.velocity = list(values)
-        else:
-            message.position = list(values)
+        write = self._twist_written if of == "twist" else self._written
+        message = write(
+            answers_ns,
+            self._number(),
+            position=() if velocity else values,
+            velocity=values if velocity else (),
+        )
         self._action.publish(message)
+
+    def watch(self, sensor: str, until_ns: int) -> None:
+        """Look for a message of a sensor without sleeping until one was heard."""
+        self._inbox.watch((self._topics[sensor],), (self._topics[sensor],), until_ns)
 
     def wait_until(self, time_ns: int) -> None:
         """Let time go by, hear what comes, and say that we are alive."""
@@ -156,6 +169,11 @@ class Link:
         if now - self._beat_ns >= BEAT_NS:
             self._beat_ns = now
             self._beat.publish(Header())
+
+    def tell(self, numbers: Sequence[float], answers_ns: int) -> None:
+        """In real time: publish TELEMETRY of the step whose observation has that stamp."""
+        if not self.in_lockstep:
+            self._telemetry.publish(self._measured(answers_ns, "environment", position=numbers))
 
     def clear_applied(self) -> None:
         """Forget what was applied so far."""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robot_rl.errors import InputError
-from robot_rl.hardware.description import Robot
+from robot_rl.hardware.description import TOOL_MODES, Robot
 from robot_rl.hardware.mujoco_model import build_arm
 
 Array = NDArray[Any]
@@ -67,6 +67,11 @@ class MujocoArm:
 
     def __init__(self, robot: Robot, settings: ArmSettings) -> None:
         """At the start pose of seed 0."""
+        if robot.mode in TOOL_MODES:
+            raise InputError(
+                f"simulated arm: {robot.file} has command.mode={robot.mode}, and the arm has no Cartesian controller: "
+                "simulate a description with a joint mode"
+            )
         step = round(robot.control_period_s / settings.physics_step_s)
         if step < 1 or not math.isclose(step * settings.physics_step_s, robot.control_period_s, rel_tol=1e-6):
             raise InputError(

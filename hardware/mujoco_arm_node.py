@@ -35,10 +35,21 @@ from robot_rl.hardware.arm_messages import measured, picture
 from robot_rl.hardware.description import Robot, load
 from robot_rl.hardware.faults import Faults, Outbox
 from robot_rl.hardware.mujoco_arm import ArmSettings, MujocoArm
-from robot_rl.hardware.ros_io import Inbox, Services, commanded, message_class, profile, qos, set_stamp, stamp_ns
+from robot_rl.hardware.ros_io import (
+    Inbox,
+    Services,
+    commanded,
+    message_class,
+    profile,
+    qos,
+    schedule,
+    set_stamp,
+    stamp_ns,
+)
 from robot_rl.hardware.sensors import Due, outlets
 from robot_rl.hardware.watch import SECOND_NS, Lease, nanoseconds
 
+PRIORITY = 60  # of what receives for it; it has one less
 CATCH_UP = 10  # periods at once after a delay; what is longer is lost to the arm, as to a driver that hung
 
 
@@ -77,6 +88,9 @@ class MujocoArmNode:
 
     def run(self, *, parent: int | None) -> None:
         """In real time, until `closing`."""
+        problem = schedule(PRIORITY)
+        if problem is not None:
+            sys.stderr.write(f"simulated arm: {problem}\n")
         period = round(SECOND_NS / self._robot.joint_states.rate_hz)
         next_ns = time.monotonic_ns() + period
         while not self.closing and parent in (None, os.getppid()):

@@ -38,6 +38,7 @@ class Heard:
     message: Any
     stamp_ns: int  # on the robot's clock
     received_ns: int  # on ours
+    values: dict[str, Array]  # what it says, by key; without images, which are decoded when they are asked for
 
 
 def parts_of(robot: Robot, keys: list[str] | None, image_size: int) -> dict[str, Part]:
@@ -62,6 +63,7 @@ def parts_of(robot: Robot, keys: list[str] | None, image_size: int) -> dict[str,
 
 def _offered(robot: Robot, image_size: int) -> dict[str, Part]:
     joints, names = robot.joint_states, robot.names
+    positions, velocities = InOrder(names), InOrder(names)
     per_second = {"rad": "rad/s", "m": "m/s"}.get(joints.unit)
     found = {
         "joint_position": Part(
@@ -69,7 +71,7 @@ def _offered(robot: Robot, image_size: int) -> dict[str, Part]:
             sensor="joint_states",
             topic=joints,
             spec=ArraySpec(shape=(len(names),), names=names, unit=joints.unit, frame=joints.frame),
-            read=lambda message: by_name(message.name, message.position, names),
+            read=lambda message: positions(message.name, message.position),
             needs="the positions of all joints",
         ),
         "joint_velocity": Part(
@@ -77,7 +79,7 @@ def _offered(robot: Robot, image_size: int) -> dict[str, Part]:
             sensor="joint_states",
             topic=joints,
             spec=ArraySpec(shape=(len(names),), names=names, unit=per_second, frame=joints.frame),
-            read=lambda message: by_name(message.name, message.velocity, names),
+            read=lambda message: velocities(message.name, message.velocity),
             needs="the velocities of all joints",
         ),
     }
@@ -153,20 +155,27 @@ class Observer:
         self._names = tuple(joint.name for joint in joints)
         self._pictures: dict[str, Picture] = {}  # by sensor
         self._cameras = {part.sensor for part in parts.values() if part.spec.is_image}
+        self._parts_of: dict[str, list[Part]] = {}  # by sensor
+        for part in parts.values():
+            self._parts_of.setdefault(part.sensor, []).append(part)
         self.heard: dict[str, Heard] = {}  # by sensor
         self.refused: Counter[str] = Counter()  # messages, by the key for which they had no numbers
 
     def take(self, sensor: str, message: Any, stamp_ns: int, received_ns: int) -> None:
         """A message; one with an older stamp than what is there, or without the numbers it should have, is not used."""
-        for key, part in self.parts.items():
-            if part.sensor == sensor and not part.spec.is_image and part.read(message) is None:
-                self.refused[key] += 1
-                return
+        values = {}
+        for part in self._parts_of.get(sensor, ()):
+            if not part.spec.is_image:
+                array = part.read(message)
+                if array is None:
+                    self.refused[part.key] += 1
+                    return
+                values[part.key] = array
         known = self.heard.get(sensor)
         if known is None or stamp_ns >= known.stamp_ns or received_ns - known.received_ns > SECOND_NS:
             if self._joints and sensor in self._cameras:
                 self._look(sensor, message, known, received_ns)
-            self.heard[sensor] = Heard(message, stamp_ns, received_ns)
+            self.heard[sensor] = Heard(message, stamp_ns, received_ns, values)
 
     def ages_s(self, now_ns: int) -> dict[str, float]:
         """How long ago what each key would show arrived; infinite where nothing did."""
@@ -226,17 +235,37 @@ class Observer:
     def read(self, key: str) -> Array:
         """What the newest message says, of a sensor that was heard. The array is the caller's."""
         part = self.parts[key]
-        array = part.read(self.heard[part.sensor].message)
+        heard = self.heard[part.sensor]
+        if key in heard.values:
+            return heard.values[key].copy()
+        array = part.read(heard.message)
         assert array is not None, "`take` has let a message through that cannot be read"
         return array
 
 
-def by_name(names: Any, values: Any, wanted: tuple[str, ...]) -> Array | None:
-    """The values of the wanted joints, whatever the order of the message. Shapes: -> (J,)."""
-    order = {name: index for index, name in enumerate(names)}
-    if len(values) != len(names) or any(name not in order for name in wanted):
-        return None
-    return _finite([values[order[name]] for name in wanted])
+class InOrder:
+    """Values by the names of the wanted joints, whatever the order of the message, which hardly ever changes."""
+
+    def __init__(self, wanted: tuple[str, ...]) -> None:
+        """Of J joints."""
+        self._wanted = wanted
+        self._names: tuple[str, ...] | None = None
+        self._rows: list[int] | None = None
+
+    def __call__(self, names: Sequence[str], values: Sequence[float]) -> Array | None:
+        """The values of the wanted joints; None where one is missing or no number. Shapes: -> (J,)."""
+        if names is not self._names:
+            self._names = tuple(names)
+            order = {name: index for index, name in enumerate(names)}
+            self._rows = [order[name] for name in self._wanted] if order.keys() >= set(self._wanted) else None
+        if self._rows is None or len(values) != len(self._names):
+            return None
+        return _finite([values[row] for row in self._rows])
+
+
+def by_name(names: Sequence[str], values: Sequence[float], wanted: tuple[str, ...]) -> Array | None:
+    """`InOrder`, once. Shapes: -> (J,)."""
+    return InOrder(wanted)(names, values)
 
 
 def _pose(message: Any) -> Array | None:

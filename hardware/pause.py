@@ -26,15 +26,12 @@ class Overdue:
         self._thread.start()
 
     def expect(self) -> None:
-        """From now on."""
-        with self._changed:
-            self._due_s = time.monotonic() + self._after_s
-            self._changed.notify()
+        """From now on. Wakes nobody: the thread looks again before this can be overdue."""
+        self._due_s = time.monotonic() + self._after_s
 
     def came(self) -> None:
         """It is here, or not expected any more."""
-        with self._changed:
-            self._due_s = None
+        self._due_s = None
 
     def close(self) -> None:
         """End the thread."""
@@ -49,16 +46,15 @@ class Overdue:
                 if self._closed:
                     return
                 left_s = self._left_s()
-                if left_s is None or left_s > 0:
+                if left_s > 0:
                     self._changed.wait(left_s)
                     continue
             with self._lock:
-                with self._changed:
-                    left_s = self._left_s()  # while the lock was waited for, it may have come
-                    if left_s is None or left_s > 0:
-                        continue
-                    self._due_s = None
+                if self._left_s() > 0:  # while the lock was waited for, it may have come
+                    continue
+                self._due_s = None
                 self._act()
 
-    def _left_s(self) -> float | None:
-        return None if self._due_s is None else self._due_s - time.monotonic()
+    def _left_s(self) -> float:
+        due_s = self._due_s
+        return self._after_s if due_s is None else due_s - time.monotonic()

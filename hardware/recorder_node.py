@@ -24,6 +24,7 @@ from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
+from geometry_msgs.msg import PoseStamped, TwistStamped
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import JointState, Joy
@@ -40,6 +41,8 @@ from robot_rl.hardware.watch import SECOND_NS, nanoseconds
 OURS = {
     "rl/action": (JointState, True),
     "rl/action_chunk": (JointTrajectory, True),
+    "rl/action_pose": (PoseStamped, True),
+    "rl/action_twist": (TwistStamped, True),
     "rl/applied": (JointState, True),
     "rl/telemetry": (JointState, False),
     "rl/safety_state": (DiagnosticStatus, True),

@@ -4,13 +4,18 @@ No executor of rclpy serves topics: the multi-threaded one starves under load, a
 the wheels. Services wait in a thread of their own, in turns of 0.2 s.
 """
 
+import os
+import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
 from typing import Any
 
-from geometry_msgs.msg import PointStamped, PoseStamped, WrenchStamped
+from geometry_msgs.msg import PointStamped, PoseStamped, TwistStamped, WrenchStamped
 from rclpy.experimental import EventsExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
@@ -20,9 +25,11 @@ from std_msgs.msg import Float64MultiArray
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
+from robot_rl.hardware.cdr import JointReader, JointWriter, write_numbers
 from robot_rl.hardware.description import Topic
 from robot_rl.hardware.watch import SECOND_NS
 
+SWITCH_S = 0.0005  # longest time that another thread of Python keeps this one waiting
 TAKEN_AT_ONCE = 32  # of one topic, so that a flood cannot keep the loop from its time
 
 Handler = Callable[[Any, str], None]
@@ -53,38 +60,101 @@ def set_stamp(header: Any, time_ns: int) -> None:
     header.stamp.sec, header.stamp.nanosec = divmod(time_ns, SECOND_NS)
 
 
+def schedule(priority: int) -> str | None:
+    """Schedule this process in real time: first what receives for it, then this thread, then its other threads.
+
+    The others too, since one of them that holds Python's lock, and is kept from going on, would keep this one waiting.
+
+    Args:
+        priority: of SCHED_FIFO for the threads of Fast DDS; this thread has one less, the others two. Where the process
+            was started in real time already, as by `chrt -f`, its own counts.
+
+    Returns:
+        What the machine does not allow, in words; or None.
+    """
+    if os.sched_getscheduler(0) == os.SCHED_FIFO:
+        priority = os.sched_getparam(0).sched_priority
+    sys.setswitchinterval(SWITCH_S)
+    try:
+        for entry in Path("/proc/self/task").iterdir():
+            with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+                receives = (entry / "comm").read_text().startswith("dds.")
+                less = 0 if receives else 1 if int(entry.name) == threading.get_native_id() else 2
+                os.sched_setscheduler(int(entry.name), os.SCHED_FIFO, os.sched_param(priority - less))
+    except PermissionError as error:
+        return (
+            f"no real-time scheduling ({error.strerror}), so periods will be less even: allow it with `ulimit -r "
+            f"{priority}` (rtprio in /etc/security/limits.conf)"
+        )
+    return None
+
+
 class Inbox:
-    """The subscriptions of one node, served in the calling thread."""
+    """The subscriptions of one node, served in the calling thread. Joint states come as `cdr.JointsRead`."""
 
     def __init__(self, node: Node) -> None:
         """Subscribe, then `wait`."""
         self._node = node
-        self._handlers: list[tuple[Any, type, Handler]] = []
+        self._handlers: list[tuple[str, Any, type, JointReader | None, Handler]] = []
         self._wait_set: Any = None
+        self._waited_ns = time.monotonic_ns()  # when `wait` returned last
+        self.age_ns = 0
+        """How long before now the message came that is being handled, at most since the `wait` before."""
+        self.unreadable = 0  # messages
 
     def subscribe(self, message: type, topic: str, quality: QoSProfile, handler: Handler) -> None:
         """Give every message of the topic to `handler`, in `wait`."""
         subscription = self._node.create_subscription(message, topic, lambda _: None, quality)
-        self._handlers.append((subscription, message, handler))
+        reader = JointReader() if message is JointState else None
+        self._handlers.append((topic, subscription, message, reader, handler))
         self._wait_set = None
 
     def wait(self, timeout_ns: int) -> None:
-        """Wait for messages, at most so long, and handle those that are there."""
-        context = self._node.context
-        with context.handle:
-            if self._wait_set is None:
-                count = len(self._handlers)
-                self._wait_set = rclpy_implementation.WaitSet(count, 0, 0, 0, 0, 0, context.handle)
-            self._wait_set.clear_entities()
-            for subscription, _, _ in self._handlers:
-                self._wait_set.add_subscription(subscription.handle)
-            self._wait_set.wait(max(timeout_ns, 0))
-        for subscription, message, handler in self._handlers:
-            for _ in range(TAKEN_AT_ONCE):
-                taken = subscription.handle.take_message(message, False)
-                if taken is None:
-                    break
-                handler(taken[0], bytes(taken[1]["publisher_gid"]["data"][:12]).hex())
+        """Wait for messages, at most so long, and handle those that are there; 0 does not wait."""
+        if timeout_ns > 0:
+            context = self._node.context
+            with context.handle:
+                if self._wait_set is None:
+                    count = len(self._handlers)
+                    self._wait_set = rclpy_implementation.WaitSet(count, 0, 0, 0, 0, 0, context.handle)
+                self._wait_set.clear_entities()
+                for _, subscription, *_ in self._handlers:
+                    self._wait_set.add_subscription(subscription.handle)
+                self._wait_set.wait(timeout_ns)
+        for handler in self._handlers:
+            self._take(handler)
+        self._waited_ns = time.monotonic_ns()
+
+    def watch(self, topics: Collection[str], ends: Collection[str], until_ns: int) -> None:
+        """Look for messages of these topics without sleeping until one of `ends` was handled; a core is busy meanwhile.
+
+        Args:
+            topics: as they were given.
+            until_ns: of the monotonic clock, when it ends without one.
+        """
+        watched = [handler for handler in self._handlers if handler[0] in topics]
+        while time.monotonic_ns() < until_ns:
+            for handler in watched:
+                if self._take(handler) and handler[0] in ends:
+                    return
+
+    def _take(self, subscribed: tuple[str, Any, type, JointReader | None, Handler]) -> int:
+        """Handle the messages of a topic. Returns how many."""
+        _, subscription, message, reader, handler = subscribed
+        take, count = subscription.handle.take_message, 0
+        while count < TAKEN_AT_ONCE and (taken := take(message, reader is not None)) is not None:
+            content, information = taken
+            count += 1
+            if reader is not None:
+                try:
+                    content = reader(content)
+                except ValueError:
+                    self.unreadable += 1
+                    continue
+            since_ns = time.monotonic_ns() - self._waited_ns
+            self.age_ns = min(max(time.time_ns() - information["received_timestamp"], 0), since_ns)
+            handler(content, bytes(information["publisher_gid"]["data"][:12]).hex())
+        return count
 
 
 class Services:
@@ -142,6 +212,7 @@ def message_class(topic: Topic) -> type:
         "trajectory_msgs/msg/JointTrajectory": JointTrajectory,
         "geometry_msgs/msg/WrenchStamped": WrenchStamped,
         "geometry_msgs/msg/PoseStamped": PoseStamped,
+        "geometry_msgs/msg/TwistStamped": TwistStamped,
         "geometry_msgs/msg/PointStamped": PointStamped,
         "sensor_msgs/msg/Image": Image,
         "sensor_msgs/msg/CompressedImage": CompressedImage,
@@ -156,19 +227,40 @@ def command_message(
     values = position if mode == "joint_position" else velocity
     match topic.type:
         case "std_msgs/msg/Float64MultiArray":
-            return Float64MultiArray(data=list(values))
+            return write_numbers(values)
         case "trajectory_msgs/msg/JointTrajectory":
             point = JointTrajectoryPoint(positions=list(position), velocities=list(velocity))
             point.time_from_start.sec, point.time_from_start.nanosec = divmod(round(period_s * SECOND_NS), SECOND_NS)
             return JointTrajectory(joint_names=list(names), points=[point])
         case _:
-            message = JointState(name=list(names))
-            if mode == "joint_position":
-                message.position = list(position)
-            else:
-                message.velocity = list(velocity)
-            set_stamp(message.header, time.time_ns())
-            return message
+            position_mode = mode == "joint_position"
+            return JointWriter(names)(
+                time.time_ns(),
+                position=position if position_mode else (),
+                velocity=() if position_mode else velocity,
+            )
+
+
+def pose_message(topic: Topic, point_m: Sequence[float], quaternion: Sequence[float]) -> Any:
+    """Of the tool, for a controller that takes nothing else. Shapes: (3,), (4,) w x y z."""
+    message = PoseStamped()
+    message.header.frame_id = topic.frame
+    set_stamp(message.header, time.time_ns())
+    place, turn = message.pose.position, message.pose.orientation
+    place.x, place.y, place.z = map(float, point_m)
+    turn.w, turn.x, turn.y, turn.z = map(float, quaternion)
+    return message
+
+
+def twist_message(topic: Topic, twist: Sequence[float]) -> Any:
+    """Of the tool, for a controller that takes nothing else. Shapes: (6,)."""
+    message = TwistStamped()
+    message.header.frame_id = topic.frame
+    set_stamp(message.header, time.time_ns())
+    linear, angular = message.twist.linear, message.twist.angular
+    linear.x, linear.y, linear.z = map(float, twist[:3])
+    angular.x, angular.y, angular.z = map(float, twist[3:])
+    return message
 
 
 def commanded(message: Any, names: Sequence[str], mode: str) -> list[float]:

@@ -2,16 +2,22 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from robot_rl.errors import InputError
 from robot_rl.hardware.description import Robot
 from robot_rl.hardware.kinematics import Workspace
 from robot_rl.hardware.limiter import LIMIT_NAMES, Limiter, Limits
 
-NOT_FINITE, SHAPE, WORKSPACE, STOPPED = (1 << bit for bit in range(len(LIMIT_NAMES), len(LIMIT_NAMES) + 4))
+NOT_FINITE, SHAPE, WORKSPACE, STOPPED, FAST_TOOL = (1 << bit for bit in range(len(LIMIT_NAMES), len(LIMIT_NAMES) + 5))
 """Why the whole arm brakes instead of doing what it was told, as bits beside those of `limiter`."""
-REASON_NAMES = (*LIMIT_NAMES, "NaN or infinity", "wrong number of joints", "workspace", "stop")
+ASKED = len(LIMIT_NAMES) + 5
+"""From this bit on stand those of `inverse`: why the joints were asked for something else than the tool was."""
+REASON_NAMES = (
+    *(*LIMIT_NAMES, "NaN or infinity", "wrong number of joints", "workspace", "stop", "tool too fast"),
+    *("speed of the tool", "acceleration of the tool", "singular direction", "speed of a joint for the tool"),
+)
+TOOL_SPEED_SLACK = 1.02  # what is asked for is a velocity at the beginning of a period, and arms turn
 
 
 def reason_names(reasons: int) -> list[str]:
@@ -74,6 +80,11 @@ class Safety:
         return list(self._limiter.position)
 
     @property
+    def velocity(self) -> list[float]:
+        """With which it gets there. Shapes: (J,)."""
+        return list(self._limiter.sent_velocity)
+
+    @property
     def at_rest(self) -> bool:
         """The last command ended all motion."""
         return self._limiter.at_rest
@@ -86,6 +97,17 @@ class Safety:
         """With these velocities. Shapes: (J,)."""
         return self._send(target, velocity=True)
 
+    def send_for_tool(self, target: Sequence[float], speed_m_s: float, asked: int = 0) -> Sent:
+        """With these velocities; where limits of the joints would make the tool faster than that, the arm brakes.
+
+        Args:
+            target: as `Inverse` found it. Shapes: (J,).
+            speed_m_s: of the tool.
+            asked: bits of `inverse` that say why the target is not what the tool was told.
+        """
+        sent = self._send(target, velocity=True, tool_speed_m_s=speed_m_s)
+        return sent if not asked else replace(sent, reasons=sent.reasons | asked << ASKED)
+
     def send_stop(self, reason: int = STOPPED) -> Sent:
         """Brake as hard as the limits allow, and stay."""
         limiter = self._limiter
@@ -93,7 +115,7 @@ class Safety:
         limiter.accept()
         return Sent(list(limiter.position), list(limiter.sent_velocity), self._nothing, reason)
 
-    def _send(self, target: Sequence[float], *, velocity: bool) -> Sent:
+    def _send(self, target: Sequence[float], *, velocity: bool, tool_speed_m_s: float = math.inf) -> Sent:
         if len(target) != self._joints:
             return self.send_stop(SHAPE)
         if not math.isfinite(sum(target)) and not all(map(math.isfinite, target)):
@@ -108,6 +130,10 @@ class Safety:
             (reasons and not velocity and self._is_outside(target, space)) or not self._stays_inside(space)
         ):
             return self.send_stop(reasons | WORKSPACE)
+        if reasons and space is not None and tool_speed_m_s < math.inf:
+            way = math.dist(space.tool(limiter.position), space.tool(limiter.next_position))
+            if way > tool_speed_m_s * limiter.period_s * TOOL_SPEED_SLACK:
+                return self.send_stop(reasons | FAST_TOOL)
         limiter.accept()
         return Sent(list(limiter.position), list(limiter.sent_velocity), changes, reasons)
 

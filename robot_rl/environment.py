@@ -1,6 +1,7 @@
 """The one contract that every simulator, wrapper and robot passes (`robot_rl.testing.contracts`)."""
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 from robot_rl.spec import Spec
@@ -58,6 +59,8 @@ class Live(Protocol):
     """Of the parts of the last observation."""
     counts: Counter[str]
     """What went wrong, such as `missed` control periods."""
+    before_tick: Callable[[int], object]
+    """Called shortly before each tick, with the nanoseconds that are left until then."""
 
     def watch(self) -> TimeStep:
         """What is sensed at the next tick; nothing is asked of the robot. Not within an episode."""

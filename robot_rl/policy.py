@@ -30,6 +30,14 @@ class Decider(Protocol):
 
 
 @runtime_checkable
+class Rehearsed(Protocol):
+    """A policy that can decide for nothing, so that what it needs is in the caches when it has to decide in earnest."""
+
+    def rehearse(self, observation: Mapping[str, Array]) -> None:
+        """Decide and forget it; no later decision changes. Shapes: each (*)."""
+
+
+@runtime_checkable
 class Chunked(Protocol):
     """A policy that plays chunks, and can be told that the rest of one is not to be played."""
 
@@ -164,6 +172,10 @@ class OnnxPolicy:
     def drop_chunk(self) -> None:
         """Decide anew at the next step."""
         self._player.reset()
+
+    def rehearse(self, observation: Mapping[str, Array]) -> None:
+        """Decide and forget it. Shapes: each (*)."""
+        self.decide(observation)
 
     def act(self, observation: Mapping[str, Array]) -> Array:
         """One action in the units of the spec. Shapes: each (*) -> (A,)."""

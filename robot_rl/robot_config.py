@@ -21,9 +21,10 @@ class Ros2EnvironmentConfig:
     """`realtime`, on a fixed grid of time; `lockstep`, for simulated arms, whose time goes on when a step asks."""
     action: str = "velocity"
     """What an action is, at the end of the control period: the joints' `velocity`; `delta`, how far they are to move;
-    `position`, where they are to be. It is reported, and learned from, as the governor let it through."""
+    `position`, where they are to be; `twist`, how the tool is to move and turn in the base frame, in m/s and rad/s. It
+    is reported, and learned from, as the governor let it through."""
     speed_scale: float = 0.15
-    """Bounds of `velocity` and `delta`, as a share of the joints' largest velocities."""
+    """Bounds of `velocity` and `delta`, as a share of the joints' largest velocities; of `twist`, of the tool's."""
     observation: list[str] | None = None
     """Keys of the description: joint_position, joint_velocity, tool_pose, wrench, names of points and of cameras; None
     takes all but the cameras."""
@@ -44,7 +45,7 @@ class Ros2EnvironmentConfig:
 
     def __post_init__(self) -> None:
         require_choice(self.mode, ("realtime", "lockstep"), "environment.mode")
-        require_choice(self.action, ("velocity", "delta", "position"), "environment.action")
+        require_choice(self.action, ("velocity", "delta", "position", "twist"), "environment.action")
         require_choice(self.reset, ("home", "service", "person"), "environment.reset")
         require_choice(self.transport, ("loopback", "inherited", "none"), "environment.transport")
         require_range(self.speed_scale, 1e-3, 1.0, "environment.speed_scale")

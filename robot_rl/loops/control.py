@@ -18,6 +18,7 @@ The command to hold is that of `robot_rl.steering.policy.hold`: no motion, or th
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,7 +29,7 @@ from robot_rl.errors import InputError
 from robot_rl.loops.deciding import ChunkSchedule, Worker, problem_of
 from robot_rl.loops.realtime import Pacer, collect
 from robot_rl.loops.timing import Timings
-from robot_rl.policy import Decider, drop_chunk
+from robot_rl.policy import Decider, Rehearsed, drop_chunk
 from robot_rl.steering.action_spec import ActionSpec
 from robot_rl.steering.policy import hold
 from robot_rl.types import Array, Policy, TimeStep
@@ -97,6 +98,7 @@ class ControlLoop:
     _bad: int = field(init=False, default=0)  # steps in a row without a good decision in time
     _error: str | None = field(init=False, default=None)
     _inference_ns: int = field(init=False, default=-1)
+    _seen: TimeStep | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         spec = self.environment.spec
@@ -113,6 +115,8 @@ class ControlLoop:
             if not isinstance(self.policy, Decider):
                 raise InputError("asynchronous=true needs a policy that decides chunks: leave it out")
             self._worker = Worker(self.policy, self.clock)
+        elif isinstance(self.environment, Live):
+            self.environment.before_tick = self._rehearse
 
     def play(self, *, seed: int) -> Play:
         """One episode."""
@@ -145,6 +149,7 @@ class ControlLoop:
             return self._end(FAILED, 0, 0.0, None)
         if self.pacer is not None:
             self.pacer.begin()
+        self._seen = step
         index, total, success, before = 0, 0.0, step.success, -1
         reason = OVER
         while not step.last:
@@ -160,6 +165,7 @@ class ControlLoop:
             self.timings.add(began - before if before >= 0 else -1, self._inference_ns, decided - began, self._age_ns())
             before = began
             step = act(action)
+            self._seen = step
             if self.pacer is not None:
                 self.pacer.wait()
             if step.action is not None:
@@ -204,6 +210,12 @@ class ControlLoop:
         self.counts["late"] += late
         self._bad = self._bad + 1 if late else 0
         return action
+
+    def _rehearse(self, left_ns: int) -> None:
+        """Decide once more about what was seen last, where that is quick: the next decision then is."""
+        if isinstance(self.policy, Rehearsed) and self._seen is not None and 0 < self._inference_ns < left_ns:
+            with suppress(Exception):  # what is wrong with the policy is told when it decides in earnest
+                self.policy.rehearse(self._seen.observation)
 
     def _scheduled(self, worker: Worker, step: TimeStep, index: int) -> Array | None:
         """Take what was decided beside the loop, and ask for what comes next."""

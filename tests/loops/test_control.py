@@ -50,6 +50,7 @@ class Robot:
     watched: int = 0
     index: int = 0
     ages_s: dict[str, float] = field(default_factory=lambda: {"step": 0.003, "camera": 0.02})
+    before_tick: Callable[[int], object] = lambda _: None
     counts: Counter[str] = field(default_factory=Counter)
 
     @property
