@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from robot_rl.errors import InputError
+from robot_rl.hardware.commands import stop_time_s
 from robot_rl.hardware.connection import Connection, Heard
 from robot_rl.hardware.description import Robot
 from robot_rl.hardware.observations import Observer, outcome_part, parts_of
@@ -25,11 +26,12 @@ from robot_rl.hardware.pause import Overdue
 from robot_rl.hardware.phase import Phase
 from robot_rl.hardware.resets import arm, bring_back, quiet
 from robot_rl.hardware.robot_spec import make_spec
-from robot_rl.hardware.states import SENT
+from robot_rl.hardware.states import SENT, State
 from robot_rl.hardware.watch import SECOND_NS, nanoseconds
 from robot_rl.spec import Spec
 from robot_rl.types import Array, TimeStep
 
+RESTING_S = 1.0  # longer than the brake takes, for a governor that is slow to say so
 KEPT = 10_000  # ages and the like that are kept to be looked at
 
 
@@ -276,6 +278,7 @@ class RosEnvironment:
             self._next_step.close()
         if self._running:
             self._let_go()
+            self._see_it_rest()
         self._running = False
         if counted := [f"{name} {count}" for name, count in sorted(self.counts.items()) if count]:
             self._tell(f"{self.robot.name}: {', '.join(counted)}")
@@ -306,6 +309,14 @@ class RosEnvironment:
             self.link.trigger("governor/disarm", patience_s=2.0)
         except InputError as error:  # then the governor's watchdogs stop it
             self._tell(str(error))
+
+    def _see_it_rest(self) -> None:
+        """Not to leave, nor to end a recording, while the robot still brakes."""
+        if self.link.in_lockstep:
+            return
+        until_ns = self.link.now_ns() + nanoseconds(stop_time_s(self.robot.limits) + RESTING_S)
+        while self.link.state in (*SENT, State.STOPPING.value) and self.link.now_ns() < until_ns:
+            self.link.wait_until(self.link.now_ns() + nanoseconds(self.robot.control_period_s))
 
     def _heard(self, sensor: str, message: Any, stamp_ns: int, received_ns: int) -> None:
         self._observer.take(sensor, message, stamp_ns, received_ns)

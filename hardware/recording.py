@@ -77,7 +77,7 @@ class Recording:
         Raises:
             InputError: they do not come, or it ended; or what `check` raises.
         """
-        began = self._grown_s = time.monotonic()
+        began = time.monotonic()
         while not (self.folder / METADATA).exists():
             check()
             if self.status is not None:
@@ -88,6 +88,7 @@ class Recording:
                     f"the recorder heard no joint states for {READY_S:g} s: is the robot running, in this ROS domain?"
                 )
             time.sleep(0.02)
+        self._grown_s = time.monotonic()
 
     def close(self) -> None:
         """End the bag; twice is allowed."""

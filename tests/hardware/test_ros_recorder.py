@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from test_bag_writer import count
 
 from robot_rl.apps import cli
 from robot_rl.datasets.store import EpisodeStore
-from robot_rl.hardware import ros
+from robot_rl.hardware import recording, ros
 from robot_rl.hardware.bag_writer import FILE, METADATA
 from robot_rl.hardware.description import load
 from robot_rl.hardware.launch import SimulatedRobot
@@ -139,6 +140,39 @@ def test_a_killed_recorder_loses_nothing_that_it_had_written(robot: SimulatedRob
         process.wait(10)
     assert count(folder / FILE) == before > STEPS * 5
     assert ingested(*both(tmp_path))
+
+
+def test_a_recorder_that_hangs_is_noticed_and_its_bag_is_whole_all_the_same(
+    robot: SimulatedRobot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from robot_rl.hardware.environment import EnvironmentSettings, RosEnvironment
+
+    monkeypatch.setattr(recording, "SILENT_S", 2.0)
+    settings = EnvironmentSettings(mode="lockstep", reset="service", observation=["joint_position"])
+    found = recording.Recording("sim_panda", tmp_path / "bag", os.environ, domain_id=robot.domain_id)
+    with closing(RosEnvironment(load("sim_panda"), settings, domain_id=robot.domain_id)) as environment:
+
+        def step() -> None:
+            environment.link.wait_until(environment.link.now_ns() + 10_000_000)
+
+        try:
+            environment.reset(seed=0)
+            found.wait_until_recording(step)
+            began = time.monotonic()
+            while time.monotonic() - began < 3.0:
+                step()
+                assert found.problem() is None
+            os.kill(found.pid, signal.SIGSTOP)
+            began = time.monotonic()
+            while (problem := found.problem()) is None:
+                step()
+                assert time.monotonic() - began < 30
+            assert problem.startswith("the recorder has written nothing for ")
+        finally:
+            found.close()
+    assert found.status == 0
+    with AnyReader([tmp_path / "bag"]) as reader:
+        assert reader.message_count > 100
 
 
 def test_a_recorder_that_cannot_write_ends_and_says_so(robot: SimulatedRobot, tmp_path: Path) -> None:

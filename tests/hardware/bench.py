@@ -1,0 +1,378 @@
+"""A simulated robot, a governor, an operator and a policy, each in a process of its own, and what becomes of them.
+
+The test itself commands nothing: it listens, asks for what a person asks for, and breaks things.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import yaml
+from mcap.exceptions import EndOfFile
+from mcap.records import Channel, Message
+from mcap.stream_reader import StreamReader
+
+from robot_rl.hardware import ros
+from robot_rl.hardware.bag_writer import FILE
+from robot_rl.hardware.commands import stop_time_s
+from robot_rl.hardware.description import load
+from robot_rl.hardware.domains import Domain
+from robot_rl.hardware.faults import Faults
+
+PATIENCE_S = 120.0  # on a busy machine
+TURN_NS, KEPT = 10_000_000, 10_000
+STOOD = 20  # joint states in a row
+CALL_S = 2.0  # for an answer, before a service is asked again
+STANDING_RAD_S = 0.02  # rad/s: slower is standing
+SOURCE = {"policy": str(Path(__file__).with_name("policy_process.py"))}
+STOPPED = ("fault", "disarmed")
+
+
+def describe(folder: Path, patience: float = 1.0) -> Path:
+    """The simulated Panda at rates that a busy machine of two cores keeps, and with the patience that it needs.
+
+    Args:
+        folder: for the file.
+        patience: with 1, a silence of 0.2 s is not missed, and one of 2 s is. All times grow with it.
+    """
+    data = yaml.safe_load((Path(__file__).parents[2] / "configs/robot/sim_panda.yaml").read_text())
+    data |= {"control_period_s": 0.02, "controller_rate_hz": 10}
+    data["home"]["speed_scale"] = 0.1
+    data["joints"][0]["home_rad"] = 0.09  # so that homing takes a while
+    data["command"] |= {"rate_hz": 50, "maximum_age_s": 0.5 * patience}
+    topics = data["topics"]
+    topics.pop("cameras")
+    sensors = [topics[key] for key in ("joint_states", "wrench", "tool_pose", "outcome")]
+    for topic in (*sensors, *topics["points"].values()):
+        topic |= {"rate_hz": 50, "maximum_age_s": 0.5 * patience}
+    silences = (
+        "observation_stop_s",
+        "heartbeat_stop_s",
+        "permit_stop_s",
+        "frozen_s",
+        "clock_jump_s",
+        "takeover_stop_s",
+    )
+    dogs = data["watchdogs"]
+    dogs |= dict.fromkeys((*silences, "answer_age_s"), 1.0 * patience)
+    dogs |= {
+        "command_hold_s": 0.5 * patience,
+        "command_stop_s": 1.5 * patience,
+        "missed_deadlines": round(50 * patience),
+    }
+    path = folder / "bench_panda.yaml"
+    path.write_text(yaml.safe_dump(data))
+    return path
+
+
+def messages(folder: Path, *topics: str) -> list[tuple[str, Message]]:
+    """What a bag, which may still be written, holds of some topics, in the order in which it was sent."""
+    names: dict[int, str] = {}
+    found: list[tuple[str, Message]] = []
+    if not (folder / FILE).exists():
+        return found
+    with (folder / FILE).open("rb") as file:
+        records = iter(StreamReader(file).records)
+        while True:
+            try:
+                record = next(records)
+            except (StopIteration, EndOfFile):
+                return sorted(found, key=lambda entry: entry[1].publish_time)
+            if isinstance(record, Channel):
+                names[record.id] = record.topic
+            elif isinstance(record, Message) and names[record.channel_id] in topics:
+                found.append((names[record.channel_id], record))
+
+
+@dataclass(frozen=True)
+class Change:
+    """A state of the governor, and when it said so on this machine's wall clock."""
+
+    state: str
+    causes: tuple[str, ...]
+    time_ns: int
+
+
+class Bench:
+    """All of it, in a ROS domain of its own. Start it in a `with`."""
+
+    def __init__(self, path: Path) -> None:
+        """Start everything."""
+        self.path, self.robot = path, load(path)
+        self._domain = Domain()
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.said: list[str] = []  # by the operator's terminal
+        self.changes: list[Change] = []
+        self.states: deque[Any] = deque(maxlen=100)  # joint states
+        self.applied: list[Any] = []
+        self.beats: deque[int] = deque(maxlen=KEPT)  # when the governor ticked
+        self.turns: deque[int] = deque(maxlen=KEPT)  # when this process looked
+        self.device: list[float] | None = None  # the person's velocities, while he holds the button
+        self._spoken_s = 0.0
+        try:
+            for name in ("mujoco_arm", "governor", "operator", "policy"):
+                self.start(name)
+            self._join()
+            self.type("permit")
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "Bench":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def domain_id(self) -> int:
+        """Of ROS."""
+        return self._domain.number
+
+    @property
+    def brake_s(self) -> float:
+        """From the beginning of a stop to rest, as declared."""
+        return stop_time_s(self.robot.limits) + 2 * self.robot.control_period_s
+
+    def start(self, name: str) -> None:
+        """A process, or its successor."""
+        environ = {"OMP_NUM_THREADS": "1", "MUJOCO_GL": "egl", **os.environ}
+        parent = str(os.getpid())
+        if name in ("mujoco_arm", "governor"):
+            words, piped = ["-m", f"robot_rl.hardware.{name}_node", str(self.path), "--parent", parent], False
+        elif name == "operator":  # a person's, so it reads
+            words, piped = ["-m", "robot_rl.hardware.operator_node", str(self.path)], True
+        else:
+            words, piped = [SOURCE[name], str(self.path), parent], True
+        self.processes[name] = subprocess.Popen(
+            [sys.executable, *words],
+            env=ros.environment(environ, domain_id=self.domain_id),
+            stdin=subprocess.PIPE if piped else None,
+            stdout=subprocess.PIPE if name == "operator" else None,
+        )
+        if name == "operator":
+            Thread(target=self._read, args=[self.processes[name].stdout], daemon=True).start()
+
+    def end(self, name: str) -> None:
+        """A process, at once."""
+        process = self.processes.pop(name)
+        process.kill()
+        process.wait(10)
+        if process.stdin is not None:
+            process.stdin.close()
+
+    def signal(self, name: str, number: int) -> None:
+        """To a process."""
+        self.processes[name].send_signal(number)
+
+    def type(self, line: str) -> None:
+        """In the operator's terminal."""
+        self._write("operator", line)
+
+    def does(self, what: str) -> None:
+        """What the policy does from now on."""
+        self._write("policy", what)
+
+    # What happens
+
+    @property
+    def state(self) -> str:
+        """Of the governor; empty before it was heard."""
+        return self.changes[-1].state if self.changes else ""
+
+    def spin(self, done: Callable[[], bool], limit_s: float = PATIENCE_S) -> None:
+        """Hear and speak until `done`."""
+        began = time.monotonic()
+        while not done():
+            assert time.monotonic() - began < limit_s, f"not within {limit_s:g} s: {self.changes[-3:]} {self.said[-5:]}"
+            for name, process in self.processes.items():
+                assert process.poll() is None, f"{name} ended with status {process.poll()}"
+            if time.monotonic() - self._spoken_s > 0.05:
+                self._spoken_s = time.monotonic()
+                if self.device is not None:
+                    self._joy.publish(self._types.Joy(axes=self.device, buttons=[1]))
+            self._inbox.wait(TURN_NS)
+            self._take()
+            self.turns.append(time.time_ns())
+
+    def spin_for(self, seconds: float) -> None:
+        """Hear and speak so long."""
+        began = time.monotonic()
+        self.spin(lambda: time.monotonic() - began > seconds)
+
+    def call(self, service: str) -> tuple[bool, str]:
+        """Of the governor; asked again where the answer is lost."""
+        answer = self._call(f"governor/{service}", self._types.Trigger, self._types.Trigger.Request())
+        return answer.success, answer.message
+
+    def set_faults(self, **values: Any) -> None:
+        """Of the arm; those that are not named are none."""
+        changed = {
+            f"fault.{name}": "" if value == () else value
+            for name, value in (
+                {name: getattr(Faults(), name) for name in Faults.__dataclass_fields__} | values
+            ).items()
+        }
+        parameters = [self._types.Parameter(name, value=value).to_parameter_msg() for name, value in changed.items()]
+        request = self._types.SetParameters.Request(parameters=parameters)
+        answer = self._call("arm/set_parameters", self._types.SetParameters, request)
+        assert all(result.successful for result in answer.results), answer
+
+    def activate(self) -> None:
+        """Until the robot follows the policy, and moves; whatever it takes."""
+        began, said = time.monotonic(), [""]
+        while True:
+            assert time.monotonic() - began < PATIENCE_S, said[-5:]
+            if self.state == "fault":
+                self.type("clear")
+                self.spin(lambda: self.state != "fault")
+            elif self.state == "disarmed" and said[-1].count("ask for `home`"):
+                self.call("home")
+                self.spin_for(0.2)
+                self.spin(lambda: self.state in STOPPED)
+                said.append("")
+            elif self.state == "disarmed":
+                said.append(self.call("arm")[1])
+                self.spin_for(0.1)
+            elif self.state == "active":
+                self.spin(lambda: self.state != "active" or self.speed() > 2 * STANDING_RAD_S)
+                if self.state == "active":
+                    return
+            else:
+                self.spin_for(0.05)
+
+    def speed(self) -> float:
+        """Of the fastest joint, as measured last, in rad/s."""
+        return max(map(abs, self.states[-1].velocity)) if self.states else 0.0
+
+    def stands(self) -> int:
+        """Until the robot stands, and has for a while. Returns the stamp of when it was first measured to stand."""
+        self.hear(STOOD)
+        self.spin(lambda: all(map(stood, list(self.states)[-STOOD:])))
+        standing = list(self.states)
+        while stood(standing[-1]) and len(standing) > 1 and stood(standing[-2]):
+            standing.pop()
+        stamp = standing[-1].header.stamp
+        return int(stamp.sec * 10**9 + stamp.nanosec)
+
+    def hear(self, count: int) -> None:
+        """Nothing but new joint states, so many."""
+        self.states.clear()
+        self.spin(lambda: len(self.states) >= count)
+
+    def late_s(self, since_ns: int, until_ns: int, *, governor: bool = True) -> float:
+        """By how much the governor, and this process, ran late between two times: so busy was the machine."""
+        found = behind_s(self.turns, since_ns, until_ns, TURN_NS)
+        period_ns = self.robot.control_period_s * 1e9
+        return found + (behind_s(self.beats, since_ns, until_ns, period_ns) if governor else 0.0)
+
+    def close(self) -> None:
+        """End everything; nothing is left behind."""
+        for name in list(self.processes):
+            self.processes[name].send_signal(signal.SIGCONT)
+            self.end(name)
+        if hasattr(self, "_context") and self._context.ok():
+            self._calls.destroy_node()
+            self._node.destroy_node()
+            self._rclpy.shutdown(context=self._context)
+        self._domain.close()
+
+    # ------------------------------------------------------------------------------------------------------------------
+    def _join(self) -> None:
+        """Become a participant that only listens."""
+        ros.adopt(os.environ, domain_id=self.domain_id)
+        from types import SimpleNamespace
+
+        import rclpy
+        from diagnostic_msgs.msg import DiagnosticStatus
+        from rcl_interfaces.srv import SetParameters
+        from rclpy.context import Context
+        from rclpy.executors import SingleThreadedExecutor
+        from rclpy.parameter import Parameter
+        from sensor_msgs.msg import JointState, Joy
+        from std_msgs.msg import Header
+        from std_srvs.srv import Trigger
+
+        from robot_rl.hardware.ros_io import Inbox, profile
+
+        self._rclpy, self._context = rclpy, Context()
+        self._types = SimpleNamespace(
+            Trigger=Trigger,
+            Joy=Joy,
+            Parameter=Parameter,
+            SetParameters=SetParameters,
+            Status=DiagnosticStatus,
+            Beat=Header,
+        )
+        rclpy.init(context=self._context, domain_id=self.domain_id)
+        namespace = f"/{self.robot.name}"
+        self._node, self._calls = (
+            rclpy.create_node(name, namespace=namespace, context=self._context, enable_rosout=False)
+            for name in ("bench", "bench_calls")
+        )
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self._calls)
+        self._clients: dict[str, Any] = {}
+        self._inbox = Inbox(self._node)
+        self._inbox.subscribe(JointState, self.robot.joint_states.topic, profile(), lambda m, _: self.states.append(m))
+        self._inbox.subscribe(JointState, "rl/applied", profile(depth=50), lambda m, _: self.applied.append(m))
+        subscribe = self._node.create_subscription
+        self._status = subscribe(DiagnosticStatus, "rl/safety_state", lambda _: None, profile(latched=True, depth=20))
+        self._ticks = subscribe(Header, "rl/heartbeat/governor", lambda _: None, profile(reliable=False, depth=200))
+        self._joy = self._node.create_publisher(Joy, "rl/takeover", profile(reliable=False))
+
+    def _take(self) -> None:
+        while (taken := self._status.handle.take_message(self._types.Status, False)) is not None:
+            message, info = taken
+            causes = tuple(value.value for value in message.values if value.key.startswith("cause "))
+            if not self.changes or (message.message, causes) != (self.changes[-1].state, self.changes[-1].causes):
+                self.changes.append(Change(message.message, causes, info["source_timestamp"]))
+        while (taken := self._ticks.handle.take_message(self._types.Beat, False)) is not None:
+            self.beats.append(taken[1]["source_timestamp"])
+
+    def _call(self, service: str, kind: Any, request: Any) -> Any:
+        if service not in self._clients:
+            self._clients[service] = self._calls.create_client(kind, service)
+        client, futures, asked = self._clients[service], [], 0.0
+
+        def answered() -> bool:
+            nonlocal asked
+            if client.service_is_ready() and time.monotonic() - asked > CALL_S:
+                futures.append(client.call_async(request))
+                asked = time.monotonic()
+            self._executor.spin_once(timeout_sec=0)
+            return any(future.done() for future in futures)
+
+        self.spin(answered)
+        return next(future.result() for future in futures if future.done())
+
+    def _write(self, name: str, line: str) -> None:
+        stream = self.processes[name].stdin
+        assert stream is not None
+        stream.write(f"{line}\n".encode())
+        stream.flush()
+
+    def _read(self, stream: Any) -> None:
+        with stream:
+            for line in stream:
+                self.said.append(line.decode().strip())
+
+
+def stood(message: Any) -> bool:
+    """When these joint states were measured."""
+    return bool(max(map(abs, message.velocity)) < STANDING_RAD_S)
+
+
+def behind_s(times_ns: Sequence[int], since_ns: int, until_ns: int, period_ns: float) -> float:
+    """By how much a process that does something every period did it late."""
+    times = [since_ns, *(time_ns for time_ns in times_ns if since_ns < time_ns < until_ns), until_ns]
+    return sum(max(b - a - 1.5 * period_ns, 0) for a, b in pairwise(times)) / 1e9
