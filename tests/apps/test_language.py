@@ -1,5 +1,6 @@
 """Critics that read instructions: from a store with texts to values under a client's prompt."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,58 @@ def test_clients_send_a_prompt_in_place_of_the_vector(trained: Trained) -> None:
     np.testing.assert_array_equal(request.observation["instruction"], encoder.encode("go left"))
     with pytest.raises(InputError, match="send `prompt`"):
         read_request({"place": np.zeros(2, np.float32)}, trained.spec, keys, encoder)
+
+
+SEEN = replace(SPEC, observation={"camera": ArraySpec(shape=(32, 32, 3), dtype="uint8")})
+
+
+def pictures(path: Path) -> Path:
+    """Two tasks of pictures alone, under instructions."""
+    store, random = EpisodeStore.create(path, SEEN, provenance={}), np.random.default_rng(0)
+    for text in TEXTS * 2:
+        store.append(
+            Episode(
+                observation={"camera": random.integers(0, 256, (4, 32, 32, 3), np.uint8)},
+                action=random.uniform(-1, 1, (3, 1)).astype(np.float32),
+                reward=np.zeros(3, np.float32),
+                terminated=np.zeros(3, bool),
+                truncated=np.arange(3) == 2,
+                metadata={"language": text},
+            )
+        )
+    store.finish()
+    return path
+
+
+def test_a_resnet_34_that_listens_by_film_is_trained_by_the_command_and_steers(tmp_path: Path) -> None:
+    """V-GPS's critic: Cal-QL, its labels, a ResNet-34 with FiLM."""
+    more = ["algorithm=calql", "algorithm.critic_hidden=[8]", "algorithm.actor_hidden=[8]"]
+    more += ["algorithm.conservative_samples=1", "algorithm.max_target_backup=1", "algorithm.pixels.film=instruction"]
+    eyes = "algorithm.pixels.encoder={kind:resnet34,pooling:average,coordinates:true,pixels:signed}"
+    more += [eyes, "algorithm.pixels.width=null", "replay.discount=0.98", "replay.monte_carlo_tail=constant"]
+    more += ["language.encoder=hash", "language.size=16", "language.wrong=0.25", "language.labels=demonstrations"]
+    more += ["+phases.offline={steps:2,batch_size:4}", f"output={tmp_path / 'run'}"]
+    more += ["+datasets.offline.path=" + str(pictures(tmp_path / "store.zarr"))]
+    assert train.run(compose("train", more)) == 0
+    run = find_trained(str(tmp_path / "run"))
+    assert run.state["datasets"]["offline"]["language"] == {"instructions": 2, "wrong_episodes": 2}
+    agent: Any = run.agent("cpu")
+    assert sum(each.numel() for each in agent.encoder.eyes.parameters()) > 20e6
+    scorer = CriticScorer(
+        agent=agent,
+        observations=run.spec,
+        chunk=1,
+        device=torch.device("cpu"),
+        language=encoder_of_run(run.config, run.state, "x"),
+    )
+    picture = {"camera": np.random.default_rng(1).integers(0, 256, (32, 32, 3), np.uint8)}
+    eyes_alone = [scorer.encode(picture, text)[:, :512] for text in TEXTS]
+    assert not torch.equal(*eyes_alone)  # FiLM began at 0, where no word changes what is seen
+    values = [
+        scorer.score(features, np.zeros((3, 1, 1))).values for features in map(scorer.encode, [picture] * 2, TEXTS)
+    ]
+    assert values[0].shape == (2, 3)
+    assert not torch.equal(*values)
 
 
 def test_runs_that_cannot_read_are_refused(tmp_path: Path) -> None:
