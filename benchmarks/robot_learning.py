@@ -3,10 +3,10 @@
     python benchmarks/robot_learning.py runs/robot_learning --seeds 0
     python benchmarks/robot_learning.py runs/robot_learning --seeds 0 --experiment robot_reach_rlpd
 
-Records 40 scripted episodes with noise of the same arm without ROS, trains, and prints one JSON line a seed: success before
-and after, how far the learner was behind, and how evenly the loop went while it worked and while there was none. What
-is there already is gone on with. The description is that of sim_panda with everything at 20 Hz and with watchdogs of
-seconds, for a machine that others use too; they are no example for a robot.
+Records 40 scripted episodes with noise of the same arm without ROS, trains, and prints one JSON line a seed: success
+before and after, how far the learner was behind, and how evenly the loop went while it worked and while there was none.
+What is there already is gone on with. The description is that of sim_panda with everything at 20 Hz and with watchdogs
+of seconds, for a machine that others use too; they are no example for a robot.
 """
 
 import argparse
@@ -83,9 +83,9 @@ def main() -> None:
     data = folder / "scripted.zarr"
     experiment: Any = compose("train", [f"experiment={given.experiment}"])
     if not data.exists():
-        task = [f"environment.{key}={getattr(experiment.environment, key)}" for key in ("maximum_steps", "simulation")]
-        task += [f"environment.observation={experiment.environment.observation}", robot]
-        task += ["environment.terminate_on_success=true", "environment.success_reward=[-1.0,0.0]"]
+        keys = ("maximum_steps", "simulation", "observation", "success_reward", "terminate_on_success")
+        values = {key: getattr(experiment.environment, key) for key in keys}
+        task = [robot, *(f"environment.{key}={'null' if value is None else value}" for key, value in values.items())]
         words = ["policy=expert", "environment=arm", "episodes=40", "expert_noise=0.3", f"record={data}", *task]
         evaluate.run(compose("evaluate", [word.replace("'", "") for word in words]))
     for seed in given.seeds:
