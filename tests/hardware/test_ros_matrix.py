@@ -1,7 +1,7 @@
 """Ways of dying, on real processes over real DDS: each ends in its declared state within its declared time.
 
 What needs neither a kill nor a real clock is in `test_governor_faults.py`, in fake time; of cameras, of dead joints and
-of lost messages in `test_ros_environment.py`, in lockstep; of `robot-rl deploy` in `test_ros_deploy.py`.
+of lost messages in `test_ros_environment.py`, in lockstep.
 """
 
 import os
