@@ -298,9 +298,9 @@ def measures(classifier: SuccessClassifier, logits: Array, judged: list[Judged])
             right_episodes += len(found) > 0
             delays += [int(found[0] - np.flatnonzero(each.label == 1)[0])] if len(found) else []
     return {
-        "episodes": len(judged),
-        "frames": int(known.sum()),
-        "successes": int(truth.sum()),
+        "test_episodes": len(judged),
+        "test_frames": int(known.sum()),
+        "test_successes": int(truth.sum()),
         "area_under_curve": _or_none(reliability.area_under_curve(said, truth)),
         "calibration_error": reliability.expected_calibration_error(said, truth),
         "calibration_error_before": reliability.expected_calibration_error(plain, truth),
