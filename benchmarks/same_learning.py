@@ -98,6 +98,7 @@ def main() -> None:
     """Run all seeds in all modes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--first", type=int, default=0, help="seed")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--mode", nargs="+", help="besides eager: modes, bfloat16; default: all modes")
     parser.add_argument("--offline", type=int, default=300, help="updates")
@@ -109,7 +110,7 @@ def main() -> None:
     modes = ["eager", *(arguments.mode or others)]
     found: dict[str, list[float]] = {mode: [] for mode in modes}
     print(f"best possible: {best():.3f}", flush=True)
-    for seed in range(arguments.seeds):
+    for seed in range(arguments.first, arguments.first + arguments.seeds):
         for mode in modes:
             begun = time.perf_counter()
             found[mode].append(final_return(seed, mode, device, arguments.offline, arguments.online))
