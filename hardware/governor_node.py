@@ -293,7 +293,7 @@ class GovernorNode:
         if robot.mode in TOOL_MODES:
             point, turned, jacobian = self._tool_motion(sent.position)
             if robot.mode == "tool_pose":
-                return pose_message(robot.command, point, list(quaternion_of(turned)))
+                return pose_message(robot.command, point.tolist(), quaternion_of(turned))
             return twist_message(robot.command, jacobian @ np.asarray(sent.velocity))
         return command_message(
             robot.command, robot.names, sent.position, sent.velocity, robot.mode, robot.control_period_s
