@@ -134,7 +134,7 @@ class QTransformer:
         features, next_features = self.encoder.both(batch)
         metrics: Metrics = {}
         for rows in parts:
-            metrics = self._update_critic(batch, features[rows], next_features[rows], rows)
+            metrics = self._update_critic(batch, features, next_features, rows)
             self.updates += 1
         return metrics
 
@@ -162,11 +162,12 @@ class QTransformer:
         return encode(action, 1, self.config.bins)[0][:, 0]
 
     def _update_critic(self, batch: Batch, features: Tensor, next_features: Tensor, rows: slice) -> Metrics:
+        """From some rows of a batch and of the features of all."""
         config, critic = self.config, self.critic
-        chosen = self.bins_of(batch.action[rows])
+        features, chosen = features[rows], self.bins_of(batch.action[rows])
         with torch.no_grad():
             following = self.target_critic(features, chosen[:, :-1])
-            first = self.target_critic(next_features, chosen[:, :0])[:, 0]  # (B, Z)
+            first = self.target_critic(next_features[rows], chosen[:, :0])[:, 0]  # (B, Z)
             target = dimension_targets(following, batch.reward[rows], batch.discount[rows], first)
             bounded = torch.zeros(())
             if config.return_bound and batch.monte_carlo_return is not None:

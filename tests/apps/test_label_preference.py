@@ -151,6 +151,7 @@ def test_kill_9_loses_no_label_that_was_bought(place: Path) -> None:
         asked = endpoint.answered.total()
         endpoint.manner = lambda _: "well"
         assert label(endpoint, "label.fit.steps=2") == 0
-        assert endpoint.answered.total() - asked == 80 - bought
+        # what was under way at the last kill is answered, to nobody, at about this time
+        assert 0 <= endpoint.answered.total() - asked - (80 - bought) <= 2 * 2
     assert lines() == 80
     assert EpisodeStore.open("task.zarr").provenance["edits"][-1]["operation"] == "label"
