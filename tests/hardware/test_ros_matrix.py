@@ -33,7 +33,7 @@ from robot_rl.hardware.bag_writer import FILE, METADATA
 from robot_rl.hardware.description import Robot
 from robot_rl.hardware.domains import Domain
 
-pytestmark = NEEDS_ROS
+pytestmark = [*NEEDS_ROS, pytest.mark.slow]  # minutes of waiting for watchdogs
 TRIES = 4  # of a case, where the machine was so busy that the robot stopped for another reason
 SLACK_S = 0.25  # of signals and messages on their way, beyond what the governor was late
 RESTED_S = 0.5  # for the springs of the arm to come to rest
