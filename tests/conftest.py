@@ -1,6 +1,7 @@
-"""What every test gets: one thread, no display, repeatable examples, and the shared recordings where they are."""
+"""What every test gets: one thread, no display, Ctrl-C, repeatable examples, and the shared recordings, if there."""
 
 import os
+import signal
 from pathlib import Path
 
 # Before the first import of numpy, matplotlib or mujoco; the workers of xdist read this file too.
@@ -13,6 +14,8 @@ import torch
 from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a job in the background, and in what it starts
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile(
     "quick", deadline=None, derandomize=True, max_examples=25, suppress_health_check=[HealthCheck.too_slow]
 )

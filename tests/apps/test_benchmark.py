@@ -179,7 +179,7 @@ def test_the_same_recipe_makes_the_same_data_and_another_one_gets_another_name(f
 def test_it_stops_on_ctrl_c_or_when_it_is_killed_and_then_goes_on(finished, configs, tmp_path) -> None:
     output, _ = finished
     shutil.copytree(output / "data", tmp_path / "data")
-    words = arguments(configs, tmp_path, "algorithms=[bc]", "suite.offline_steps=30000", "settings=['log_every=50']")
+    words = arguments(configs, tmp_path, "algorithms=[bc]", "suite.offline_steps=12000", "settings=['log_every=50']")
     run = tmp_path / "runs/tiny/cartpole/bc/seed_0"
     metrics = run / "metrics.jsonl"
 
