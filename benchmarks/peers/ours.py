@@ -99,13 +99,7 @@ def build(case: str) -> Callable[[], object]:
 
 def build_bfloat16(case: str) -> Callable[[], object]:
     """The same with hidden layers in bfloat16."""
-    agent, buffer, generator = prepare(case)
-
-    def update() -> object:
-        with bfloat16_products():
-            return agent.update(buffer.sample(BATCH, generator))
-
-    return update
+    return bfloat16_products()(build(case))
 
 
 def build_compiled(case: str) -> Callable[[], object]:

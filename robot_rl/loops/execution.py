@@ -274,14 +274,6 @@ class Updates:
         return metrics
 
 
-def _in_bfloat16(update: Updater) -> Updater:
-    def halved(batch: Batch, *, critic_updates: int = 1) -> Metrics:
-        with bfloat16_products():
-            return update(batch, critic_updates=critic_updates)
-
-    return halved
-
-
 def learner(agent: Agent, sources: Mapping[str, ReplayBuffer], execution: ExecutionConfig) -> Updates | GraphedUpdates:
     """What learns in one phase.
 
@@ -289,9 +281,9 @@ def learner(agent: Agent, sources: Mapping[str, ReplayBuffer], execution: Execut
         InputError: a CUDA graph on another device, or images on a disk for one.
     """
     compiled = execution.mode in ("compiled", "compiled_graphed")
-    update: Updater = CompiledUpdate(agent=agent, compiler=inductor) if compiled else agent.update
+    update: Updater = CompiledUpdate(agent=agent) if compiled else agent.update
     if execution.precision == "bfloat16":
-        update = _in_bfloat16(update)
+        update = bfloat16_products()(update)
     if execution.mode in ("eager", "compiled"):
         return Updates(sources=sources, update=update)
     require_cuda(execution, next(iter(state_tensors(agent))).device)

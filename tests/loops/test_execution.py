@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -328,7 +329,7 @@ def test_an_interrupted_run_goes_on_exactly(
 
 @pytest.mark.parametrize("mode", ["eager", "compiled"])
 def test_in_bfloat16_updates_round_and_what_is_kept_stays_float32(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(execution, "inductor", as_traced)
+    monkeypatch.setattr(execution, "CompiledUpdate", partial(CompiledUpdate, compiler=as_traced))
     data, kept = sources(), []
     drawn = [draw_mixture(data, {"offline": 3, "online": 5}, 1, torch.Generator().manual_seed(0))]
     for precision in ("float32", "bfloat16"):
