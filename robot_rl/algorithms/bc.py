@@ -22,7 +22,7 @@ from robot_rl.algorithms.agent import chunks, require_numbers
 from robot_rl.checks import require_choice, require_range
 from robot_rl.errors import InputError
 from robot_rl.functional import tanh_gaussian
-from robot_rl.functional.consistency import NoiseScale, denoised, one_step, reconstruction_loss
+from robot_rl.functional.consistency import NoiseScale, reconstruction_loss
 from robot_rl.networks.actor import LOG_STD_KINDS, GaussianActor
 from robot_rl.networks.build import gaussian_actor
 from robot_rl.networks.consistency import ConsistencyHead
@@ -136,11 +136,7 @@ class BC:
         """Also the mode. Shapes: (B, F), (B, A) -> (), (B, A)."""
         actor = self.actor
         if isinstance(actor, ConsistencyHead):
-            sigmas = SCALE.sigmas(action)
-            level = torch.randint(len(sigmas), (len(action),), generator=self.generator, device=action.device)
-            noise = torch.randn(action.shape, generator=self.generator, device=action.device, dtype=action.dtype)
-            sigma = sigmas[level]
-            found = denoised(lambda x, time: actor(features, x, time), action + sigma[:, None] * noise, sigma, SCALE)
+            found, sigma = actor.reconstructed(features, action, SCALE, self.generator)
             with torch.no_grad():
                 mode = self._from_noise(actor, features, explore=False)
             return reconstruction_loss(found, action, sigma, SCALE), mode
@@ -155,7 +151,7 @@ class BC:
         noise = torch.zeros(len(features), head.action_size, device=features.device)
         if explore:
             noise = torch.randn(noise.shape, generator=self.generator, device=features.device)
-        return one_step(lambda x, time: head(features, x, time), noise, SCALE)
+        return head.from_noise(features, noise, SCALE)
 
     def value(self, observation: dict[str, Tensor], action: Tensor) -> None:
         """There is no critic."""

@@ -35,6 +35,7 @@ from robot_rl.functional.autoregressive import dimension_loss, dimension_targets
 from robot_rl.functional.coarse_to_fine import decode, encode
 from robot_rl.functional.polyak import polyak_update
 from robot_rl.networks.autoregressive import AutoregressiveCritic
+from robot_rl.networks.critic_head import target_outside
 from robot_rl.networks.encoder import FlatEncoder
 from robot_rl.networks.optimize import adam, descend
 from robot_rl.seeding import Seeds
@@ -163,18 +164,17 @@ class QTransformer:
 
     def _update_critic(self, batch: Batch, features: Tensor, next_features: Tensor, rows: slice) -> Metrics:
         """From some rows of a batch and of the features of all."""
-        config, critic = self.config, self.critic
+        config, critic, watched = self.config, self.critic, dict[str, Tensor]()
         features, chosen = features[rows], self.bins_of(batch.action[rows])
         with torch.no_grad():
             following = self.target_critic(features, chosen[:, :-1])
             first = self.target_critic(next_features[rows], chosen[:, :0])[:, 0]  # (B, Z)
             target = dimension_targets(following, batch.reward[rows], batch.discount[rows], first)
-            bounded = torch.zeros(())
             if config.return_bound and batch.monte_carlo_return is not None:
                 had = batch.monte_carlo_return[rows, None]
-                bounded = (had > target).to(target.dtype).mean()
+                watched["critic/bound_by_return"] = (had > target).to(target.dtype).mean()
                 target = torch.maximum(target, had)
-            outside = (target < critic.lowest) | (target > critic.highest)
+            watched |= target_outside(target, critic.lowest, critic.highest)
             target = target.clamp(critic.lowest, critic.highest)
         q = critic(features, chosen[:, :-1])
         loss, metrics = critic_loss(
@@ -183,8 +183,7 @@ class QTransformer:
         rate, clip = config.critic_learning_rate, config.gradient_clip
         descend(self.optimizers["critic"], loss, learning_rate=rate, gradient_clip=clip)
         polyak_update(self.target_critic, critic, config.target_rate)
-        cut = {"critic/target_outside": outside.to(target.dtype).mean()}
-        return metrics | cut | ({"critic/bound_by_return": bounded} if config.return_bound else {})
+        return metrics | watched
 
 
 def create(

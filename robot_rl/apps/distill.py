@@ -41,6 +41,11 @@ def run(config: DistillConfig) -> int:
     if not isinstance(student, BC):
         kind = type(student).__name__
         raise InputError(f"run={config.run} is a policy of {kind}, and only one of behaviour cloning can be taught: bc")
+    if config.method == "consistency" and not isinstance(student.actor, ConsistencyHead):
+        raise InputError(
+            f"method=consistency tunes a consistency head, and run={config.run} has a Gaussian policy: train it with "
+            "algorithm=bc algorithm.policy=consistency"
+        )
     generator = seeds.torch("distill", device=device)
     buffer = _buffer(config, policy)
     held_out, kept = _split(buffer, config, generator)
@@ -96,11 +101,7 @@ def _tuned(
     console: Console,
 ) -> dict[str, object]:
     """ConRFT's loss on a head whose encoder stays as it is. Shapes: (S,) of rows."""
-    if not isinstance(student.actor, ConsistencyHead):
-        raise InputError(
-            f"method=consistency tunes a consistency head, and run={config.run} has a Gaussian policy: train it with "
-            "algorithm=bc algorithm.policy=consistency"
-        )
+    assert isinstance(student.actor, ConsistencyHead)  # `run` has looked
     tuner = ConsistencyTuner(
         head=student.actor,
         generator=generator,

@@ -6,6 +6,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from robot_rl.functional.consistency import NoiseScale, denoised, one_step
+
 TIME_SIZE = 16
 HIDDEN = (256, 256)
 
@@ -45,3 +47,21 @@ class ConsistencyHead(nn.Module):
             x = torch.tanh(norm(layer(x)))
         found: Tensor = self.out(x)
         return found
+
+    def reconstructed(
+        self, features: Tensor, action: Tensor, scale: NoiseScale, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Actions from themselves with noise, of a level that is drawn for each row; and that level, sigma.
+
+        Shapes: (B, F), (B, A) -> (B, A), (B,).
+        """
+        sigmas = scale.sigmas(action)
+        level = torch.randint(len(sigmas), (len(action),), generator=generator, device=action.device)
+        noise = torch.randn(action.shape, generator=generator, device=action.device, dtype=action.dtype)
+        sigma = sigmas[level]
+        noisy = action + sigma[:, None] * noise
+        return denoised(lambda x, time: self(features, x, time), noisy, sigma, scale), sigma
+
+    def from_noise(self, features: Tensor, noise: Tensor, scale: NoiseScale) -> Tensor:
+        """Actions in one step from noise of deviation 1. Shapes: (B, F), (B, A) -> (B, A)."""
+        return one_step(lambda x, time: self(features, x, time), noise, scale)

@@ -151,7 +151,7 @@ class HLGaussHead:
 
     def metrics(self, target: Tensor) -> Metrics:
         """Share of targets outside the range."""
-        return _outside(target, self.minimum, self.maximum)
+        return target_outside(target, self.minimum, self.maximum)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +179,7 @@ class C51Head:
 
     def metrics(self, target: Tensor) -> Metrics:
         """Share of targets whose mean is outside the range."""
-        return _outside(target, self.minimum, self.maximum)
+        return target_outside(target, self.minimum, self.maximum)
 
     def _support(self, like: Tensor) -> Tensor:
         return torch.linspace(self.minimum, self.maximum, self.outputs, dtype=like.dtype, device=like.device)
@@ -229,6 +229,12 @@ def critic_head(config: CriticHeadConfig) -> CriticHead:
     raise ValueError(f"no head is configured by {config}")
 
 
+def target_outside(target: Tensor, minimum: float, maximum: float) -> Metrics:
+    """The share of targets that a range cuts."""
+    outside = (target < minimum) | (target > maximum)
+    return {"critic/target_outside": outside.to(target.dtype).mean()}
+
+
 def _check(raw: Tensor, target: Tensor) -> None:
     if raw.ndim != 3 or target.shape not in (raw.shape[1:2], raw.shape[:2]):
         found = f"{tuple(raw.shape)} and {tuple(target.shape)}"
@@ -237,8 +243,3 @@ def _check(raw: Tensor, target: Tensor) -> None:
 
 def _mean(error: Tensor, weight: Tensor | None) -> Tensor:
     return (error if weight is None else weight * error).mean(dim=1)
-
-
-def _outside(target: Tensor, minimum: float, maximum: float) -> Metrics:
-    outside = (target < minimum) | (target > maximum)
-    return {"critic/target_outside": outside.to(target.dtype).mean()}

@@ -37,7 +37,9 @@ from robot_rl.transforms.action import EDGE
 from robot_rl.types import Array
 
 FEATURES, ACTOR_FEATURES = "features", "actor_features"
-Known = AWAC | BC | CQN | DEAS | FQL | Hybrid | IDQL | IQL | QTransformer | RobustSAC | RORL | SAC | TD3
+WithTargets = AWAC | DEAS | FQL | Hybrid | IDQL | IQL | RobustSAC | RORL | SAC | TD3
+"""Agents whose `target_critic` is an ensemble."""
+Known = WithTargets | BC | CQN | QTransformer
 """Agents whose `encoder` is all that sees observations."""
 SUPPORT = 1e-3
 """So far outside [-1, 1] may an action lie that still counts as known to the critic."""
@@ -104,11 +106,12 @@ def of_features(agent: Agent, generator: torch.Generator | None = None) -> Agent
 def behaviour(agent: Agent) -> Agent:
     """The agent, sharing its networks, whose samples are those of its actor: not already the best of several."""
     match agent:
-        case SAC():
-            return replace(agent, config=replace(agent.config, exploration_candidates=1))
+        case Hybrid() | SAC():
+            single: Any = replace(agent.config, exploration_candidates=1)
+            return replace(agent, config=single)
         case DEAS() | FQL() | IDQL():
-            several: Any = replace(agent.config, candidates=1)
-            return replace(agent, config=several)
+            single = replace(agent.config, candidates=1)
+            return replace(agent, config=single)
     return agent
 
 
@@ -256,14 +259,13 @@ class CriticScorer:
         flat = np.clip(normalized, -EDGE, EDGE).astype(np.float32).reshape(len(actions), -1)
         action = torch.from_numpy(flat).to(self.device)
         with torch.no_grad():
-            match self.agent:
-                case AWAC() | DEAS() | FQL() | IDQL() | IQL() | RORL() | SAC() | TD3():
-                    values: Tensor = self.agent.target_critic(encoded, action[None])[:, 0]  # (E, K)
-                case QTransformer():
-                    values = self.agent.target_value(encoded, action)[None]
-                case _:
-                    rows = {FEATURES: encoded.expand(len(action), -1)}
-                    value = of_features(self.agent).value(rows, action)
-                    assert value is not None
-                    values = value[None]
+            if isinstance(self.agent, WithTargets):
+                values: Tensor = self.agent.target_critic(encoded, action[None])[:, 0]  # (E, K)
+            elif isinstance(self.agent, QTransformer):
+                values = self.agent.target_value(encoded, action)[None]
+            else:
+                rows = {FEATURES: encoded.expand(len(action), -1)}
+                value = of_features(self.agent).value(rows, action)
+                assert value is not None
+                values = value[None]
         return Scores(values=values.cpu(), supported=torch.from_numpy(supported))

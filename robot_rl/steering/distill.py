@@ -18,27 +18,13 @@ from torch import Tensor
 from torch.optim import Adam
 
 from robot_rl.algorithms.agent import Agent
-from robot_rl.algorithms.awac import AWAC
 from robot_rl.algorithms.bc import BC
-from robot_rl.algorithms.deas import DEAS
-from robot_rl.algorithms.fql import FQL
-from robot_rl.algorithms.idql import IDQL
-from robot_rl.algorithms.iql import IQL
-from robot_rl.algorithms.rorl import RORL
-from robot_rl.algorithms.sac import SAC
-from robot_rl.algorithms.td3 import TD3
 from robot_rl.errors import InputError
-from robot_rl.functional.consistency import (
-    NoiseScale,
-    denoised,
-    one_step,
-    reconstruction_loss,
-    tuning_loss,
-)
+from robot_rl.functional.consistency import NoiseScale, reconstruction_loss, tuning_loss
 from robot_rl.functional.distillation import best_of, drawn_candidates, reference_value
 from robot_rl.functional.ensemble import reduce_heads
 from robot_rl.networks.consistency import ConsistencyHead
-from robot_rl.steering.agents import FEATURES, behaviour, features_of, is_stochastic, of_features
+from robot_rl.steering.agents import FEATURES, WithTargets, behaviour, features_of, is_stochastic, of_features
 from robot_rl.types import Batch, Metrics
 
 
@@ -48,7 +34,7 @@ def values_of(critic: Agent, features: Tensor, action: Tensor) -> Tensor:
     Raises:
         InputError: the algorithm has no such critics.
     """
-    if not isinstance(critic, AWAC | DEAS | FQL | IDQL | IQL | RORL | SAC | TD3):
+    if not isinstance(critic, WithTargets):
         raise InputError(f"{type(critic).__name__} has no target critics to distill by: use a run of iql or sac")
     found: Tensor = critic.target_critic(features, action)
     return found
@@ -186,11 +172,7 @@ class ConsistencyTuner:
     def update(self, features: Tensor, action: Tensor, critic_features: Tensor | None = None) -> Metrics:
         """One gradient step. Shapes: (B, F) of the backbone, (B, A) in [-1, 1], (B, F) of the critic."""
         given = features.detach()
-        sigmas = self.scale.sigmas(action)
-        level = torch.randint(len(sigmas), (len(action),), generator=self.generator, device=action.device)
-        sigma = sigmas[level]
-        noise = torch.randn(action.shape, generator=self.generator, device=action.device, dtype=action.dtype)
-        found = denoised(lambda x, time: self.head(given, x, time), action + sigma[:, None] * noise, sigma, self.scale)
+        found, sigma = self.head.reconstructed(given, action, self.scale, self.generator)
         cloning = reconstruction_loss(found, action, sigma, self.scale)
         q = torch.zeros(1, 1, dtype=action.dtype, device=action.device)
         if self.critic is not None and self.value_weight > 0:
@@ -210,4 +192,4 @@ class ConsistencyTuner:
             len(features), self.head.action_size, generator=self.generator, device=features.device, dtype=features.dtype
         )
         with torch.set_grad_enabled(with_gradient):
-            return one_step(lambda x, time: self.head(features, x, time), noise, self.scale)
+            return self.head.from_noise(features, noise, self.scale)

@@ -101,8 +101,9 @@ def test_candidates_of_one_state_are_judged_as_those_of_many_states_are(settings
     assert float(together.std(dim=1).min()) > 1e-3
 
 
-def test_the_target_critics_judge_not_the_newest() -> None:
-    agent = make("iql")
+@pytest.mark.parametrize("name", ["iql", "hybrid", "robust_sac"])
+def test_the_target_critics_judge_not_the_newest(name: str) -> None:
+    agent = make(name)
     scorer = CriticScorer(agent=agent, observations=SPEC, chunk=1, device=CPU)
     actions = np.zeros((1, 1, 2)) + 0.5
     before = scorer.score(scorer.encode(OBSERVATION, ""), actions).values
@@ -194,8 +195,9 @@ def test_a_critic_steers_its_own_noisy_policy_to_better_values() -> None:
     assert (ours.encodings, scorer.encodings) == (10, 10)
 
 
-def test_candidates_of_a_policy_that_explores_by_the_best_of_several_are_single_samples() -> None:
-    several, single = (propose(proposer(make("sac", exploration_candidates=count)), 9) for count in (64, 1))
+@pytest.mark.parametrize("name", ["sac", "hybrid"])
+def test_candidates_of_a_policy_that_explores_by_the_best_of_several_are_single_samples(name: str) -> None:
+    several, single = (propose(proposer(make(name, exploration_candidates=count)), 9) for count in (64, 1))
     np.testing.assert_array_equal(several.actions, single.actions)
 
 
