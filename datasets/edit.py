@@ -72,15 +72,13 @@ class Labels:
     success: SuccessLabel | None = None
     reward: RewardLabel = field(default_factory=RewardLabel)
 
-    def spec(self, spec: Spec) -> Spec:
-        """The spec, in which nothing that is given is absent."""
-        gives = {
-            "success": self.success is not None or self.reward.last_steps is not None,
-            "reward": self.reward.last_steps is not None or self.reward.observation is not None,
-        }
-        absent = [name for name in spec.metadata.get(ABSENT, ()) if not gives.get(name, False)]
-        metadata = {key: value for key, value in spec.metadata.items() if key != ABSENT}
-        return replace(spec, metadata=metadata | ({ABSENT: absent} if absent else {}))
+    @property
+    def gives(self) -> list[str]:
+        """What no longer counts as absent."""
+        last_steps, observation = self.reward.last_steps, self.reward.observation
+        success = self.success is not None or last_steps is not None
+        reward = last_steps is not None or observation is not None
+        return (["success"] if success else []) + (["reward"] if reward else [])
 
     def episode(self, episode: Episode, place: str) -> Episode:
         """The episode with new labels.
@@ -181,12 +179,14 @@ def relabel(store: str | Path, labels: Labels, output: str | Path | None = None,
     """
     if labels == Labels():
         raise InputError("relabel needs what to set: language=..., success.observation=... or reward.last_steps=...")
-    source = EpisodeStore.open(store)
-    provenance = _edited(source, {"operation": "relabel", **_given(labels)})
-    with _output(source, store, output, overwrite) as (temporary, final):
-        episodes = (labels.episode(episode, f"episode {i}") for i, episode in enumerate(source.episodes()))
-        made = _write(temporary, source, labels.spec(source.spec), episodes, provenance)
-    return Made(path=final, episodes=len(made), steps=made.steps)
+    return rewrite(
+        store,
+        lambda index, episode: labels.episode(episode, f"episode {index}"),
+        {"operation": "relabel", **_given(labels)},
+        output,
+        gives=labels.gives,
+        overwrite=overwrite,
+    )
 
 
 def rewrite(

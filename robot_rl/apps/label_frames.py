@@ -33,11 +33,6 @@ class StoreFrames:
     def __post_init__(self) -> None:
         self._column = self.store.column(self.camera)
 
-    @property
-    def native_size(self) -> tuple[int, int]:
-        """Height and width in the store."""
-        return self._column.shape[1], self._column.shape[2]
-
     def rows(self, episode: int) -> Array:
         """Of all observations of an episode. Shapes: -> (T + 1,)."""
         ends = self.store.ends

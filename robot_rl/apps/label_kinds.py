@@ -1,5 +1,6 @@
 """What each kind of label is made of, from a store's frames to a judge of them: value, stages, classifier."""
 
+import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,6 +16,7 @@ from robot_rl import checkpoint
 from robot_rl.algorithms.video import OBJECTIVE_CONFIGS
 from robot_rl.algorithms.video.liv import LIV
 from robot_rl.apps.label_frames import StoreFrames, labels_of_file, recorded_labels, successes
+from robot_rl.apps.pretrain_measures import number_or_none
 from robot_rl.datasets.frames import decode_image, resize
 from robot_rl.errors import InputError, nearest
 from robot_rl.functional.reliability import area_under_curve, bins_of, sigmoid
@@ -210,7 +212,7 @@ def fit_stages(config: StagesConfig, frames: StoreFrames, seeds: Seeds, device: 
         "demonstrations": len(learned),
         "tested": len(tested),
         "features": len(fitted.chosen),
-        "stage_agreement": _or_none(mean_of_numbers(placed)),
+        "stage_agreement": number_or_none(mean_of_numbers(placed)),
         "first_frames": {str(episode): begin for episode, begin in zip(learned, begins, strict=True)},
     }
     return Fitted(
@@ -262,14 +264,21 @@ def fit_classifier(
     fitted = classifier.fit(
         config, gather, rows[known >= 0], known[known >= 0] == 1, Seeds(seeds.integer("fit")), device, advance
     )
-    raw = {name: [_logits(fitted, frames, index) for index in members[name]] for name in (CALIBRATE, TEST)}
+
+    @functools.cache  # what is held out is judged here, and every episode afterwards
+    def logits(episode: int) -> Array:
+        return frames.scores(
+            episode, config.image_size, config.fit_images, lambda images: np.asarray(fitted.logits(images).numpy())
+        )
+
+    raw = {name: [logits(index) for index in members[name]] for name in (CALIBRATE, TEST)}
     held = np.concatenate(raw[CALIBRATE])
     truth = np.concatenate([labels[index] for index in members[CALIBRATE]])
     classifier.calibrate(fitted, held[truth >= 0], truth[truth >= 0] == 1)
     judged = {
         name: [
-            Judged(episode=index, probability=fitted.probability(logits), label=labels[index])
-            for index, logits in zip(members[name], raw[name], strict=True)
+            Judged(episode=index, probability=fitted.probability(logits(index)), label=labels[index])
+            for index in members[name]
         ]
         for name in raw
     }
@@ -289,19 +298,12 @@ def fit_classifier(
     }
     return Fitted(
         judge=fitted,
-        score=lambda episode: frames.scores(episode, config.image_size, config.fit_images, fitted.score),
+        score=lambda episode: fitted.probability(logits(episode)),
         provenance={"labels": "recorded success" if config.frames is None else _file_facts(Path(config.frames))},
         measures=measures,
         plots=_classifier_plots(fitted, judged[TEST], tested),
         threshold=fitted.threshold,
         hold=config.hold,
-    )
-
-
-def _logits(fitted: classifier.SuccessClassifier, frames: StoreFrames, episode: int) -> Array:
-    config = fitted.config
-    return frames.scores(
-        episode, config.image_size, config.fit_images, lambda images: np.asarray(fitted.logits(images).numpy())
     )
 
 
@@ -350,17 +352,13 @@ def score_measures(scores: Sequence[Array], known: Sequence[bool | None]) -> dic
     return {
         "episodes": len(scores),
         "frames": len(every),
-        "value_order_correlation": _or_none(mean_of_numbers(rising)),
-        "last_frame_area_under_curve": _or_none(area),
+        "value_order_correlation": number_or_none(mean_of_numbers(rising)),
+        "last_frame_area_under_curve": number_or_none(area),
         "mean": float(every.mean()),
         "deviation": float(every.std()),
         "minimum": float(every.min()),
         "maximum": float(every.max()),
     }
-
-
-def _or_none(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
 
 
 def require_finite(scores: Sequence[Array], what: str) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from robot_rl.apps.label_frames import StoreFrames
 from robot_rl.apps.label_kinds import Fitted
-from robot_rl.apps.pretrain_page import STYLE, strip
+from robot_rl.apps.pretrain_page import STYLE, metric_curves, strip
 from robot_rl.apps.report_chart import Panel, Series, chart
 from robot_rl.apps.report_page import page, paragraph, section, table
 from robot_rl.checkpoint import write_text
@@ -201,11 +201,4 @@ def _curves(fitted: Fitted, frames: StoreFrames, scores: Sequence[Array], shown:
 
 
 def _learning(learning: Sequence[tuple[int, dict[str, float]]]) -> str:
-    if not learning:
-        return ""
-    charts = []
-    for name in learning[-1][1]:
-        line = Series(label=name, x=[float(step) for step, _ in learning], y=[each[name] for _, each in learning])
-        panel = Panel(x_label="steps", series=[line])
-        charts.append(chart([panel], y_label=name, description=f"{name} over steps", width=WIDTH, height=200.0))
-    return f'<div class="curves">{"".join(charts)}</div>'
+    return metric_curves(learning, learning[-1][1], "steps") if learning else ""

@@ -1,6 +1,5 @@
 """`robot-rl label label=preference`: pairs are drawn, labels are bought, and a reward is fitted to them."""
 
-import math
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from rich.console import Console
 
 from robot_rl.apps.label_frames import Pictures, StoreFrames, successes
 from robot_rl.apps.label_kinds import Advance, Fitted
+from robot_rl.apps.pretrain_measures import number_or_none
 from robot_rl.apps.signals import stop_requests
 from robot_rl.clock import MonotonicClock
 from robot_rl.errors import InputError
@@ -209,8 +209,8 @@ def fit_preference(
         "failed": len(bought.failed),
         "calls": bought.calls,
         "tokens": bought.tokens,
-        "accuracy_held_out": held if math.isfinite(held) else None,
-        "accuracy_learned": own if math.isfinite(own) else None,
+        "accuracy_held_out": number_or_none(held),
+        "accuracy_learned": number_or_none(own),
         "agrees_with_success": _agreement(frames, labels),
     }
     return Fitted(

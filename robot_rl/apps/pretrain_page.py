@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -178,12 +178,23 @@ def _training(events: Sequence[dict[str, Any]]) -> str:
     if not lines:
         return ""
     names = [name for name in lines[-1]["metrics"] if name != "updates_per_s"]
+    return metric_curves([(line["updates"], line["metrics"]) for line in lines], names, "updates")
+
+
+def metric_curves(lines: Sequence[tuple[int, Mapping[str, float]]], names: Iterable[str], unit: str) -> str:
+    """A chart for each of the names, as HTML.
+
+    Args:
+        lines: how far the training was, and its metrics there.
+        names: of metrics; a line need not have all.
+        unit: in which the first number of a line counts.
+    """
     charts = []
     for name in names:
-        x = [float(line["updates"]) for line in lines if name in line["metrics"]]
-        y = [float(line["metrics"][name]) for line in lines if name in line["metrics"]]
-        panel = Panel(x_label="updates", series=[Series(label=name, x=x, y=y)])
-        charts.append(chart([panel], y_label=name, description=f"{name} over updates", width=520.0, height=200.0))
+        x = [float(done) for done, metrics in lines if name in metrics]
+        y = [float(metrics[name]) for _, metrics in lines if name in metrics]
+        panel = Panel(x_label=unit, series=[Series(label=name, x=x, y=y)])
+        charts.append(chart([panel], y_label=name, description=f"{name} over {unit}", width=520.0, height=200.0))
     return f'<div class="curves">{"".join(f"<div>{each}</div>" for each in charts)}</div>'
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from robot_rl.functional.video_scores import ranks
 from robot_rl.types import Array
 
 LARGEST_SLOPE = 100.0
@@ -174,9 +175,8 @@ def area_under_curve(score: Array, label: Array) -> float:
     positive, negative = int(label.sum()), int((~label).sum())
     if positive == 0 or negative == 0:
         return float("nan")
-    _, place, count = np.unique(np.asarray(score, np.float64), return_inverse=True, return_counts=True)
-    rank = (np.cumsum(count) - (count - 1) / 2)[place]
-    return float((rank[label].sum() - positive * (positive + 1) / 2) / (positive * negative))
+    rank = ranks(np.asarray(score, np.float64))
+    return float((rank[label].sum() - positive * (positive - 1) / 2) / (positive * negative))
 
 
 def rates_by_threshold(score: Array, label: Array) -> tuple[Array, Array]:

@@ -1,7 +1,6 @@
 """One number for an image: what success classifiers and rewards from preferences are made of."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +9,6 @@ from robot_rl.networks.initialize import Initialization
 from robot_rl.networks.mlp import MLP
 from robot_rl.networks.vision.config import VisionConfig
 from robot_rl.networks.vision.encoder import ImageEncoder, build_encoder
-from robot_rl.networks.vision.weights import Fingerprint
 
 
 class ImageScore(nn.Module):
@@ -54,22 +52,23 @@ def build_scores(
     count: int,
     frozen: bool,
     generator: torch.Generator,
-) -> tuple[list[ImageScore], Fingerprint | None]:
+) -> list[ImageScore]:
     """Independent networks of one form, which differ in what they begin with.
 
     Raises:
         InputError: see `build_encoder`.
     """
-    members, fingerprint = [], None
+    members = []
     for _ in range(count):
-        encoder, fingerprint = build_encoder(config, shape, generator)
+        encoder, _ = build_encoder(config, shape, generator)
         members.append(ImageScore(encoder, hidden, frozen=frozen, generator=generator))
-    return members, fingerprint
+    return members
 
 
 def empty_scores(config: VisionConfig, shape: Sequence[int], hidden: Sequence[int], count: int) -> list[ImageScore]:
     """The same networks without the file that they began with, to be filled with what was saved."""
-    plain = config if config.kind == "vit" else replace(config, weights=None)
     generator = torch.Generator().manual_seed(0)
-    members, _ = build_scores(plain, shape, hidden, count=count, frozen=True, generator=generator)
-    return members
+    return [
+        ImageScore(ImageEncoder(config, shape, generator), hidden, frozen=True, generator=generator)
+        for _ in range(count)
+    ]

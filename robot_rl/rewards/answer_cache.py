@@ -76,7 +76,7 @@ class AnswerCache:
         Raises:
             InputError: the disk is full.
         """
-        line = json.dumps({"key": key, "answer": answer, **details}, ensure_ascii=False).encode("utf-8", "replace")
+        line = json.dumps({"key": key, "answer": answer, **details}).encode()  # ASCII, which keeps half a character too
         try:
             _write_all(self._descriptor, line + b"\n")
             os.fsync(self._descriptor)

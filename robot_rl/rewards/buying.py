@@ -192,18 +192,29 @@ class Buyer:
         """Whether it was labelled before a stop, and the label."""
         config = self.endpoint.config
         key = look_key(query, self.pictures, self.goal, config)
-        before, between, behind = prompts.look(self.goal)
-        first, second = (self.pictures.jpeg(number) for number in (query.first, query.second))
-        looked = self._kept(key, 1, query, [before, first, between, second, behind], pace, generator)
+
+        def look() -> list[str | bytes]:
+            before, between, behind = prompts.look(self.goal)
+            first, second = (self.pictures.jpeg(number) for number in (query.first, query.second))
+            return [before, first, between, second, behind]
+
+        looked = self._kept(key, 1, query, look, pace, generator)
         if looked is None:
             return False, None
         key = decide_key(looked, self.goal, config)
-        decided = self._kept(key, 2, query, [prompts.decide(self.goal, looked)], pace, generator)
+        decided = self._kept(key, 2, query, lambda: [prompts.decide(self.goal, looked)], pace, generator)
         return (False, None) if decided is None else (True, prompts.read(decided))
 
     def _kept(
-        self, key: str, stage: int, query: Query, parts: Sequence[str | bytes], pace: Pace, generator: Any
+        self,
+        key: str,
+        stage: int,
+        query: Query,
+        parts: Callable[[], Sequence[str | bytes]],
+        pace: Pace,
+        generator: Any,
     ) -> str | None:
+        """The answer, bought where it is not there; None where a stop came first. `parts` makes the question."""
         with self._lock:
             while key in self._asked:  # frames may be equal: then the other thread's answer is ours
                 self._lock.wait()
@@ -212,7 +223,7 @@ class Buyer:
                 return known
             self._asked.add(key)
         try:
-            answer = ask_patiently(self.endpoint, parts, pace, generator, self.said)
+            answer = ask_patiently(self.endpoint, parts(), pace, generator, self.said)
             if answer is None:
                 return None
             with self._lock:

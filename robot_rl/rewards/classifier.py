@@ -25,7 +25,7 @@ from robot_rl.networks.image_score import ImageScore, build_scores, empty_scores
 from robot_rl.networks.optimize import Adam, descend
 from robot_rl.networks.vision.augmentation import AugmentationConfig, augmented
 from robot_rl.networks.vision.config import VisionConfig
-from robot_rl.rewards.judge import from_json
+from robot_rl.rewards.judge import from_json, under
 from robot_rl.rewards.settings import FitConfig, RewardForm, require_image_size
 from robot_rl.seeding import Seeds
 from robot_rl.types import Array, Metrics
@@ -124,9 +124,7 @@ class SuccessClassifier:
         """Undo `pack`."""
         config = from_json(ClassifierConfig, facts["config"])
         (network,) = empty_scores(config.vision, (*config.image_size, 3), config.hidden, 1)
-        network.load_state_dict(
-            {key.removeprefix("network."): value for key, value in tensors.items() if key.startswith("network.")}
-        )
+        network.load_state_dict(under(tensors, "network"))
         knots = (tensors["knots.0"].numpy(), tensors["knots.1"].numpy()) if "knots.0" in tensors else None
         return SuccessClassifier(
             config=config,
@@ -169,7 +167,7 @@ def fit(
             f"the episodes to learn from have {len(positive)} frames of success and {len(negative)} without: both are "
             "needed"
         )
-    (network,), _ = build_scores(
+    (network,) = build_scores(
         config.vision,
         (*config.image_size, 3),
         config.hidden,
@@ -242,15 +240,15 @@ def negative_scores(judged: list[Judged], config: ClassifierConfig) -> Array:
         if config.rate_of == "frames":
             found += score[each.label == 0].tolist()
             continue
-        before = _before_success(each) & (each.label == 0)
+        before = _before_success(each)
         if before.any():
             found.append(float(score[before].max()))
     return np.asarray(found)
 
 
 def _before_success(judged: Judged) -> Array:
-    """Frames up to the first success. Shapes: -> (T + 1,), bool."""
-    before: Array = np.cumsum(judged.label == 1) == 0
+    """Frames without success up to the first with it. Shapes: -> (T + 1,), bool."""
+    before: Array = (np.cumsum(judged.label == 1) == 0) & (judged.label == 0)
     return before
 
 
@@ -282,13 +280,12 @@ def measures(classifier: SuccessClassifier, logits: Array, judged: list[Judged])
     probability = np.concatenate([each.probability for each in judged])
     known = labels >= 0
     truth, said, plain = labels[known] == 1, probability[known], reliability.sigmoid(logits[known])
-    held = np.concatenate([held_scores(each, classifier.config.hold) for each in judged])[known]
-    above = held >= classifier.threshold
+    above = [held_scores(each, classifier.config.hold) >= classifier.threshold for each in judged]
+    passed = np.concatenate(above)[known]
     wrong_episodes = right_episodes = negatives = positives = 0
     delays: list[int] = []
-    for each in judged:
-        hits = held_scores(each, classifier.config.hold) >= classifier.threshold
-        before = _before_success(each) & (each.label == 0)
+    for each, hits in zip(judged, above, strict=True):
+        before = _before_success(each)
         if before.any():
             negatives += 1
             wrong_episodes += bool(hits[before].any())
@@ -305,8 +302,8 @@ def measures(classifier: SuccessClassifier, logits: Array, judged: list[Judged])
         "calibration_error": reliability.expected_calibration_error(said, truth),
         "calibration_error_before": reliability.expected_calibration_error(plain, truth),
         "brier": reliability.brier_score(said, truth),
-        "false_positive_rate_frames": _share(above[~truth]),
-        "true_positive_rate_frames": _share(above[truth]),
+        "false_positive_rate_frames": _share(passed[~truth]),
+        "true_positive_rate_frames": _share(passed[truth]),
         "false_positive_episodes": wrong_episodes,
         "negative_episodes": negatives,
         "false_positive_episodes_upper": reliability.rate_upper(wrong_episodes, negatives) if negatives else None,

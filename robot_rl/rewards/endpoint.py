@@ -201,10 +201,9 @@ class ChatEndpoint:
 
         def cut() -> None:  # also where bytes come one by one, each within the time-out of a read
             late.set()
-            if connection.sock is not None:
-                _shut(connection.sock)
-            for each in opened:
-                _shut(each)
+            for each in (connection.sock, *opened):
+                if each is not None:
+                    _shut(each)
 
         opened: list[socket.socket] = []
         timer = threading.Timer(config.timeout_s, cut)
@@ -213,6 +212,8 @@ class ChatEndpoint:
         try:
             connection.connect()
             opened.append(connection.sock)  # of which the connection lets go before the body is read
+            if late.is_set():  # there was nothing to cut yet: each address of a host has the time-out to itself
+                raise TimeoutError
             headers = {"Content-Type": "application/json", "Accept": "application/json", "Connection": "close"}
             if self.key is not None:
                 headers["Authorization"] = f"Bearer {self.key}"

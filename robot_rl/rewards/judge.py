@@ -57,6 +57,11 @@ def load_judge(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, facts
 
 
+def under(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    """The tensors of a part, by the names that they have in it."""
+    return {key.removeprefix(f"{part}."): value for key, value in tensors.items() if key.startswith(f"{part}.")}
+
+
 def from_json(kind: type[Kind], data: Mapping[str, Any]) -> Kind:
     """A dataclass of plain values and of such dataclasses; undoes `dataclasses.asdict`."""
     hints = get_type_hints(kind)

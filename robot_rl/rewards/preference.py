@@ -25,7 +25,7 @@ from robot_rl.networks.vision.augmentation import AugmentationConfig, augmented
 from robot_rl.networks.vision.config import VisionConfig
 from robot_rl.rewards.endpoint import EndpointConfig
 from robot_rl.rewards.judge import from_json
-from robot_rl.rewards.settings import FitConfig, RewardForm, require_image_size
+from robot_rl.rewards.settings import FitConfig, RewardForm, refuse_above, require_image_size
 from robot_rl.seeding import Seeds
 from robot_rl.types import Array, Metrics
 
@@ -67,8 +67,7 @@ class PreferenceConfig:
         require_minimum(self.members, 1, "label.members")
         if self.frozen and self.vision.weights is None:
             raise InputError("label.frozen=true keeps a random encoder: name its weights, label.vision.weights=FILE")
-        if self.reward.form == "above":
-            raise InputError("label.reward.form=above needs a classifier's threshold: choose another form")
+        refuse_above(self.reward)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,7 +189,7 @@ def fit(
 
     Shapes: pairs (N, 2), target (N,).
     """
-    built, _ = build_scores(
+    built = build_scores(
         config.vision,
         (*config.image_size, 3),
         config.hidden,

@@ -71,6 +71,16 @@ class FitConfig:
             require_range(self.gradient_clip, 1e-8, 1e8, "label.fit.gradient_clip")
 
 
+def refuse_above(reward: RewardForm) -> None:
+    """Refuse the form that needs a threshold, of scores that have none.
+
+    Raises:
+        InputError: names the setting.
+    """
+    if reward.form == "above":
+        raise InputError("label.reward.form=above needs a classifier's threshold: choose another form")
+
+
 def require_image_size(size: list[int]) -> None:
     """Refuse a size that is no [height, width].
 

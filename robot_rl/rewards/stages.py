@@ -16,8 +16,8 @@ from robot_rl.errors import InputError
 from robot_rl.functional import stages as cut
 from robot_rl.networks.vision.config import VisionConfig
 from robot_rl.networks.vision.encoder import ImageEncoder
-from robot_rl.rewards.judge import from_json
-from robot_rl.rewards.settings import RewardForm, require_image_size
+from robot_rl.rewards.judge import from_json, under
+from robot_rl.rewards.settings import RewardForm, refuse_above, require_image_size
 from robot_rl.types import Array
 
 AT_ONCE = 256
@@ -49,8 +49,7 @@ class StagesConfig:
         require_minimum(self.features, 1, "label.features")
         require_range(self.alpha, 0.0, 1e6, "label.alpha")
         require_range(self.sharpness, 1e-6, 1e6, "label.sharpness")
-        if self.reward.form == "above":
-            raise InputError("label.reward.form=above needs a classifier's threshold: choose another form")
+        refuse_above(self.reward)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -92,9 +91,7 @@ class Stages:
         """Undo `pack`."""
         config = from_json(StagesConfig, facts["config"])
         encoder = ImageEncoder(config.vision, (*config.image_size, 3), torch.Generator().manual_seed(0))
-        encoder.load_state_dict(
-            {key.removeprefix("encoder."): value for key, value in tensors.items() if key.startswith("encoder.")}
-        )
+        encoder.load_state_dict(under(tensors, "encoder"))
         rest = {name: tensors[name].numpy() for name in ("offset", "deviation", "chosen", "mean", "spread")}
         return Stages(config=config, encoder=encoder, **rest)
 

@@ -6,7 +6,7 @@ VIP and LIV as their papers use them (arXiv:2210.00030, arXiv:2306.00958), ICVF'
 Letters: N frames, G goals.
 """
 
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
@@ -16,9 +16,9 @@ from robot_rl.algorithms.video import OBJECTIVE_CONFIGS, Objective, create_objec
 from robot_rl.algorithms.video.liv import LIV
 from robot_rl.errors import InputError
 from robot_rl.networks.vision.config import VisionConfig
-from robot_rl.networks.vision.encoder import build_encoder
-from robot_rl.rewards.judge import from_json
-from robot_rl.rewards.settings import GoalConfig, RewardForm
+from robot_rl.networks.vision.encoder import ImageEncoder
+from robot_rl.rewards.judge import from_json, under
+from robot_rl.rewards.settings import GoalConfig, RewardForm, refuse_above
 from robot_rl.seeding import Seeds
 from robot_rl.types import Array
 
@@ -34,8 +34,7 @@ class ValueConfig:
     reward: RewardForm = field(default_factory=lambda: RewardForm(form="difference"))
 
     def __post_init__(self) -> None:
-        if self.reward.form == "above":
-            raise InputError("label.reward.form=above needs a classifier's threshold: choose another form")
+        refuse_above(self.reward)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -103,10 +102,7 @@ class GoalValue:
         for item in fields(objective):  # type: ignore[arg-type]  # every objective is a dataclass
             module = getattr(objective, item.name)
             if isinstance(module, nn.Module):
-                prefix = f"{item.name}."
-                module.load_state_dict(
-                    {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-                )
+                module.load_state_dict(under(tensors, item.name))
         return GoalValue(
             objective=objective,
             name=facts["objective"],
@@ -120,6 +116,5 @@ class GoalValue:
 
 def empty_objective(config: Any, vision: VisionConfig, image_size: list[int], device: torch.device) -> Objective:
     """An objective of a form, to be filled with what was learned; the file that its encoder began with is not read."""
-    plain = vision if vision.kind == "vit" else replace(vision, weights=None)
-    encoder, _ = build_encoder(plain, (*image_size, 3), torch.Generator().manual_seed(0))
+    encoder = ImageEncoder(vision, (*image_size, 3), torch.Generator().manual_seed(0))
     return create_objective(config, encoder, [], Seeds(0), device)

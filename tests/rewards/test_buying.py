@@ -1,10 +1,14 @@
 """Labels are bought from an endpoint that is slow, wrong, rude or gone: none is lost, and none is bought twice."""
 
+import itertools
 import json
+import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,13 +55,14 @@ def buy(
     key: str | None = None,
     stop_after: int | None = None,
     lines: list[str] | None = None,
+    pictures: Shades | None = None,
 ) -> Bought:
     """Buy with a cache at `path`; `stop_after` labels a person has enough."""
     cache, stop = AnswerCache.open(path), threading.Event()
     buyer = Buyer(
         endpoint=ChatEndpoint(config=config, key=key),
         cache=cache,
-        pictures=Shades(),
+        pictures=Shades() if pictures is None else pictures,
         goal=GOAL,
         clock=MonotonicClock(),
         seeds=Seeds(0),
@@ -83,9 +88,10 @@ def test_every_pair_is_asked_in_two_stages_and_kept(tmp_path: Path) -> None:
         assert (bought.calls, bought.tokens, bought.failed) == (16, 16 * 7, {})
         assert set(endpoint.answered.values()) == {1}
         # all of it again costs nothing
-        again = buy(tmp_path / "answers.jsonl", settings(endpoint))
+        pictures = Shades()
+        again = buy(tmp_path / "answers.jsonl", settings(endpoint), pictures=pictures)
         assert again.answers == bought.answers
-        assert (again.calls, endpoint.requests) == (0, 16)
+        assert (again.calls, endpoint.requests, pictures.asked) == (0, 16, [])
     lines = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
     assert sorted(line["stage"] for line in lines) == [1] * 8 + [2] * 8
     assert lines[0]["answered_by"] == "bright-1"
@@ -112,6 +118,25 @@ def test_a_request_has_a_deadline_however_slowly_bytes_come(tmp_path: Path, way:
         bought = buy(tmp_path / "a.jsonl", settings(endpoint, timeout_s=1.0, attempts=40), ONCE[:1], lines=lines)
         assert bought.answers == {ONCE[0]: 1}
         assert "no whole answer within 1 s" in lines[0]
+
+
+def test_a_connection_that_comes_behind_the_deadline_asks_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect, calls = socket.create_connection, itertools.count()
+
+    def slow(*given: Any, **more: Any) -> socket.socket:  # as where the first address of a host is silent
+        if next(calls) == 0:
+            time.sleep(1.5)
+        return connect(*given, **more)
+
+    monkeypatch.setattr(socket, "create_connection", slow)
+    with serving() as endpoint:
+        lines: list[str] = []
+        bought = buy(tmp_path / "a.jsonl", settings(endpoint, timeout_s=1.0, attempts=40), ONCE[:1], lines=lines)
+        assert bought.answers == {ONCE[0]: 1}
+        assert "no whole answer within 1 s" in lines[0]
+        assert set(endpoint.answered.values()) == {1}
 
 
 def test_an_endpoint_that_is_gone_ends_the_run_with_what_was_bought(tmp_path: Path) -> None:
@@ -221,6 +246,14 @@ def test_any_bytes_in_the_file_are_no_crash(tmp_path: Path) -> None:
     cache = AnswerCache.read(path)
     assert cache.answers == {"k": "1"}
     assert cache.damaged == 5
+
+
+def test_half_a_character_is_the_same_when_it_is_read_again(tmp_path: Path) -> None:
+    said = "brighter \ud83d"  # the first half of a symbol, where the answer was cut
+    cache = AnswerCache.open(tmp_path / "answers.jsonl")
+    cache.add("k", said)
+    cache.close()
+    assert AnswerCache.read(tmp_path / "answers.jsonl").answers == {"k": said}
 
 
 def test_another_model_goal_or_picture_is_another_question(tmp_path: Path) -> None:
