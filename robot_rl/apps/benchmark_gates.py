@@ -53,7 +53,7 @@ def gates(
     rows = [row for row in found if row is not None]
     judged: list[dict[str, Any]] = []
     for hybrid in suite.gates.hybrids:
-        judged += _identity(suite, means, results, identities, hybrid)
+        judged += _identity(suite, means, identities, hybrid)
         own = [row for row in rows if row["learner"] == hybrid]
         judged += _gains([row for row in own if row["admitted"]], hybrid) + _losses(own, hybrid) + _claim(own, hybrid)
     judged += _corrupted(kept, suite.gates.offline, tasks)
@@ -63,19 +63,32 @@ def gates(
 
 
 class _Means:
-    """Means over the runs of a task and algorithm, and those of each resample."""
+    """Means over the runs of a task and algorithm, and those of each resample; None where there is no run.
+
+    Shapes: -> (), (R,).
+    """
 
     def __init__(self, results: Sequence[Result], resamples: int) -> None:
         self._results, self._resamples = results, resamples
 
     def __call__(self, task: str, algorithm: str) -> tuple[float, Array] | None:
-        """Value and resamples; None where there is no run. Shapes: -> (), (R,)."""
-        scores = np.asarray([run.offline for run in self._results if (run.task, run.algorithm) == (task, algorithm)])
-        if not len(scores):
+        """Of scores."""
+        return self._mean([run.offline for run in self._runs(task, algorithm)], task, algorithm)
+
+    def judges(self, task: str, algorithm: str, name: str) -> tuple[float, Array] | None:
+        """Of what judges said."""
+        said = [run.judges[name] for run in self._runs(task, algorithm) if name in run.judges]
+        return self._mean(said, task, algorithm, name)
+
+    def _runs(self, task: str, algorithm: str) -> list[Result]:
+        return [run for run in self._results if (run.task, run.algorithm) == (task, algorithm)]
+
+    def _mean(self, numbers: Sequence[float], *names: str) -> tuple[float, Array] | None:
+        if not numbers:
             return None
-        generator = Seeds(SEED).numpy("gates", task, algorithm)
-        drawn = scores[generator.integers(len(scores), size=(self._resamples, len(scores)))]
-        return float(scores.mean()), drawn.mean(axis=1)
+        values, generator = np.asarray(numbers), Seeds(SEED).numpy("gates", *names)
+        drawn = values[generator.integers(len(values), size=(self._resamples, len(values)))]
+        return float(values.mean()), drawn.mean(axis=1)
 
 
 def _cell(suite: SuiteConfig, means: _Means, cell: str, hybrid: str) -> dict[str, Any] | None:
@@ -133,25 +146,20 @@ def _losses(rows: Sequence[Mapping[str, Any]], hybrid: str) -> list[dict[str, An
     return [_gate("c", hybrid, f"{what} ({worst['cell']})", number, -LOSS, at_least=True)]
 
 
-def _identity(
-    suite: SuiteConfig, means: _Means, results: Sequence[Result], identities: Sequence[str], hybrid: str
-) -> list[dict[str, Any]]:
+def _identity(suite: SuiteConfig, means: _Means, identities: Sequence[str], hybrid: str) -> list[dict[str, Any]]:
     found = []
     for task in identities:
         ours, base = means(task, hybrid), means(task, str(suite.zero_shot))
         number = None if ours is None or base is None else (ours[0] - base[0], ours[1] - base[1])
         what = f"score beside {suite.zero_shot}'s where the simulator is the robot ({task})"
         found.append(_gate("a", hybrid, what, number, -IDENTITY_LOSS, at_least=True))
-        runs = [run for run in results if (run.task, run.algorithm) == (task, hybrid)]
         for name, told, limit, at_least in (
             ("log_ratio_size", "size of its log-ratios there", RATIO, False),
             ("effective_share", "share of samples that its weights leave there", EFFECTIVE, True),
         ):
-            values = np.asarray([run.judges[name] for run in runs if name in run.judges])
-            if len(values):
-                generator = Seeds(SEED).numpy("gates", task, hybrid, name)
-                drawn = values[generator.integers(len(values), size=(1000, len(values)))].mean(axis=1)
-                found.append(_gate("a", hybrid, told, (float(values.mean()), drawn), limit, at_least=at_least))
+            said = means.judges(task, hybrid, name)
+            if said is not None:
+                found.append(_gate("a", hybrid, told, said, limit, at_least=at_least))
     return found
 
 

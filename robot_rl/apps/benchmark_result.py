@@ -14,6 +14,7 @@ import numpy as np
 
 import robot_rl
 from robot_rl import checkpoint
+from robot_rl.apps.benchmark_data import identified_words
 from robot_rl.apps.benchmark_engine import Outcome
 from robot_rl.apps.benchmark_plan import EXPLORE, SWITCH, Plan, PlannedRun, anchors
 from robot_rl.apps.command import command_line
@@ -59,6 +60,8 @@ class Result:
     cpu_s: float
     wall_s: float
     judges: dict[str, float] = field(default_factory=dict)  # what judged the simulator, at the end of what came before
+    identified: bool | None = None
+    """Its simulator is the identified one; False: identification explained nothing better, so it is the plain one."""
 
 
 def write_result(plan: Plan, run: PlannedRun, outcome: Outcome) -> Result:
@@ -92,6 +95,7 @@ def write_result(plan: Plan, run: PlannedRun, outcome: Outcome) -> Result:
         "cpu_s": outcome.cpu_s,
         "curve": [_evaluation(evaluation) for evaluation in found.evaluations],
         "judges": _judges(found.events),
+        "identified": None if run.identified is None else bool(identified_words(run.identified.folder)),
     }
     _curve(content, str(run.folder))
     with clear_disk_errors(run.result):
@@ -135,6 +139,7 @@ def read_result(path: Path) -> Result:
             cpu_s=float(content["cpu_s"]),
             wall_s=float(content["wall_s"]),
             judges={str(name): float(value) for name, value in content.get("judges", {}).items()},
+            identified=content.get("identified"),
         )
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):

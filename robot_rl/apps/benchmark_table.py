@@ -195,6 +195,10 @@ def _warnings(results: Sequence[Result]) -> list[str]:
             found.append(f"{task} is not complete, runs of each algorithm: {counts}")
         if len({result.scale for result in of_task}) > 1:
             found.append(f"the results of {task} are normalised by different scales: see `scale` of its result files")
+        for algorithm in dict.fromkeys(result.algorithm for result in of_task if result.identified is False):
+            found.append(
+                f"{algorithm} acted in the plain simulator of {task}: identification explained the data no better"
+            )
     return found
 
 

@@ -284,22 +284,23 @@ def assemble(
     require_single_transitions(config, agent)
     for name, environment in (("online", training), ("robot", robot)):
         if ACTING[name] in state:
-            sources[name] = empty_buffer(config, spec, int(state[ACTING[name]]["capacity"]), instructions)
-            keep_frozen_features(agent, sources[name])
-            sources[name].real = name == "robot" or "simulator" not in state["environments"]["training"]
-        if environment is None or name in sources:
+            rows = int(state[ACTING[name]]["capacity"])
+            real = name == "robot" or "simulator" not in state["environments"]["training"]
+        elif environment is None:
             continue
-        if config.replay.capacity <= environment.maximum_steps:
-            raise InputError(
-                f"replay.capacity={config.replay.capacity} cannot hold one episode of the environment, which has up to "
-                f"{environment.maximum_steps} steps: set it to {environment.maximum_steps + 1} at least"
-            )
-        phases = [phase for phase in config.phases.values() if phase.interact != "none" and phase.acts_for == name]
-        # An episode takes one row more than it has steps, and has at least one step.
-        rows = min(config.replay.capacity, 2 * sum(phase.steps for phase in phases) + 2)
+        else:
+            if config.replay.capacity <= environment.maximum_steps:
+                raise InputError(
+                    f"replay.capacity={config.replay.capacity} cannot hold one episode of the environment, which has "
+                    f"up to {environment.maximum_steps} steps: set it to {environment.maximum_steps + 1} at least"
+                )
+            phases = [phase for phase in config.phases.values() if phase.interact != "none" and phase.acts_for == name]
+            # An episode takes one row more than it has steps, and has at least one step.
+            rows = min(config.replay.capacity, 2 * sum(phase.steps for phase in phases) + 2)
+            real = name == "robot" or "simulator" not in environment.spec.metadata
         sources[name] = empty_buffer(config, spec, rows, instructions)
         keep_frozen_features(agent, sources[name])
-        sources[name].real = name == "robot" or "simulator" not in environment.spec.metadata
+        sources[name].real = real
 
     begun = state.get("environments", {})
     origin: dict[str, Any] = {
@@ -386,11 +387,11 @@ def assemble(
     elif found is not None:
         this.restore(int(found.name), tensors, state)
         display.say(f"Going on from {found}: phase {this.progress.phase}, step {this.progress.phase_step}")
-    if this.beside is not None and (steps := take_in(this, state.get("recorded", {}) if found is not None else {})):
-        display.say(f"{steps} steps that were recorded after the last checkpoint are kept, and learned from")
     if found is None and config.start_from is not None:
         this.begin_from(tensors, state)
         display.say(f"Beginning with the agent of {config.start_from}")
+    if this.beside is not None and (steps := take_in(this, state.get("recorded", {}) if found is not None else {})):
+        display.say(f"{steps} steps that were recorded after the last checkpoint are kept, and learned from")
     return this
 
 

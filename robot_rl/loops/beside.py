@@ -27,9 +27,8 @@ from robot_rl.loops.online import choose_action, tell_episode
 from robot_rl.loops.pipe import arrays
 from robot_rl.loops.realtime import collect, steady
 from robot_rl.loops.remote import RemoteLearner, Snapshot
-from robot_rl.loops.run import ACTING, Run
+from robot_rl.loops.run import ACTING, Run, become
 from robot_rl.loops.timing import Timings, summarize_all
-from robot_rl.loops.trace import generators
 from robot_rl.policy import drop_chunk
 from robot_rl.types import Metrics
 
@@ -81,10 +80,9 @@ def _settle(run: Run, phase: PhaseConfig, learner: RemoteLearner | None, *, fini
         return finished
     if finished and learner.check() is None:
         wanted = run.progress.phase_step
-        caught_up = learner.wait(
+        finished = learner.wait(
             lambda: learner.facts["seen"] >= wanted and not learner.facts["owed"], run.stop_requested
         )
-        finished = caught_up
     if learner.check() is None:
         before = learner.snapshot
         learner.wait(lambda: not learner.asked)  # one that was asked for earlier
@@ -256,10 +254,7 @@ def _started(run: Run, phase: PhaseConfig) -> RemoteLearner:
 
 def _become(run: Run, phase: PhaseConfig, snapshot: Snapshot) -> None:
     """Make the run's agent what the learner's was, but for the generators, of which each process has its own."""
-    drawn = [each.get_state() for each in generators(run.agent)]
-    checkpoint.unpack_agent(run.agent, snapshot.tensors, snapshot.state)
-    for generator, before in zip(generators(run.agent), drawn, strict=True):
-        generator.set_state(before)
+    become(run.agent, snapshot.tensors, snapshot.state)
     progress = run.progress
     progress.updates = snapshot.updates
     progress.owed_updates = snapshot.owed + owed_for(phase, snapshot.seen, progress.phase_step)

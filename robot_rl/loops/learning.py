@@ -24,7 +24,7 @@ from robot_rl.loops.execution import GraphedUpdates, Updates, learner
 from robot_rl.loops.experience import step_of
 from robot_rl.loops.pipe import arrays, framed, receive
 from robot_rl.replay.buffer import ReplayBuffer
-from robot_rl.replay.mixture import counts, draw_mixture
+from robot_rl.replay.mixture import draw_when_ready
 from robot_rl.types import Metrics
 
 BEAT_S = 0.5  # between two signs of life
@@ -95,13 +95,11 @@ class Learning:
         """
         if not self.owed:
             return False
-        sizes = {name: len(source) for name, source in self.sources.items()}
-        rows = counts(self.phase.shares, sizes, self.seen, self.phase.batch_size)
-        if any(sizes[name] == 0 for name, count in rows.items() if count):
+        phase, repeats = self.phase, repeats_of(self.phase)
+        drawn = draw_when_ready(self.sources, phase.shares, self.seen, phase.batch_size, repeats, self.generator)
+        if drawn is None:
             self.owed = 0  # as inline, where nothing is learned before there is something of everything
             return False
-        repeats = repeats_of(self.phase)
-        drawn = draw_mixture(self.sources, rows, repeats, self.generator)
         self.metrics = self._learner.learn([drawn], critic_updates=repeats)
         self.updates += repeats
         self.owed -= 1

@@ -8,9 +8,10 @@ import torch
 from robot_rl.config import PhaseConfig
 from robot_rl.environment import Environment, drawn_in, tell_experience
 from robot_rl.loops.execution import learner
+from robot_rl.loops.learning import owed_for, repeats_of
 from robot_rl.loops.run import Run
 from robot_rl.policy import drop_chunk
-from robot_rl.replay.mixture import counts, draw_mixture
+from robot_rl.replay.mixture import draw_when_ready
 from robot_rl.types import Array, Metrics, TimeStep
 
 
@@ -24,9 +25,7 @@ def run_online(run: Run, phase: PhaseConfig) -> bool:
     if environment is None:
         raise RuntimeError("a phase that interacts needs an environment")
     progress, replay = run.progress, run.sources[phase.acts_for]
-    repeats = max(1, round(phase.updates_per_step))
-    every = round(1 / phase.updates_per_step) if 0 < phase.updates_per_step < 1 else 1
-    learning = learner(run.agent, run.sources, run.execution)
+    repeats, learning = repeats_of(phase), learner(run.agent, run.sources, run.execution)
     metrics: Metrics = {}
 
     while progress.phase_step < phase.steps:
@@ -49,12 +48,11 @@ def run_online(run: Run, phase: PhaseConfig) -> bool:
             progress.phase_step += 1
             progress.environment_steps += 1
 
-            if phase.updates_per_step > 0 and progress.phase_step % every == 0:
-                sizes = {name: len(source) for name, source in run.sources.items()}
-                rows = counts(phase.shares, sizes, progress.phase_step, phase.batch_size)
-                # A source that is still empty (no finished episode yet) is waited for, not replaced by another.
-                if all(sizes[name] > 0 for name, count in rows.items() if count):
-                    drawn = draw_mixture(run.sources, rows, repeats, run.generator)
+            if owed_for(phase, progress.phase_step - 1, progress.phase_step):
+                drawn = draw_when_ready(
+                    run.sources, phase.shares, progress.phase_step, phase.batch_size, repeats, run.generator
+                )
+                if drawn is not None:
                     metrics = learning.learn([drawn], critic_updates=repeats)
                     progress.updates += repeats
             run.after_step(phase, metrics)

@@ -323,10 +323,7 @@ class Run:
 
         The agent's generators stay those of this run.
         """
-        drawn = [each.get_state() for each in generators(self.agent)]
-        checkpoint.unpack_agent(self.agent, _under(tensors, "agent."), state["agent"])
-        for generator, before in zip(generators(self.agent), drawn, strict=True):
-            generator.set_state(before)
+        become(self.agent, _under(tensors, "agent."), state["agent"])
         for name, place in ACTING.items():
             if name in self.sources and place in state:
                 self.sources[name].restore(_under(tensors, f"{place}."), state[place])
@@ -335,6 +332,14 @@ class Run:
     def _own(self) -> list[torch.Generator]:
         """The generators that differ from rank to rank."""
         return [self.generator, *generators(self.agent)]
+
+
+def become(agent: Agent, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
+    """Make an agent what another one was when it was packed, but for the generators: it draws its own numbers."""
+    drawn = [each.get_state() for each in generators(agent)]
+    checkpoint.unpack_agent(agent, tensors, state)
+    for generator, before in zip(generators(agent), drawn, strict=True):
+        generator.set_state(before)
 
 
 def _under(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

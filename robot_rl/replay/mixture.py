@@ -93,6 +93,25 @@ def draw_mixture(
     return {name: sources[name].draw(count * repeats, generator) for name, count in rows.items() if count}
 
 
+def draw_when_ready(
+    sources: Mapping[str, ReplayBuffer],
+    shares: Mapping[str, Any],
+    step: int,
+    batch_size: int,
+    repeats: int,
+    generator: torch.Generator,
+) -> dict[str, Tensor] | None:
+    """As `draw_mixture`, by shares of sources that grow. None where one of them is still empty.
+
+    It is waited for (it has no finished episode yet), not replaced by another.
+    """
+    sizes = {name: len(source) for name, source in sources.items()}
+    rows = counts(shares, sizes, step, batch_size)
+    if any(sizes[name] == 0 for name, count in rows.items() if count):
+        return None
+    return draw_mixture(sources, rows, repeats, generator)
+
+
 def gather_mixture(sources: Mapping[str, ReplayBuffer], drawn: Mapping[str, Tensor], repeats: int) -> Batch:
     """The other half, which reads but never changes the sources, so that a thread may do it."""
     parts = [sources[name].gather(row) for name, row in drawn.items()]

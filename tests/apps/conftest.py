@@ -1,5 +1,6 @@
-"""Small stores for the tests of what looks at them."""
+"""Small stores for the tests of what looks at them; helpers beside the tests are importable."""
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 from robot_rl.datasets.store import EpisodeStore
 from robot_rl.spec import ArraySpec, Spec
 from robot_rl.types import Array, Episode
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 JOINTS = ("shoulder", "elbow", "<b>wrist</b>")  # the last would be markup if it were not escaped
 

@@ -1,11 +1,10 @@
 """The gates of the transfer's protocol: which numbers they go by, and what they say where runs do not decide."""
 
-from pathlib import Path
-
 import pytest
+from benchmark_results import made
 
 from robot_rl.apps.benchmark_gates import gates, gates_table
-from robot_rl.apps.benchmark_result import Point, Result
+from robot_rl.apps.benchmark_result import Result
 from robot_rl.benchmark_config import SuiteConfig
 from robot_rl.errors import InputError
 
@@ -33,31 +32,8 @@ def suite(**tasks: dict) -> SuiteConfig:
 
 
 def runs(task: str, algorithm: str, *scores: float, judges: dict | None = None) -> list[Result]:
-    return [
-        Result(
-            path=Path("x"),
-            suite="x",
-            task=task,
-            algorithm=algorithm,
-            seed=seed,
-            hash="",
-            commit=None,
-            data_sha256="",
-            scale=(0.0, 1.0),
-            curve=(Point(step=0, score=score),),
-            last_episodes=(score,),
-            limit_hits=None,
-            offline=score,
-            final=score,
-            regret=0.0,
-            dip_depth=None,
-            recovery_step=None,
-            cpu_s=1.0,
-            wall_s=1.0,
-            judges={} if judges is None else judges,
-        )
-        for seed, score in enumerate(scores)
-    ]
+    said = {} if judges is None else judges
+    return [made(task, algorithm, seed, offline=score, judges=said) for seed, score in enumerate(scores)]
 
 
 def cell(task: str, hybrid: float, *, zero: float = 0.4, randomized: float = 0.5, offline: float = 0.3) -> list[Result]:

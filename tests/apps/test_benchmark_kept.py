@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from benchmark_results import made
 
 from robot_rl.apps.benchmark_kept import kept, kept_table
 from robot_rl.apps.benchmark_plan import Plan
@@ -65,11 +66,7 @@ def plan(configs: Path, output: Path, *words: str) -> Plan:
 
 
 def result(task: str, algorithm: str, seed: int, offline: float) -> Result:
-    return Result(
-        path=Path(), suite="", task=task, algorithm=algorithm, seed=seed, hash="", commit=None, data_sha256="",
-        scale=(0.0, 1.0), curve=(), offline=offline, final=0.0, regret=0.0, dip_depth=None, recovery_step=None,
-        cpu_s=0.0, wall_s=0.0, last_episodes=(), limit_hits=None,
-    )  # fmt: skip
+    return made(task, algorithm, seed, offline=offline)
 
 
 def task(control: str | None = None, kind: str = "") -> BenchmarkTaskConfig:

@@ -1,14 +1,15 @@
 """The protocol of sim-to-real: which phase acts where, what the scale is measured on, and the numbers of its table."""
 
 import json
-from pathlib import Path
 
 import pytest
+from benchmark_results import made
 
 from robot_rl.apps.benchmark_data import identified_words
 from robot_rl.apps.benchmark_estimate import Estimator
 from robot_rl.apps.benchmark_plan import Plan, anchors
 from robot_rl.apps.benchmark_result import Point, Result, _curve, _judges
+from robot_rl.apps.benchmark_table import _warnings
 from robot_rl.apps.benchmark_transfer import closed, steps_to, tail_mean, transfer, transfer_table
 from robot_rl.apps.build_environment import on_robot
 from robot_rl.apps.compose import compose
@@ -17,16 +18,10 @@ from robot_rl.errors import InputError
 
 
 def result(algorithm: str, seed: int, before: float, after: float, *, task: str = "cheetah_B") -> Result:
-    return Result(
-        path=Path("x"),
-        suite="sim2real",
-        task=task,
-        algorithm=algorithm,
-        seed=seed,
-        hash="",
-        commit=None,
-        data_sha256="",
-        scale=(0.0, 1.0),
+    return made(
+        task,
+        algorithm,
+        seed,
         curve=(
             Point(step=0, score=before),
             Point(step=1000, score=(before + after) / 2),
@@ -36,11 +31,6 @@ def result(algorithm: str, seed: int, before: float, after: float, *, task: str 
         limit_hits=100.0 * after,
         offline=before,
         final=after,
-        regret=0.0,
-        dip_depth=None,
-        recovery_step=None,
-        cpu_s=1.0,
-        wall_s=1.0,
     )
 
 
@@ -157,6 +147,13 @@ def test_the_identified_simulator_is_of_the_robots_data_and_goes_into_the_runs_w
     config = compose("train", ["environment=half_cheetah", "algorithm=sac", *words])
     assert config.environment.gap.values() == {"mass": 1.1, "action_delay_s": 0.02}
     assert config.environment.randomization.fields == {"mass": {"uniform": [1.0, 1.2]}}
+
+
+def test_a_row_whose_identification_explains_nothing_is_said_to_be_of_the_plain_simulator() -> None:
+    runs = [made("cheetah_B", "identified", 0, identified=True), made("cheetah_B", "zero_shot", 0)]
+    assert _warnings(runs) == []
+    (warning,) = _warnings([*runs, made("cheetah_C", "identified", 0, identified=False)])
+    assert "identified acted in the plain simulator of cheetah_C" in warning
 
 
 def test_a_robot_may_be_the_nominal_model_of_an_edited_simulator() -> None:

@@ -1,8 +1,10 @@
 """A run that begins with the agent of another one, and with what that one collected."""
 
+import contextlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -64,6 +66,30 @@ def test_it_goes_on_after_an_interruption_with_the_same_numbers(tmp_path, simula
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
     facts = json.loads((tmp_path / "whole" / "run.json").read_text())["environments"]
     assert facts["robot"]["gap"]["values"] == {"action_delay_s": 0.02}
+
+
+def test_what_was_recorded_before_the_first_checkpoint_comes_behind_what_was_collected(
+    tmp_path, simulated, monkeypatch
+) -> None:
+    words = [f"start_from={simulated}", "learner.place=process", "resume=true"]
+    words += ["+phases.online={steps: 40, interact: policy, batch_size: 8}"]
+    held: list[int] = []
+
+    def dies(this):
+        step, experience = this.environment.reset(seed=0), this.beside.experience["online"]
+        experience.begin(step.observation, {})
+        experience.add(this.environment.step(np.zeros(6)), 0)
+        raise KeyboardInterrupt
+
+    def counted(this):
+        held.append(len(this.sources["online"]))
+        return True
+
+    for phases in (dies, counted):
+        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+            patch.setattr(train, "run_phases", phases)
+            run(tmp_path / "run", *words)
+    assert held == [40 + 1]
 
 
 @pytest.mark.parametrize(
