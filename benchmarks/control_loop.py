@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -129,10 +129,11 @@ def on_core(core: int | None) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def stay_on(core: int | None) -> None:
-    """From now on all threads of this process run on this core."""
-    for thread in Path("/proc/self/task").iterdir() if core is not None else ():
-        os.sched_setaffinity(int(thread.name), {core})
+def stay_on(cores: set[int]) -> None:
+    """From now on all threads of this process run on these cores."""
+    for thread in Path("/proc/self/task").iterdir():
+        with suppress(ProcessLookupError):  # it has ended meanwhile
+            os.sched_setaffinity(int(thread.name), cores)
 
 
 def scheduled(process: subprocess.Popen[bytes]) -> bool:
@@ -148,17 +149,18 @@ def measure(rate_hz: int, seconds: float, cameras: int, learner: bool, pinned: b
         robot, domain = load(path), Domain()
         stack.callback(domain.close)
         nodes: list[subprocess.Popen[bytes]] = []
+        parent = ["--parent", str(os.getpid())]
 
         def start(module: str, *arguments: str) -> None:
-            nodes.append(ros.start(module, [str(path), *arguments], os.environ, domain_id=domain.number))
+            nodes.append(ros.start(module, [str(path), *parent, *arguments], os.environ, domain_id=domain.number))
             stack.callback(end, nodes[-1])
 
         with on_core(ROBOT_CORE if pinned else None):
             start("robot_rl.hardware.joint_robot_node")
-            start("robot_rl.hardware.governor_node", "--parent", str(os.getpid()))
-        start("robot_rl.hardware.operator_node", "--permit", "--parent", str(os.getpid()))
+            start("robot_rl.hardware.governor_node")
+        start("robot_rl.hardware.operator_node", "--permit")
         if cameras:
-            command = [sys.executable, __file__, "--film", str(path)]
+            command = [sys.executable, __file__, "--film", str(path), *parent]
             nodes.append(subprocess.Popen(command, env=ros.environment(os.environ, domain_id=domain.number)))
             stack.callback(end, nodes[-1])
         ros.adopt(os.environ, domain_id=domain.number)
@@ -173,7 +175,7 @@ def measure(rate_hz: int, seconds: float, cameras: int, learner: bool, pinned: b
         stack.callback(recording.close)
         recording.wait_until_recording()
         if learner:
-            nodes.append(subprocess.Popen([sys.executable, __file__, "--learn"]))
+            nodes.append(subprocess.Popen([sys.executable, __file__, "--learn", *parent]))
             stack.callback(end, nodes[-1])
         clock, timings = MonotonicClock(), Timings(COLUMNS, round(rate_hz * seconds * 1.2) + 1000)
         ends_s: list[float] = []
@@ -186,6 +188,9 @@ def measure(rate_hz: int, seconds: float, cameras: int, learner: bool, pinned: b
             stop=lambda: bool(ends_s) and time.monotonic() > ends_s[0],
             after_step=lambda _: ends_s.append(time.monotonic() + seconds) if not ends_s else None,
         )
+        if pinned:
+            stack.callback(stay_on, os.sched_getaffinity(0))
+            stay_on({LOOP_CORE})
         with steady(50, ("dds.",), others_follow=True):
             play = loop.play(seed=0)
             real_time = {"loop": os.sched_getscheduler(0) == os.SCHED_FIFO}
@@ -225,8 +230,8 @@ def end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def film(description: str) -> None:
-    """Publish pictures of noise for every camera of a description, until the process is ended."""
+def film(description: str, parent: int) -> None:
+    """Publish pictures of noise for every camera of a description, until it is ended, or without its parent."""
     import rclpy
     from sensor_msgs.msg import Image
 
@@ -238,7 +243,7 @@ def film(description: str) -> None:
     publishers = [node.create_publisher(Image, topic.topic, qos(topic)) for topic in robot.cameras.values()]
     pictures = [generator.integers(0, 256, CAMERA_PIXELS**2 * 3).astype(np.uint8).tobytes() for _ in range(8)]
     begin, count = time.monotonic(), 0
-    while True:
+    while os.getppid() == parent:
         count += 1
         time.sleep(max(begin + count / CAMERA_HZ - time.monotonic(), 0))
         for publisher in publishers:
@@ -248,8 +253,8 @@ def film(description: str) -> None:
             publisher.publish(message)
 
 
-def learn() -> None:
-    """Update SAC until the process is ended."""
+def learn(parent: int) -> None:
+    """Update SAC until the process is ended, or without its parent."""
     from robot_rl.algorithms.sac import SACConfig, create
     from robot_rl.seeding import Seeds
     from robot_rl.spec import ArraySpec
@@ -267,7 +272,7 @@ def learn() -> None:
         discount=torch.full((256,), 0.99),
         next_observation=state,
     )
-    while True:
+    while os.getppid() == parent:
         agent.update(batch)
 
 
@@ -280,12 +285,13 @@ def main() -> None:
     parser.add_argument("--unpinned", action="store_true")
     parser.add_argument("--film", help=argparse.SUPPRESS)
     parser.add_argument("--learn", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.film:
-        film(given.film)
+        film(given.film, given.parent)
     elif given.learn:
-        learn()
+        learn(given.parent)
     else:
         print(f"# {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {' '.join(sys.argv[1:])}", flush=True)
         for rate_hz in given.rates:

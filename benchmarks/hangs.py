@@ -23,8 +23,8 @@ FIRST_S, PATIENCE_S = 240.0, 40.0
 NAMES = ("runs", "hangs")
 
 
-def publish(me: str, other: str) -> None:
-    """Speak, and print when the other was heard to say something new, and when it said it."""
+def publish(me: str, other: str, parent: int) -> None:
+    """Speak, and print when the other was heard to say something new, and when it said it; not without the parent."""
     import rclpy
     from std_msgs.msg import Header
 
@@ -40,7 +40,7 @@ def publish(me: str, other: str) -> None:
         sys.stdout.flush()
 
     inbox.subscribe(Header, f"hangs/{other}", profile(), heard)
-    while True:
+    while os.getppid() == parent:
         inbox.wait(TURN_NS)
         if time.monotonic() - spoken_s > PERIOD_S:
             spoken_s, message = time.monotonic(), Header()
@@ -52,8 +52,9 @@ def measure(hang_s: float) -> dict[str, float | None]:
     """Seconds until each heard the other again."""
     with closing(Domain()) as domain:
         environ = ros.environment(os.environ, domain_id=domain.number)
+        words = [sys.executable, __file__, "--peer", str(os.getpid())]
         processes = {
-            me: subprocess.Popen([sys.executable, __file__, "--peer", me, other], env=environ, stdout=subprocess.PIPE)
+            me: subprocess.Popen([*words, me, other], env=environ, stdout=subprocess.PIPE)
             for me, other in (NAMES, NAMES[::-1])
         }
         texts = dict.fromkeys(NAMES, b"")
@@ -97,7 +98,8 @@ def measure(hang_s: float) -> dict[str, float | None]:
 def main(arguments: Sequence[str]) -> int:
     """Measure each hang."""
     if arguments[:1] == ["--peer"]:
-        publish(*arguments[1:3])
+        publish(*arguments[2:4], int(arguments[1]))
+        return 0
     parser = argparse.ArgumentParser()
     parser.add_argument("seconds", type=float, nargs="+")
     for hang_s in parser.parse_args(arguments).seconds:

@@ -9,7 +9,8 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-SECOND_NS = 1_000_000_000
+from robot_rl.hardware.watch import SECOND_NS
+
 LITTLE = b"\0\1\0\0"
 
 
@@ -96,10 +97,11 @@ class JointWriter:
 
     def __init__(self, names: Sequence[str]) -> None:
         """Of J joints."""
-        self._names = struct.pack("<I", len(names))
+        self.names = tuple(names)
+        self._block = struct.pack("<I", len(names))
         for name in names:
             content = name.encode() + b"\0"
-            self._names += bytes(-len(self._names) % 4) + struct.pack("<I", len(content)) + content
+            self._block += bytes(-len(self._block) % 4) + struct.pack("<I", len(content)) + content
         self._layouts: dict[tuple[int, int, int, int], struct.Struct] = {}
 
     def __call__(
@@ -119,12 +121,12 @@ class JointWriter:
             layout = self._layouts[key] = self._layout(*key)
         sec, nanosec = divmod(stamp_ns, SECOND_NS)
         size, p, v, e = key
-        return layout.pack(LITTLE, sec, nanosec, size, words, self._names, p, *position, v, *velocity, e, *effort)
+        return layout.pack(LITTLE, sec, nanosec, size, words, self._block, p, *position, v, *velocity, e, *effort)
 
     def _layout(self, words: int, *counts: int) -> struct.Struct:
         begin = _aligned(16 + words, 4)
-        at = begin + len(self._names)
-        layout = f"<4siII{words}s{begin - 16 - words}x{len(self._names)}s"
+        at = begin + len(self._block)
+        layout = f"<4siII{words}s{begin - 16 - words}x{len(self._block)}s"
         for count in counts:
             layout += f"{_aligned(at, 4) - at}xI"
             at = _aligned(at, 4) + 4

@@ -57,11 +57,13 @@ from robot_rl.hardware.ros_io import (
     command_message,
     message_class,
     pose_message,
+    pose_of,
     profile,
     qos,
     schedule,
     stamp_ns,
     twist_message,
+    twist_of,
 )
 from robot_rl.hardware.safety import Sent
 from robot_rl.hardware.states import State
@@ -229,14 +231,10 @@ class GovernorNode:
         self._commanded(message, source, values, offsets, velocity, message.joint_names)
 
     def _pose(self, message: Any, source: str) -> None:
-        place, turn = message.pose.position, message.pose.orientation
-        values = [place.x, place.y, place.z, turn.w, turn.x, turn.y, turn.z]
-        self._commanded(message, source, [values], [0.0], False, self._axes(message, POSE_NAMES))
+        self._commanded(message, source, [pose_of(message)], [0.0], False, self._axes(message, POSE_NAMES))
 
     def _twist(self, message: Any, source: str) -> None:
-        linear, angular = message.twist.linear, message.twist.angular
-        values = [linear.x, linear.y, linear.z, angular.x, angular.y, angular.z]
-        self._commanded(message, source, [values], [0.0], True, self._axes(message, TWIST_NAMES))
+        self._commanded(message, source, [twist_of(message)], [0.0], True, self._axes(message, TWIST_NAMES))
 
     def _axes(self, message: Any, names: Sequence[str]) -> list[str]:
         """The names of the values; in another frame than the base's they are others, which the governor refuses."""
@@ -296,7 +294,7 @@ class GovernorNode:
                 return pose_message(robot.command, point.tolist(), quaternion_of(turned))
             return twist_message(robot.command, jacobian @ np.asarray(sent.velocity))
         return command_message(
-            robot.command, robot.names, sent.position, sent.velocity, robot.mode, robot.control_period_s
+            robot.command, self._written, sent.position, sent.velocity, robot.mode, robot.control_period_s
         )
 
     def _publish(self, output: Output, now_ns: int, began_ns: int) -> None:

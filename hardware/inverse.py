@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from robot_rl.hardware.kinematics import Array, ToolFrame, rotation_of, rotation_vector
+from robot_rl.hardware.kinematics import Array, ToolFrame, way_to
 
 TWIST_NAMES = ("vx", "vy", "vz", "wx", "wy", "wz")
 """Velocity of the tool's point in m/s, then of its turning in rad/s, both along the axes of the base frame."""
@@ -78,8 +78,7 @@ class Inverse:
         """Velocities of the joints that bring the tool to a pose, POSE_NAMES, and to rest there; as `twist`."""
         point, turned, jacobian = self._frame(position)
         limits, h = self._limits, self._period_s
-        way = np.asarray(wanted[:3], np.float64) - point
-        turn = rotation_vector(rotation_of(wanted[3:]) @ turned.T)
+        way, turn = way_to(wanted, point, turned)
         speed = _approach(float(np.linalg.norm(way)), limits.acceleration_m_s2, limits.speed_m_s, h)
         rate = _approach(float(np.linalg.norm(turn)), limits.turn_acceleration_rad_s2, limits.turn_rad_s, h)
         found, reasons = self._solve(np.concatenate([way * speed, turn * rate]), jacobian, velocity)
@@ -89,8 +88,8 @@ class Inverse:
     def away(self, wanted: Sequence[float], position: Sequence[float]) -> tuple[float, float]:
         """How far a pose is from where the tool is, in m and rad."""
         point, turned, _ = self._frame(position)
-        way = math.dist(point, wanted[:3])
-        return way, float(np.linalg.norm(rotation_vector(rotation_of(wanted[3:]) @ turned.T)))
+        way, turn = way_to(wanted, point, turned)
+        return float(np.linalg.norm(way)), float(np.linalg.norm(turn))
 
     def _solve(self, wanted: Array, jacobian: Array, velocity: Sequence[float]) -> tuple[list[float], int]:
         limits, h = self._limits, self._period_s

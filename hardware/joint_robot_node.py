@@ -25,8 +25,18 @@ from sensor_msgs.msg import JointState
 
 from robot_rl.hardware.cdr import JointWriter
 from robot_rl.hardware.description import TOOL_MODES, load
-from robot_rl.hardware.kinematics import rotation_of, rotation_vector
-from robot_rl.hardware.ros_io import Inbox, commanded, message_class, profile, qos, schedule, set_stamp
+from robot_rl.hardware.kinematics import way_to
+from robot_rl.hardware.ros_io import (
+    Inbox,
+    commanded,
+    message_class,
+    pose_of,
+    profile,
+    qos,
+    schedule,
+    set_stamp,
+    twist_of,
+)
 from robot_rl.hardware.watch import SECOND_NS, Lease
 
 PRIORITY = 60
@@ -54,13 +64,9 @@ def main(arguments: Sequence[str]) -> int:
         """What a Cartesian controller would make of it: the joints' velocities of least squares, for one period."""
         point, turned, jacobian = tool(position)
         if robot.mode == "tool_twist":
-            linear, angular = message.twist.linear, message.twist.angular
-            twist = np.array([linear.x, linear.y, linear.z, angular.x, angular.y, angular.z])
+            twist = np.array(twist_of(message))
         else:
-            place, turn = message.pose.position, message.pose.orientation
-            way = np.array([place.x, place.y, place.z]) - point
-            turning = rotation_vector(rotation_of([turn.w, turn.x, turn.y, turn.z]) @ turned.T)
-            twist = np.concatenate([way, turning]) / robot.control_period_s
+            twist = np.concatenate(way_to(pose_of(message), point, turned)) / robot.control_period_s
         found: list[float] = (np.linalg.pinv(jacobian, rcond=1e-3) @ twist).tolist()
         return found
 

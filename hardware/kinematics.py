@@ -219,6 +219,14 @@ def rotation_vector(rotation: Array) -> Array:
     return 2 * axis if sine < 1e-12 else axis * (2 * math.atan2(sine, w) / sine)
 
 
+def way_to(pose: Sequence[float], point: Array, turned: Array) -> tuple[Array, Array]:
+    """From where the tool is, as `ToolFrame` says, to a pose: the way in m, and axis times angle of the turn.
+
+    Shapes: (7,) x y z and a quaternion w x y z, (3,), (3, 3) -> (3,), (3,), in the base frame.
+    """
+    return np.asarray(pose[:3], np.float64) - point, rotation_vector(rotation_of(pose[3:]) @ turned.T)
+
+
 def _about_z(chain: Chain) -> tuple[list[Array], Array]:
     """The fixed transforms, with frames turned so that every joint moves about, or along, its z axis; and the tool."""
     fixed, turned = [], np.eye(4)

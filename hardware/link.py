@@ -25,7 +25,7 @@ from robot_rl.hardware.cdr import JointWriter
 from robot_rl.hardware.connection import TELEMETRY
 from robot_rl.hardware.description import Robot, Topic
 from robot_rl.hardware.inverse import TWIST_NAMES
-from robot_rl.hardware.ros_io import Inbox, message_class, profile, qos, set_stamp, stamp_ns
+from robot_rl.hardware.ros_io import Inbox, causes_of, message_class, profile, qos, set_stamp, stamp_ns
 from robot_rl.hardware.states import SENT
 from robot_rl.hardware.watch import Lease
 
@@ -281,7 +281,7 @@ class Link:
         self._governor.renew(time.monotonic_ns())
         if not self.in_lockstep:  # where it comes with every answer
             self.state = message.message
-            self.causes = [value.value for value in message.values if value.key.startswith("cause ")]
+            self.causes = list(causes_of(message))
 
     def _ready(self, message: Any, _: str) -> None:
         self.ready = self.ready or bool(message.data)

@@ -152,7 +152,7 @@ class Observer:
         """
         self.parts = parts
         self._joints = tuple(joints)
-        self._names = tuple(joint.name for joint in joints)
+        self._positions = InOrder(tuple(joint.name for joint in joints))
         self._pictures: dict[str, Picture] = {}  # by sensor
         self._cameras = {part.sensor for part in parts.values() if part.spec.is_image}
         self._parts_of: dict[str, list[Part]] = {}  # by sensor
@@ -225,8 +225,9 @@ class Observer:
     def _pose(self) -> list[float]:
         """The joints as last heard; empty before."""
         heard = self.heard.get("joint_states")
-        found = None if heard is None else by_name(heard.message.name, heard.message.position, self._names)
-        return [] if found is None else [float(q) for q in found]
+        found = None if heard is None else self._positions(heard.message.name, heard.message.position)
+        pose: list[float] = [] if found is None else found.tolist()
+        return pose
 
     def _true_ns(self, sensor: str, heard: Heard) -> int:
         picture = self._pictures.get(sensor)
@@ -261,11 +262,6 @@ class InOrder:
         if self._rows is None or len(values) != len(self._names):
             return None
         return _finite([values[row] for row in self._rows])
-
-
-def by_name(names: Sequence[str], values: Sequence[float], wanted: tuple[str, ...]) -> Array | None:
-    """`InOrder`, once. Shapes: -> (J,)."""
-    return InOrder(wanted)(names, values)
 
 
 def _pose(message: Any) -> Array | None:

@@ -29,7 +29,7 @@ from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 
 from robot_rl.hardware.description import load
-from robot_rl.hardware.ros_io import profile
+from robot_rl.hardware.ros_io import causes_of, profile
 
 PERIOD_S = 0.1
 ASK_AGAIN_S, ANSWER_S = 2.0, 10.0
@@ -152,7 +152,7 @@ class Operator:
             sys.stdout.flush()
 
     def _heard(self, message: Any) -> None:
-        causes = tuple(value.value for value in message.values if value.key.startswith("cause "))
+        causes = causes_of(message)
         if (message.message, causes) != self._seen:
             self._seen = message.message, causes
             self.tell(f"governor: {message.message}" + (f", because {'; '.join(causes)}" if causes else ""))

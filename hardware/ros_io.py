@@ -60,6 +60,11 @@ def set_stamp(header: Any, time_ns: int) -> None:
     header.stamp.sec, header.stamp.nanosec = divmod(time_ns, SECOND_NS)
 
 
+def causes_of(status: Any) -> tuple[str, ...]:
+    """Why the governor stops, or has, as its diagnostic_msgs/DiagnosticStatus says."""
+    return tuple(value.value for value in status.values if value.key.startswith("cause "))
+
+
 def schedule(priority: int) -> str | None:
     """Schedule this process in real time: first what receives for it, then this thread, then its other threads.
 
@@ -221,9 +226,9 @@ def message_class(topic: Topic) -> type:
 
 
 def command_message(
-    topic: Topic, names: Sequence[str], position: Sequence[float], velocity: Sequence[float], mode: str, period_s: float
+    topic: Topic, write: JointWriter, position: Sequence[float], velocity: Sequence[float], mode: str, period_s: float
 ) -> Any:
-    """What a controller of that type listens to. Shapes: (J,) each."""
+    """What a controller of that type listens to; `write` is of its joints. Shapes: (J,) each."""
     values = position if mode == "joint_position" else velocity
     match topic.type:
         case "std_msgs/msg/Float64MultiArray":
@@ -231,10 +236,10 @@ def command_message(
         case "trajectory_msgs/msg/JointTrajectory":
             point = JointTrajectoryPoint(positions=list(position), velocities=list(velocity))
             point.time_from_start.sec, point.time_from_start.nanosec = divmod(round(period_s * SECOND_NS), SECOND_NS)
-            return JointTrajectory(joint_names=list(names), points=[point])
+            return JointTrajectory(joint_names=list(write.names), points=[point])
         case _:
             position_mode = mode == "joint_position"
-            return JointWriter(names)(
+            return write(
                 time.time_ns(),
                 position=position if position_mode else (),
                 velocity=() if position_mode else velocity,
@@ -261,6 +266,18 @@ def twist_message(topic: Topic, twist: Sequence[float]) -> Any:
     linear.x, linear.y, linear.z = map(float, twist[:3])
     angular.x, angular.y, angular.z = map(float, twist[3:])
     return message
+
+
+def pose_of(message: Any) -> list[float]:
+    """Of a geometry_msgs/PoseStamped: x y z, then w x y z. Shapes: -> (7,)."""
+    place, turn = message.pose.position, message.pose.orientation
+    return [place.x, place.y, place.z, turn.w, turn.x, turn.y, turn.z]
+
+
+def twist_of(message: Any) -> list[float]:
+    """Of a geometry_msgs/TwistStamped. Shapes: -> (6,)."""
+    linear, angular = message.twist.linear, message.twist.angular
+    return [linear.x, linear.y, linear.z, angular.x, angular.y, angular.z]
 
 
 def commanded(message: Any, names: Sequence[str], mode: str) -> list[float]:

@@ -20,6 +20,7 @@ import yaml
 from mcap.exceptions import EndOfFile
 from mcap.records import Channel, Message
 from mcap.stream_reader import StreamReader
+from robots import ask
 
 from robot_rl.hardware import ros
 from robot_rl.hardware.bag_writer import FILE
@@ -31,7 +32,6 @@ from robot_rl.hardware.faults import Faults
 PATIENCE_S = 120.0  # on a busy machine
 TURN_NS, KEPT = 10_000_000, 10_000
 STOOD = 20  # joint states in a row
-CALL_S = 2.0  # for an answer, before a service is asked again
 STANDING_RAD_S = 0.02  # rad/s: slower is standing
 SOURCE = {"policy": str(Path(__file__).with_name("policy_process.py"))}
 STOPPED = ("fault", "disarmed")
@@ -302,7 +302,7 @@ class Bench:
         from std_msgs.msg import Header
         from std_srvs.srv import Trigger
 
-        from robot_rl.hardware.ros_io import Inbox, profile
+        from robot_rl.hardware.ros_io import Inbox, causes_of, profile
 
         self._rclpy, self._context = rclpy, Context()
         self._types = SimpleNamespace(
@@ -312,6 +312,7 @@ class Bench:
             SetParameters=SetParameters,
             Status=DiagnosticStatus,
             Beat=Header,
+            causes_of=causes_of,
         )
         rclpy.init(context=self._context, domain_id=self.domain_id)
         namespace = f"/{self.robot.name}"
@@ -333,7 +334,7 @@ class Bench:
     def _take(self) -> None:
         while (taken := self._status.handle.take_message(self._types.Status, False)) is not None:
             message, info = taken
-            causes = tuple(value.value for value in message.values if value.key.startswith("cause "))
+            causes = self._types.causes_of(message)
             if not self.changes or (message.message, causes) != (self.changes[-1].state, self.changes[-1].causes):
                 self.changes.append(Change(message.message, causes, info["source_timestamp"]))
         while (taken := self._ticks.handle.take_message(self._types.Beat, False)) is not None:
@@ -342,18 +343,7 @@ class Bench:
     def _call(self, service: str, kind: Any, request: Any) -> Any:
         if service not in self._clients:
             self._clients[service] = self._calls.create_client(kind, service)
-        client, futures, asked = self._clients[service], [], 0.0
-
-        def answered() -> bool:
-            nonlocal asked
-            if client.service_is_ready() and time.monotonic() - asked > CALL_S:
-                futures.append(client.call_async(request))
-                asked = time.monotonic()
-            self._executor.spin_once(timeout_sec=0)
-            return any(future.done() for future in futures)
-
-        self.spin(answered)
-        return next(future.result() for future in futures if future.done())
+        return ask(self._clients[service], request, self.spin, serve=lambda: self._executor.spin_once(timeout_sec=0))
 
     def _write(self, name: str, line: str) -> None:
         stream = self.processes[name].stdin

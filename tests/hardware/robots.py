@@ -1,9 +1,11 @@
 """Simulated robots in processes of their own, over real DDS on this machine, each in a ROS domain of its own."""
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,6 +33,38 @@ NEEDS_ROS = [
 def shared_memory() -> set[Path]:
     """What Fast DDS would leave there."""
     return set(Path("/dev/shm").glob("*fastrtps*")) | set(Path("/dev/shm").glob("*fastdds*"))
+
+
+CALL_S = 2.0  # for an answer, before a service is asked again
+
+
+def ask(
+    client: Any,
+    request: Any,
+    spin: Callable[[Callable[[], bool]], object],
+    serve: Callable[[], object] = lambda: None,
+) -> Any:
+    """What a service answers; an answer can be lost while both sides still find each other, so it is asked again.
+
+    Args:
+        client: of the service.
+        request: to it.
+        spin: lets time go by until what it is given says that it is over.
+        serve: hears answers, where `spin` does not.
+    """
+    futures: list[Any] = []
+    asked = 0.0
+
+    def answered() -> bool:
+        nonlocal asked
+        if client.service_is_ready() and time.monotonic() - asked > CALL_S:
+            futures.append(client.call_async(request))
+            asked = time.monotonic()
+        serve()
+        return any(future.done() for future in futures)
+
+    spin(answered)
+    return next(future.result() for future in futures if future.done())
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import atexit
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,7 +14,10 @@ from typing import Any
 import pytest
 import yaml
 
-from robot_rl.errors import InputError
+sys.path.insert(0, str(Path(__file__).parent))
+
+from robots import NEEDS_ROS, ask, shared_memory
+
 from robot_rl.hardware.description import COMMAND_TYPES, TOOL_MODES, load
 from robot_rl.hardware.domains import Domain
 from robot_rl.hardware.ros import environment, start
@@ -21,21 +25,13 @@ from robot_rl.hardware.ros import environment, start
 CLAIM = Domain()  # until this process ends
 atexit.register(CLAIM.close)
 DOMAIN = CLAIM.number
-CALL_S = 2.0  # for an answer, before a service is asked again
+pytestmark = NEEDS_ROS
 
 
-def why_not() -> str | None:
-    try:
-        environment(os.environ, domain_id=DOMAIN)
-    except InputError as error:
-        return str(error)
-    return None
-
-
-pytestmark = [
-    pytest.mark.skipif(why_not() is not None, reason=str(why_not())),
-    pytest.mark.filterwarnings("ignore:module 'sre_:DeprecationWarning"),  # lark, which the wheels bring
-]
+def start_node(name: str, description: Path) -> subprocess.Popen[bytes]:
+    """One that ends with this process."""
+    words = [str(description), "--parent", str(os.getpid())]
+    return start(f"robot_rl.hardware.{name}_node", words, os.environ, domain_id=DOMAIN)
 
 
 @pytest.fixture(scope="module")
@@ -113,20 +109,7 @@ class Operator:
     def call(self, service: str) -> tuple[bool, str]:
         if service not in self.clients:
             self.clients[service] = self.node.create_client(self.types[3], service)
-        client = self.clients[service]
-        futures: list[Any] = []
-        asked = 0.0
-
-        def answered() -> bool:
-            """An answer can be lost while both sides still find each other, so it is asked again, as `RosLink` does."""
-            nonlocal asked
-            if client.service_is_ready() and time.monotonic() - asked > CALL_S:
-                futures.append(client.call_async(self.types[3].Request()))
-                asked = time.monotonic()
-            return any(future.done() for future in futures)
-
-        self.spin(answered)
-        answer = next(future.result() for future in futures if future.done())
+        answer = ask(self.clients[service], self.types[3].Request(), self.spin)
         return answer.success, answer.message
 
     def state(self) -> str:
@@ -148,18 +131,14 @@ def operator() -> Iterator[Operator]:
 
 @pytest.fixture
 def nodes(description: Path) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
-    shared = set(Path("/dev/shm").glob("fastrtps_*")) | set(Path("/dev/shm").glob("sem.fastrtps_*"))
-    found = {
-        name: start(f"robot_rl.hardware.{name}_node", [str(description)], os.environ, domain_id=DOMAIN)
-        for name in ("joint_robot", "governor")
-    }
+    shared = shared_memory()
+    found = {name: start_node(name, description) for name in ("joint_robot", "governor")}
     yield found
     for process in found.values():
         process.send_signal(signal.SIGCONT)
         process.kill()
         process.wait(10)
-    left = set(Path("/dev/shm").glob("fastrtps_*")) | set(Path("/dev/shm").glob("sem.fastrtps_*"))
-    assert left <= shared
+    assert shared_memory() <= shared
 
 
 def active(operator: Operator) -> None:
@@ -226,7 +205,7 @@ def test_a_killed_governor_leaves_the_robot_standing_and_its_successor_disarmed(
     operator.spin(lambda: len(operator.states) > 20)
     assert len({tuple(message.position) for message in operator.states[5:]}) == 1
     operator.status = None
-    nodes["governor"] = start("robot_rl.hardware.governor_node", [str(description)], os.environ, domain_id=DOMAIN)
+    nodes["governor"] = start_node("governor", description)
     operator.spin(lambda: operator.state() == "disarmed")
     operator.applied.clear()
     operator.spin(lambda: len(operator.states) > 60)
@@ -289,12 +268,13 @@ def test_two_processes_that_want_the_robot_are_refused_and_only_one_moves_it(
 def test_what_a_controller_is_sent_is_what_left(operator: Operator, description: Path, mode: str, kind: str) -> None:
     from rclpy.serialization import deserialize_message
 
+    from robot_rl.hardware.cdr import JointWriter
     from robot_rl.hardware.ros_io import command_message, commanded, message_class
 
     robot = load(description)
     topic = replace(robot.command, type=kind)
     position, velocity = [0.1 * k for k in range(7)], [-0.2 * k for k in range(7)]
-    message = command_message(topic, robot.names, position, velocity, mode, 0.005)
+    message = command_message(topic, JointWriter(robot.names), position, velocity, mode, 0.005)
     if isinstance(message, bytes):
         message = deserialize_message(message, message_class(topic))
     assert isinstance(message, message_class(topic))
@@ -310,10 +290,7 @@ def test_a_robot_that_is_commanded_by_velocities_stops_when_they_end(
     data["command"]["mode"] = "joint_velocity"
     path = tmp_path / "panda.yaml"
     path.write_text(yaml.safe_dump(data))
-    nodes = [
-        start(f"robot_rl.hardware.{name}_node", [str(path)], os.environ, domain_id=DOMAIN)
-        for name in ("joint_robot", "governor")
-    ]
+    nodes = [start_node(name, path) for name in ("joint_robot", "governor")]
     try:
         active(operator)
         operator.offset = 0.06
