@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LINKS = ("datasets", "sim", "hardware", "configs")
 MAXIMUM_LINES = 500
 
-WORDS = {"types", "spec", "seeding", "clock", "units", "errors", "checks"}
+WORDS = {"types", "spec", "exchange", "seeding", "clock", "units", "errors", "checks"}
 PURE = {"functional", "networks", "transforms", "replay"}
 CORE = WORDS | PURE | {"environment", "policy", "algorithms"}
 OURS: dict[str, set[str]] = {

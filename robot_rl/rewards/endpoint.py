@@ -5,22 +5,18 @@ largest size, and what is no answer is asked for again, later and later.
 """
 
 import base64
-import http.client
-import ipaddress
 import json
-import socket
-import ssl
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 
 from robot_rl.checks import require_minimum, require_range
 from robot_rl.clock import Clock
 from robot_rl.errors import InputError
+from robot_rl.exchange import Address, ExchangeError, LateError, Reply, is_loopback, post
 
 AGAIN = (408, 425, 429)
 """Statuses below 500 after which the same question may be answered."""
@@ -30,7 +26,6 @@ WRONG_DOOR = {
     404: "there is no such address or model",
     405: "this address takes no questions",
 }
-PIECE_BYTES = 65536
 SHOWN = 200  # characters of a wrong answer
 
 
@@ -139,10 +134,7 @@ class ChatEndpoint:
 
     config: EndpointConfig
     key: str | None = field(default=None, repr=False)
-    _host: str = field(init=False)
-    _port: int = field(init=False)
-    _secure: bool = field(init=False)
-    _path: str = field(init=False)
+    _at: Address = field(init=False)
 
     def __post_init__(self) -> None:
         address = self.config.address
@@ -151,19 +143,15 @@ class ChatEndpoint:
         if not self.config.model:
             raise InputError("label.endpoint.model is missing: the name under which the endpoint knows the model")
         try:
-            parts = urlsplit(address)
-            host, port = parts.hostname, parts.port
+            self._at = Address.parse(address)
         except ValueError as error:
-            raise InputError(f"label.endpoint.address={address}: {error}") from error
-        if parts.scheme not in ("http", "https") or not host or parts.query or parts.username:
-            raise InputError(f"label.endpoint.address={address}: write http://HOST:PORT/v1 or https://HOST/v1")
-        self._host, self._secure = host, parts.scheme == "https"
-        self._port = (443 if self._secure else 80) if port is None else port
-        self._path = parts.path.rstrip("/") + "/chat/completions"
+            raise InputError(
+                f"label.endpoint.address={address}: {error}; write http://HOST:PORT/v1 or https://HOST/v1"
+            ) from error
         if self.key is not None:
             if not self.key.isprintable() or not self.key.isascii() or " " in self.key:
                 raise InputError(f"the key in {self.config.key_variable} has spaces or line ends: set it again")
-            if not self._secure and not _is_loopback(host):
+            if not self._at.secure and not is_loopback(self._at.host):
                 raise InputError(
                     f"label.endpoint.address={address} is not encrypted, and the key in {self.config.key_variable} "
                     "would be read on the way: use https, a tunnel to 127.0.0.1, or unset the variable"
@@ -183,65 +171,24 @@ class ChatEndpoint:
             "temperature": self.config.temperature,
             "max_tokens": self.config.maximum_tokens,
         }
-        status, headers, answer = self._exchange(json.dumps(body).encode())
-        if status != 200:
-            self._refuse(status, headers, answer)
-        return _read_answer(answer)
+        reply = self._exchange(json.dumps(body).encode())
+        if reply.status != 200:
+            self._refuse(reply)
+        return _read_answer(reply.body)
 
-    def _exchange(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
+    def _exchange(self, body: bytes) -> Reply:
         config = self.config
-        connection = (
-            http.client.HTTPSConnection(
-                self._host, self._port, timeout=config.timeout_s, context=ssl.create_default_context()
-            )
-            if self._secure
-            else http.client.HTTPConnection(self._host, self._port, timeout=config.timeout_s)
-        )
-        late = threading.Event()
-
-        def cut() -> None:  # also where bytes come one by one, each within the time-out of a read
-            late.set()
-            for each in (connection.sock, *opened):
-                if each is not None:
-                    _shut(each)
-
-        opened: list[socket.socket] = []
-        timer = threading.Timer(config.timeout_s, cut)
-        timer.daemon = True
-        timer.start()
+        headers = {} if self.key is None else {"Authorization": f"Bearer {self.key}"}
+        path = self._at.path.rstrip("/") + "/chat/completions"
         try:
-            connection.connect()
-            opened.append(connection.sock)  # of which the connection lets go before the body is read
-            if late.is_set():  # there was nothing to cut yet: each address of a host has the time-out to itself
-                raise TimeoutError
-            headers = {"Content-Type": "application/json", "Accept": "application/json", "Connection": "close"}
-            if self.key is not None:
-                headers["Authorization"] = f"Bearer {self.key}"
-            connection.request("POST", self._path, body=body, headers=headers)
-            answer = connection.getresponse()
-            pieces, size = [], 0
-            while piece := answer.read1(PIECE_BYTES):
-                size += len(piece)
-                if size > config.maximum_bytes:
-                    raise NoAnswer(f"the answer has more than {config.maximum_bytes} bytes", again=True)
-                pieces.append(piece)
-            if late.is_set():
-                raise NoAnswer(f"no whole answer within {config.timeout_s:g} s", again=True)
-            if answer.length:
-                raise NoAnswer("the answer ends too early", again=True)
-            return answer.status, {name.lower(): value for name, value in answer.getheaders()}, b"".join(pieces)
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            if late.is_set() or isinstance(error, TimeoutError):
-                raise NoAnswer(f"no whole answer within {config.timeout_s:g} s", again=True) from error
-            raise NoAnswer(f"{type(error).__name__}: {error}"[:SHOWN], again=True) from error
-        finally:
-            timer.cancel()
-            connection.close()
-            for each in opened:
-                each.close()
+            return post(self._at, path, body, headers, timeout_s=config.timeout_s, maximum_bytes=config.maximum_bytes)
+        except LateError as error:
+            raise NoAnswer(f"no whole answer within {config.timeout_s:g} s", again=True) from error
+        except ExchangeError as error:
+            raise NoAnswer(str(error)[:SHOWN], again=True) from error
 
-    def _refuse(self, status: int, headers: dict[str, str], answer: bytes) -> None:
-        words = _printable(answer)
+    def _refuse(self, reply: Reply) -> None:
+        status, words = reply.status, _printable(reply.body)
         if self.key is not None:
             words = words.replace(self.key, "(the key)")
         said = f"status {status}" + (f": {words}" if words else "")
@@ -250,7 +197,7 @@ class ChatEndpoint:
                 f"{self.config.address} answers with {said}: {WRONG_DOOR[status]}. See label.endpoint.address, "
                 f"label.endpoint.model and the variable {self.config.key_variable}; what was bought is kept"
             )
-        raise NoAnswer(said, again=status in AGAIN or status >= 500, wait_s=_retry_after(headers))
+        raise NoAnswer(said, again=status in AGAIN or status >= 500, wait_s=_retry_after(reply.headers))
 
 
 def ask_patiently(
@@ -328,17 +275,3 @@ def _retry_after(headers: dict[str, str]) -> float | None:
 def _printable(body: bytes) -> str:
     text = body[: 4 * SHOWN].decode("utf-8", "replace")
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())[:SHOWN]
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _shut(each: socket.socket) -> None:
-    try:
-        each.shutdown(socket.SHUT_RDWR)
-    except (OSError, ValueError):  # it is closed already
-        return

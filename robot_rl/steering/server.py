@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import hmac
 import http
-import ipaddress
 import logging
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +27,7 @@ from websockets.protocol import State
 
 from robot_rl.checks import require_range
 from robot_rl.errors import InputError
+from robot_rl.exchange import is_loopback
 from robot_rl.networks.language import TextEncoder
 from robot_rl.steering.measures import COUNTS, Measures
 from robot_rl.steering.openpi import ECHO
@@ -56,14 +56,6 @@ class Limits:
         require_range(self.batch_wait_s, 0, 1, "limits batch_wait_s")
         require_range(self.answer_s, 1e-3, 3600, "limits answer_s")
         require_range(self.send_s, 1e-3, 3600, "limits send_s")
-
-
-def is_loopback(host: str) -> bool:
-    """Only this machine reaches it."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def require_key(host: str, key: str | None) -> None:

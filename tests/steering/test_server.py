@@ -15,7 +15,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from robot_rl.errors import InputError
-from robot_rl.steering.server import Limits, PolicyServer, is_loopback, require_key
+from robot_rl.exchange import is_loopback
+from robot_rl.steering.server import Limits, PolicyServer, require_key
 
 
 def test_a_stock_client_is_told_what_to_send_and_gets_actions_with_times(run_server: Any) -> None:

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from robot_rl.errors import InputError
+from robot_rl.exchange import is_loopback
 from robot_rl.steering.clients.pickles import HELPERS, Call, Instance, Name, read, tensor, write
 from robot_rl.steering.clients.protobuf import decode, encode
 from robot_rl.steering.proposals import Deadline, ProposerError
-from robot_rl.steering.server import is_loopback
 from robot_rl.steering.wire import WireError
 
 ANSWER_TIMEOUT_S = 60.0  # where there is no deadline
