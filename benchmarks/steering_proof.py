@@ -63,7 +63,7 @@ class Size:
     generalist: int = 12_000  # updates
     critic: int = 9_000
     fine_tuning: int = 3_000
-    episodes: int = 50  # of each task, arm and seed
+    episodes: int = 34  # of each task, arm and seed
     steps: int = 50  # of an episode; experts need up to 33
     width: int = 128
 
