@@ -173,7 +173,7 @@ def measure(rate_hz: int, seconds: float, cameras: int, learner: bool, pinned: b
         policy = policy_for(environment.spec)
         recording = Recording(str(path), folder / "bag", os.environ, domain_id=domain.number)
         stack.callback(recording.close)
-        recording.wait_until_recording()
+        recording.wait_until_recording(60.0)
         if learner:
             nodes.append(subprocess.Popen([sys.executable, __file__, "--learn", *parent]))
             stack.callback(end, nodes[-1])

@@ -23,6 +23,7 @@ from robot_rl.hardware.connection import Connection, Heard
 from robot_rl.hardware.description import Robot
 from robot_rl.hardware.observations import Observer, outcome_part, parts_of
 from robot_rl.hardware.pause import Overdue
+from robot_rl.hardware.person import Person, Terminal
 from robot_rl.hardware.phase import Phase
 from robot_rl.hardware.resets import arm, bring_back, quiet
 from robot_rl.hardware.robot_spec import make_spec
@@ -64,6 +65,7 @@ class RosEnvironment:
         check: Callable[[], None] = lambda: None,
         close: Callable[[], None] = lambda: None,
         tell: Callable[[str], None] = lambda _: None,
+        terminal: Terminal | None = None,
         connect: Callable[[Heard], Connection] | None = None,
     ) -> None:
         """Joins the ROS domain; governor and robot are waited for by the first reset.
@@ -75,6 +77,7 @@ class RosEnvironment:
             check: called while waiting; raises where waiting is in vain.
             close: called by `close`: ends what was started for this environment.
             tell: says to a person what he has to do.
+            terminal: at which he answers, where the robot is simulated; None: he has the operator's.
             connect: makes another connection than ROS, which then is not needed.
 
         Raises:
@@ -113,8 +116,11 @@ class RosEnvironment:
         listened = {part.sensor: part.topic for part in self._observer.parts.values()}
         for sensor, topic in listened.items():
             self.link.listen(sensor, topic)
+        self.check = check
+        """Raises where processes that were started for this environment have ended."""
         self._close, self._tell = close, tell
-        self._closed = False
+        self._person = Person(patience_s=settings.person_patience_s, tell=tell, terminal=terminal)
+        self._closed = self._paused = False
         self._listened = set(listened)
         self._outcomes: list[dict[str, float]] = []  # since the last step
         self._frame: Any = None  # of the camera that `render` shows
@@ -133,6 +139,8 @@ class RosEnvironment:
         self.counts: Counter[str] = Counter()
         """`missed` control periods, `stale KEY` observations waited for, `lost` episodes without one, `stopped`
         episodes, `paused` ones."""
+        self.causes: list[str] = []
+        """Why the governor stopped the last episode that it did; kept when a person clears it."""
         self.before_tick: Callable[[int], object] = lambda _: None
         """Called shortly before a tick in real time, with the nanoseconds that are left."""
         self._lock = RLock()  # the link is one thread's at a time
@@ -162,8 +170,8 @@ class RosEnvironment:
 
     def _reset(self, seed: int) -> TimeStep:
         self._running = self._watching = False
-        quiet(self.link, self.settings.person_patience_s, self._tell)
-        bring_back(self.link, self.settings.reset, seed, self.settings.person_patience_s, self._tell)
+        quiet(self.link, self._person)
+        bring_back(self.link, self.settings.reset, seed, self._person)
         since = self.link.now_ns()
         self._await_all(since)
         arm(self.link)
@@ -198,12 +206,16 @@ class RosEnvironment:
         )
         decision_s = (link.now_ns() - self._observed_ns) / SECOND_NS
         waited = sum(count for name, count in self.counts.items() if name.startswith("stale"))
+        if self._paused:
+            self._begin_grid()  # what passed meanwhile was nobody's to keep
         link.tell((max(self.ages_s.values()), decision_s, self.counts["missed"], waited), self._answers_ns)
         self._wait_for_tick()
         applied, intervened = self._applied()
         fresh = self._await_fresh()
         stopped = link.state not in SENT
         self.counts["stopped"] += stopped
+        if stopped:
+            self.causes = list(link.causes)
         reward, success, terminated = self._outcome()
         self._steps += 1
         truncated = stopped or not fresh or self._steps >= self.maximum_steps
@@ -278,8 +290,8 @@ class RosEnvironment:
             self._next_step.close()
         if self._running:
             self._let_go()
-            self._see_it_rest()
         self._running = False
+        self._see_it_rest()
         if counted := [f"{name} {count}" for name, count in sorted(self.counts.items()) if count]:
             self._tell(f"{self.robot.name}: {', '.join(counted)}")
         self.link.close()
@@ -299,6 +311,7 @@ class RosEnvironment:
         The next step finds the robot stopped, and ends the episode as truncated.
         """
         self.counts["paused"] += 1
+        self._paused = True
         self._let_go()
 
     def _let_go(self) -> None:
@@ -332,7 +345,7 @@ class RosEnvironment:
 
     def _begin_grid(self) -> None:
         """From the newest joint states on, which the ticks are to follow."""
-        now = self.link.now_ns()
+        self._paused, now = False, self.link.now_ns()
         begin_ns = now if self.link.in_lockstep else self._observer.heard["joint_states"].received_ns
         self._next_ns = begin_ns + ((now - begin_ns) // self._period_ns + 1) * self._period_ns
 

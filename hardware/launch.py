@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -74,6 +75,7 @@ class SimulatedRobot:
     def close(self) -> None:
         """End them; twice is allowed."""
         for process in self._processes.values():
+            process.send_signal(signal.SIGCONT)  # were it stopped, it could not end
             process.terminate()
         for process in self._processes.values():
             try:

@@ -14,7 +14,6 @@ that process, which has started it, does. What can be typed, each with the Enter
 
 import argparse
 import os
-import select
 import signal
 import sys
 import time
@@ -29,11 +28,11 @@ from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 
 from robot_rl.hardware.description import load
+from robot_rl.hardware.person import Lines
 from robot_rl.hardware.ros_io import causes_of, profile
 
 PERIOD_S = 0.1
 ASK_AGAIN_S, ANSWER_S = 2.0, 10.0
-READ_BYTES = 4096
 Seen = tuple[str, tuple[str, ...]]  # state of the governor, and its causes
 
 
@@ -70,24 +69,6 @@ class Request:
         """Wait for no answer any more."""
         for future in self._futures:
             self._client.remove_pending_request(future)
-
-
-class Lines:
-    """What is typed, a line at a time, without waiting for it."""
-
-    def __init__(self, descriptor: int) -> None:
-        """Of an open file."""
-        self._descriptor, self._text = descriptor, b""
-        self.ended = False
-
-    def take(self) -> list[str]:
-        """The lines that are there."""
-        while not self.ended and select.select([self._descriptor], [], [], 0)[0]:
-            read = os.read(self._descriptor, READ_BYTES)
-            self._text += read
-            self.ended = not read
-        *whole, self._text = self._text.split(b"\n")
-        return [line.decode(errors="replace").strip() for line in whole]
 
 
 class Operator:

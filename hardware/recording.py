@@ -10,8 +10,9 @@ from pathlib import Path
 from robot_rl.errors import InputError
 from robot_rl.hardware import ros
 from robot_rl.hardware.bag_writer import FILE, METADATA
+from robot_rl.hardware.description import load
 
-READY_S, ENDING_S = 30.0, 30.0
+ENDING_S = 30.0
 SILENT_S, LOOK_S = 10.0, 1.0
 
 
@@ -36,7 +37,8 @@ class Recording:
             domain_id: of ROS.
             profile: as in `ros.environment`.
         """
-        self.folder = folder
+        self.folder, self._domain_id = folder, domain_id
+        self._joint_states = load(robot).joint_states.topic
         self._bytes, self._looked_s, self._grown_s = 0, 0.0, 0.0  # of the bag, as it was last seen
         self._process: subprocess.Popen[bytes] = ros.start(
             "robot_rl.hardware.recorder_node",
@@ -71,8 +73,12 @@ class Recording:
         """With which it ended; None while it runs."""
         return self._process.poll()
 
-    def wait_until_recording(self, check: Callable[[], None] = lambda: None) -> None:
+    def wait_until_recording(self, patience_s: float, check: Callable[[], None] = lambda: None) -> None:
         """Until joint states are in the bag.
+
+        Args:
+            patience_s: for that; on a busy machine a process takes long to start.
+            check: called while waiting; raises where waiting is in vain.
 
         Raises:
             InputError: they do not come, or it ended; or what `check` raises.
@@ -82,10 +88,14 @@ class Recording:
             check()
             if self.status is not None:
                 raise InputError(f"the recorder ended with status {self.status}: it said why above")
-            if time.monotonic() - began > READY_S:
+            if time.monotonic() - began > patience_s:
+                listens = (self.folder / FILE).exists()
                 self.close()
                 raise InputError(
-                    f"the recorder heard no joint states for {READY_S:g} s: is the robot running, in this ROS domain?"
+                    f"the recorder heard no joint states on {self._joint_states} within {patience_s:g} s: is the robot "
+                    f"running, in ROS domain {self._domain_id}?"
+                    if listens
+                    else f"the recorder has not started within {patience_s:g} s: the machine is busy, or the disk slow"
                 )
             time.sleep(0.02)
         self._grown_s = time.monotonic()

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from robot_rl.errors import InputError
 from robot_rl.hardware.connection import Connection
+from robot_rl.hardware.person import Person
 from robot_rl.hardware.states import State
 from robot_rl.hardware.watch import nanoseconds
 
@@ -12,11 +13,11 @@ QUIET_S, HOME_S, ARM_S = 20.0, 300.0, 10.0  # of the robot's time, at most
 RESETS = ("home", "service", "person")
 
 
-def quiet(link: Connection, person_patience_s: float, tell: Callable[[str], None]) -> None:
+def quiet(link: Connection, person: Person) -> None:
     """Disarm. A fault is left by a person alone, who is told and waited for.
 
     Raises:
-        InputError: nobody came.
+        InputError: nobody came, or nobody can.
     """
     link.trigger("governor/disarm")
     _until(link, lambda: link.state in (State.DISARMED.value, State.FAULT.value), QUIET_S, "come to rest")
@@ -25,11 +26,19 @@ def quiet(link: Connection, person_patience_s: float, tell: Callable[[str], None
     why = f"the robot has stopped: {', '.join(link.causes)}"
     if link.in_lockstep:
         raise InputError(f"{why}. In lockstep nobody is there to clear it")
-    tell(f"{why}. Look at it, then `clear` it in the operator's terminal; waiting {person_patience_s:g} s")
-    _for_person(link, lambda: link.state == State.DISARMED.value, person_patience_s, f"{why}, and nobody cleared it")
+
+    def clear() -> None:
+        done, refusal = link.trigger("governor/clear")
+        if not done:
+            person.tell(f"not cleared: {refusal}")
+
+    def cleared() -> bool:
+        return link.state == State.DISARMED.value
+
+    _for_person(link, person, f"{why}. Look at it", "clear", clear, cleared, f"{why}, and nobody cleared it")
 
 
-def bring_back(link: Connection, how: str, seed: int, person_patience_s: float, tell: Callable[[str], None]) -> None:
+def bring_back(link: Connection, how: str, seed: int, person: Person) -> None:
     """Put robot and scene where an episode begins.
 
     Args:
@@ -37,8 +46,7 @@ def bring_back(link: Connection, how: str, seed: int, person_patience_s: float, 
         how: `home`: the robot goes to its home pose; `service`: it is asked by `robot/reset`, after its parameter
             `reset.seed`; `person`: the robot goes home, and a person says when the scene is ready.
         seed: of the episode.
-        person_patience_s: how long a person is waited for.
-        tell: says to a person what he has to do.
+        person: is asked.
 
     Raises:
         InputError: it did not get there, or nobody came.
@@ -55,8 +63,12 @@ def bring_back(link: Connection, how: str, seed: int, person_patience_s: float, 
         raise InputError(f"the robot did not get home: {', '.join(link.causes)}")
     if how == "person":
         link.ready = False
-        tell(f"put the scene back, then type `ready` in the operator's terminal; waiting {person_patience_s:g} s")
-        _for_person(link, lambda: link.ready, person_patience_s, "nobody said that the scene is ready")
+
+        def ready() -> None:
+            link.ready = True
+
+        otherwise = "nobody said that the scene is ready"
+        _for_person(link, person, "put the scene back", "ready", ready, lambda: link.ready, otherwise)
 
 
 def arm(link: Connection) -> None:
@@ -90,11 +102,35 @@ def _until(link: Connection, done: Callable[[], bool], patience_s: float, what: 
         _pass(link)
 
 
-def _for_person(link: Connection, done: Callable[[], bool], patience_s: float, otherwise: str) -> None:
+def _for_person(
+    link: Connection,
+    person: Person,
+    task: str,
+    word: str,
+    obey: Callable[[], None],
+    done: Callable[[], bool],
+    otherwise: str,
+) -> None:
+    """Tell him the task, and wait until he says the word: to the operator's terminal, or to ours, where we obey it."""
+    terminal = person.terminal
+    if terminal is not None:
+        if not terminal.attended:
+            raise InputError(
+                f"{otherwise}: the robot is simulated, so `{word}` has to be typed at the terminal of this program, "
+                "which has none, or runs in its background: start it in the foreground of one"
+            )
+        terminal.take()  # what was typed before he was asked
+    where = "in the operator's terminal" if terminal is None else "here"
+    person.tell(f"{task}, then type `{word}` {where}; waiting {person.patience_s:g} s")
     began = time.monotonic()
     while not done():
-        if time.monotonic() - began > patience_s:
-            raise InputError(f"{otherwise} within {patience_s:g} s")
+        if time.monotonic() - began > person.patience_s:
+            raise InputError(f"{otherwise} within {person.patience_s:g} s")
+        for line in () if terminal is None else terminal.take():
+            if line == word:
+                obey()
+            else:
+                person.tell(f"'{line}' means nothing here: `{word}`, or Ctrl-C to end")
         _pass(link)
 
 

@@ -12,6 +12,7 @@ from robot_rl.hardware.description import Robot, load
 from robot_rl.hardware.direct import Direct
 from robot_rl.hardware.environment import EnvironmentSettings, RosEnvironment
 from robot_rl.hardware.mujoco_arm import ArmSettings
+from robot_rl.hardware.person import Terminal
 from robot_rl.robot_config import Ros2EnvironmentConfig
 
 
@@ -42,6 +43,7 @@ def build_robot(config: Ros2EnvironmentConfig) -> Environment:
             check=check,
             close=close,
             tell=lambda text: console.print(text, markup=False),
+            terminal=Terminal() if config.simulated else None,
         )
     except BaseException:
         close()

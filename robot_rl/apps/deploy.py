@@ -27,6 +27,7 @@ from robot_rl.errors import InputError
 from robot_rl.hardware import ros
 from robot_rl.hardware.bag_timing import latencies
 from robot_rl.hardware.description import load
+from robot_rl.hardware.environment import RosEnvironment
 from robot_rl.hardware.recording import Recording
 from robot_rl.loops.control import COLUMNS, FAILED, ControlLoop, ControlSettings, Play
 from robot_rl.loops.realtime import Pacer, steady
@@ -103,7 +104,7 @@ def run(config: DeployConfig) -> int:
         with clear_disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         with (
-            _recording(config, chosen, folder, console) as recording,
+            _recording(config, chosen, environment, folder, console) as recording,
             stop_requests(lambda: _asked(state, console)) as requested,
         ):
             state.recording, state.requested = recording, requested
@@ -171,9 +172,11 @@ def _policy(config: DeployConfig, found: Trained | OnnxPolicy) -> Policy:
 
 
 @contextlib.contextmanager
-def _recording(config: DeployConfig, chosen: Any, folder: Path, console: Console) -> Iterator[Recording | None]:
+def _recording(
+    config: DeployConfig, chosen: Any, environment: Environment, folder: Path, console: Console
+) -> Iterator[Recording | None]:
     """The recorder, while it records; simulators have nothing for it."""
-    if not config.record or not isinstance(chosen, Ros2EnvironmentConfig):
+    if not (config.record and isinstance(chosen, Ros2EnvironmentConfig) and isinstance(environment, RosEnvironment)):
         yield None
         return
     profile = ros.PROFILE if chosen.transport == "loopback" else None
@@ -181,7 +184,7 @@ def _recording(config: DeployConfig, chosen: Any, folder: Path, console: Console
     found = Recording(load(chosen.robot).file, folder / "bag", os.environ, domain_id=domain_id, profile=profile)
     try:
         with console.status("Waiting for the recorder and the first joint states"):
-            found.wait_until_recording()
+            found.wait_until_recording(chosen.patience_s, environment.check)
         yield found
     finally:
         found.close()
@@ -211,7 +214,10 @@ def _loop(config: DeployConfig, environment: Environment, policy: Policy, timing
 def _drive(loop: ControlLoop, state: _Run, console: Console) -> None:
     """Episodes until enough are played, or something ends the deployment."""
     config = state.config
-    with steady(config.priority, RECEIVING) as problems, StatusLine(console, lambda: _line(loop, state)):
+    with (
+        StatusLine(console, lambda: _line(loop, state)),  # first, or its thread would inherit the loop's priority
+        keeping_time(config) as problems,
+    ):
         for problem in problems:
             console.print(Text(problem, "yellow"), soft_wrap=True)
         if config.dry_run:
@@ -227,7 +233,19 @@ def _drive(loop: ControlLoop, state: _Run, console: Console) -> None:
                 return
 
 
-def _line(loop: ControlLoop, state: _Run) -> Text:
+def keeping_time(config: DeployConfig) -> contextlib.AbstractContextManager[list[str]]:
+    """Inside, this thread, which is the loop's, keeps its time as well as it can.
+
+    The other threads of the program come right behind it, but not where one of them decides beside the loop: that one
+    computes all the time, and would keep the operator's permit and the recorder from the processor.
+    """
+    return steady(config.priority, RECEIVING, others_follow=not config.asynchronous)
+
+
+def _line(loop: ControlLoop, state: _Run) -> Text | None:
+    """How it goes; None while the robot is brought back, when a person may be asked to type something."""
+    if not state.playing:
+        return None
     environment, counts = loop.environment, loop.counts
     ages = environment.ages_s if isinstance(environment, Live) else {}
     missed = environment.counts["missed"] if isinstance(environment, Live) else 0
@@ -252,11 +270,7 @@ def _facts(
         counts |= {f"environment: {name}": count for name, count in environment.counts.items()}
     if loop.pacer is not None:
         counts["missed"] = loop.pacer.missed
-    causes: list[str] = []
-    if isinstance(environment, Live) and environment.counts["stopped"]:
-        from robot_rl.hardware.environment import RosEnvironment  # wants ROS 2
-
-        causes = environment.link.causes if isinstance(environment, RosEnvironment) else []
+    causes = environment.causes if isinstance(environment, RosEnvironment) else []
     return {
         "policy": str(found.path),
         "settings": {name: value for name, value in vars(config).items() if name != "environment"},

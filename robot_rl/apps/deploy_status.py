@@ -14,10 +14,10 @@ PERIOD_S = 0.25
 class StatusLine:
     """Shows what `line` returns, four times a second; on a terminal alone."""
 
-    def __init__(self, console: Console, line: Callable[[], Text]) -> None:
-        """Enter it to begin."""
+    def __init__(self, console: Console, line: Callable[[], Text | None]) -> None:
+        """Enter it to begin. Where `line` returns None, what is shown stays, and a person can type."""
         self._line, self._stop = line, threading.Event()
-        self._live = Live(line(), console=console, auto_refresh=False, transient=True)
+        self._live = Live(Text(), console=console, auto_refresh=False, transient=True)
         self._thread = threading.Thread(target=self._run, name="status", daemon=True)
         self._shown = console.is_terminal
 
@@ -37,4 +37,6 @@ class StatusLine:
 
     def _run(self) -> None:
         while not self._stop.wait(PERIOD_S):
-            self._live.update(self._line(), refresh=True)
+            line = self._line()
+            if line is not None:
+                self._live.update(line, refresh=True)

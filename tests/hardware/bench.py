@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
@@ -29,8 +30,9 @@ from robot_rl.hardware.description import load
 from robot_rl.hardware.domains import Domain
 from robot_rl.hardware.faults import Faults
 
-PATIENCE_S = 120.0  # on a busy machine
+PATIENCE_S = 300.0  # on a busy machine
 TURN_NS, KEPT = 10_000_000, 10_000
+BEAT_NS = 50_000_000  # of `policy_process.py`
 STOOD = 20  # joint states in a row
 STANDING_RAD_S = 0.02  # rad/s: slower is standing
 SOURCE = {"policy": str(Path(__file__).with_name("policy_process.py"))}
@@ -114,8 +116,10 @@ class Bench:
         self.changes: list[Change] = []
         self.states: deque[Any] = deque(maxlen=100)  # joint states
         self.applied: list[Any] = []
-        self.beats: deque[int] = deque(maxlen=KEPT)  # when the governor ticked
-        self.turns: deque[int] = deque(maxlen=KEPT)  # when this process looked
+        self.heard: dict[str, deque[int]] = {name: deque(maxlen=KEPT) for name in ("governor", "policy", "robot")}
+        """When those said what they say in each of their periods, by their own stamps."""
+        self.revoked_ns: int | None = None  # when the operator's terminal took the permit away last
+        self._obeyed: SimpleQueue[int] = SimpleQueue()  # when the policy began to do what it was told
         self.device: list[float] | None = None  # the person's velocities, while he holds the button
         self._spoken_s = 0.0
         try:
@@ -157,10 +161,11 @@ class Bench:
             [sys.executable, *words],
             env=ros.environment(environ, domain_id=self.domain_id),
             stdin=subprocess.PIPE if piped else None,
-            stdout=subprocess.PIPE if name == "operator" else None,
+            stdout=subprocess.PIPE if piped else None,
         )
-        if name == "operator":
-            Thread(target=self._read, args=[self.processes[name].stdout], daemon=True).start()
+        take = {"operator": self.said.append, "policy": lambda line: self._obeyed.put(int(line))}.get(name)
+        if take is not None:
+            Thread(target=read, args=[self.processes[name].stdout, take], daemon=True).start()
 
     def end(self, name: str) -> None:
         """A process, at once."""
@@ -178,9 +183,11 @@ class Bench:
         """In the operator's terminal."""
         self._write("operator", line)
 
-    def does(self, what: str) -> None:
-        """What the policy does from now on."""
+    def does(self, what: str) -> int:
+        """What the policy does from now on. Returns when it began to, in nanoseconds of the wall clock."""
         self._write("policy", what)
+        self.spin(lambda: not self._obeyed.empty())
+        return self._obeyed.get()
 
     # What happens
 
@@ -202,7 +209,6 @@ class Bench:
                     self._joy.publish(self._types.Joy(axes=self.device, buttons=[1]))
             self._inbox.wait(TURN_NS)
             self._take()
-            self.turns.append(time.time_ns())
 
     def spin_for(self, seconds: float) -> None:
         """Hear and speak so long."""
@@ -261,19 +267,22 @@ class Bench:
         standing = list(self.states)
         while stood(standing[-1]) and len(standing) > 1 and stood(standing[-2]):
             standing.pop()
-        stamp = standing[-1].header.stamp
-        return int(stamp.sec * 10**9 + stamp.nanosec)
+        return stamp_ns(standing[-1])
 
     def hear(self, count: int) -> None:
         """Nothing but new joint states, so many."""
         self.states.clear()
         self.spin(lambda: len(self.states) >= count)
 
-    def late_s(self, since_ns: int, until_ns: int, *, governor: bool = True) -> float:
-        """By how much the governor, and this process, ran late between two times: so busy was the machine."""
-        found = behind_s(self.turns, since_ns, until_ns, TURN_NS)
-        period_ns = self.robot.control_period_s * 1e9
-        return found + (behind_s(self.beats, since_ns, until_ns, period_ns) if governor else 0.0)
+    def late_s(self, since_ns: int, until_ns: int, *names: str) -> float:
+        """By how much the governor, the robot or the policy ran late between two times: so busy was the machine."""
+        robot = self.robot
+        periods_ns = {
+            "governor": robot.control_period_s * 1e9,
+            "robot": 1e9 / robot.joint_states.rate_hz,
+            "policy": BEAT_NS,
+        }
+        return sum(behind_s(self.heard[name], since_ns, until_ns, periods_ns[name]) for name in names)
 
     def close(self) -> None:
         """End everything; nothing is left behind."""
@@ -299,7 +308,7 @@ class Bench:
         from rclpy.executors import SingleThreadedExecutor
         from rclpy.parameter import Parameter
         from sensor_msgs.msg import JointState, Joy
-        from std_msgs.msg import Header
+        from std_msgs.msg import Bool, Header
         from std_srvs.srv import Trigger
 
         from robot_rl.hardware.ros_io import Inbox, causes_of, profile
@@ -312,6 +321,7 @@ class Bench:
             SetParameters=SetParameters,
             Status=DiagnosticStatus,
             Beat=Header,
+            Permit=Bool,
             causes_of=causes_of,
         )
         rclpy.init(context=self._context, domain_id=self.domain_id)
@@ -324,11 +334,16 @@ class Bench:
         self._executor.add_node(self._calls)
         self._clients: dict[str, Any] = {}
         self._inbox = Inbox(self._node)
-        self._inbox.subscribe(JointState, self.robot.joint_states.topic, profile(), lambda m, _: self.states.append(m))
+        self._inbox.subscribe(JointState, self.robot.joint_states.topic, profile(depth=20), self._measured)
         self._inbox.subscribe(JointState, "rl/applied", profile(depth=50), lambda m, _: self.applied.append(m))
         subscribe = self._node.create_subscription
         self._status = subscribe(DiagnosticStatus, "rl/safety_state", lambda _: None, profile(latched=True, depth=20))
-        self._ticks = subscribe(Header, "rl/heartbeat/governor", lambda _: None, profile(reliable=False, depth=200))
+        beats = profile(reliable=False, depth=200)
+        self._beats = {
+            "governor": subscribe(Header, "rl/heartbeat/governor", lambda _: None, beats),
+            "policy": subscribe(Header, "rl/heartbeat", lambda _: None, beats),
+        }
+        self._permits = subscribe(Bool, "rl/permit", lambda _: None, profile(depth=20))
         self._joy = self._node.create_publisher(Joy, "rl/takeover", profile(reliable=False))
 
     def _take(self) -> None:
@@ -337,8 +352,16 @@ class Bench:
             causes = self._types.causes_of(message)
             if not self.changes or (message.message, causes) != (self.changes[-1].state, self.changes[-1].causes):
                 self.changes.append(Change(message.message, causes, info["source_timestamp"]))
-        while (taken := self._ticks.handle.take_message(self._types.Beat, False)) is not None:
-            self.beats.append(taken[1]["source_timestamp"])
+        for name, subscription in self._beats.items():
+            while (taken := subscription.handle.take_message(self._types.Beat, False)) is not None:
+                self.heard[name].append(taken[1]["source_timestamp"])
+        while (taken := self._permits.handle.take_message(self._types.Permit, False)) is not None:
+            if not taken[0].data:
+                self.revoked_ns = taken[1]["source_timestamp"]
+
+    def _measured(self, message: Any, _: str) -> None:
+        self.states.append(message)
+        self.heard["robot"].append(stamp_ns(message))
 
     def _call(self, service: str, kind: Any, request: Any) -> Any:
         if service not in self._clients:
@@ -351,10 +374,17 @@ class Bench:
         stream.write(f"{line}\n".encode())
         stream.flush()
 
-    def _read(self, stream: Any) -> None:
-        with stream:
-            for line in stream:
-                self.said.append(line.decode().strip())
+
+def read(stream: Any, take: Callable[[str], object]) -> None:
+    """What a process says, a line at a time, until it ends."""
+    with stream:
+        for line in stream:
+            take(line.decode().strip())
+
+
+def stamp_ns(message: Any) -> int:
+    """Of its header."""
+    return int(message.header.stamp.sec * 10**9 + message.header.stamp.nanosec)
 
 
 def stood(message: Any) -> bool:

@@ -2,7 +2,8 @@
 
     python policy_process.py DESCRIPTION PARENT
 
-Reads words from its standard input: what it does from then on. It ends with the process PARENT.
+Reads words from its standard input: what it does from then on, and answers with when that was, in nanoseconds of the
+wall clock. It ends with the process PARENT.
 """
 
 import os
@@ -18,13 +19,14 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Header
 
 from robot_rl.hardware.description import load
-from robot_rl.hardware.operator_node import Lines
+from robot_rl.hardware.person import Lines
 from robot_rl.hardware.ros_io import Inbox, profile, qos, set_stamp, stamp_ns
 
 BEAT_S, TURN_NS = 0.05, 10_000_000
 AMPLITUDE_RAD, SPEED_RAD_S = 0.04, 0.1  # of the motion around the start pose
 FAR_RAD, FAST_RAD_S = 10.0, 100.0
 AGES_AGO = 80  # joint states, that an old answer is behind
+FLOODS = 10  # commands at a time
 BROKEN = {"nan": float("nan"), "infinity": float("inf")}
 
 
@@ -61,8 +63,10 @@ def main(path: str, parent: int) -> None:
             case "other joints":
                 message.name[0] = "elbow"
                 message.position = swing
-            case "far positions":
-                message.position = [x + chance.choice((-FAR_RAD, FAR_RAD)) for x in start]
+            case "far positions":  # of all joints, which takes the tool out of its box, or of the last, which does not
+                far = [chance.choice((-FAR_RAD, FAR_RAD)) for _ in start]
+                last = [0.0] * (len(start) - 1) + far[-1:]
+                message.position = [x + d for x, d in zip(start, chance.choice((far, last)), strict=True)]
             case "fast velocities":
                 message.velocity = [chance.choice((-FAST_RAD_S, FAST_RAD_S)) for _ in start]
             case _:
@@ -73,6 +77,8 @@ def main(path: str, parent: int) -> None:
         inbox.wait(TURN_NS)
         for line in lines.take():
             doing = line
+            sys.stdout.write(f"{time.time_ns()}\n")
+            sys.stdout.flush()
         now = time.monotonic()
         if doing != "no heartbeat" and now - beaten_s > BEAT_S:
             beaten_s = now
@@ -80,7 +86,8 @@ def main(path: str, parent: int) -> None:
         pause_s = 0.0 if doing == "flood" else 1 / robot.controller_rate_hz
         if doing != "no commands" and len(seen) == AGES_AGO and now - spoken_s >= pause_s:
             spoken_s = now
-            action.publish(command())
+            for _ in range(FLOODS if doing == "flood" else 1):
+                action.publish(command())
 
 
 if __name__ == "__main__":

@@ -53,6 +53,7 @@ def connect(robot: SimulatedRobot, **changes: Any) -> Any:
 @pytest.fixture
 def environment(robot: SimulatedRobot) -> Iterator[Any]:
     """One on the shared robot, whose faults are switched off afterwards."""
+    from robot_rl.hardware.person import Person
     from robot_rl.hardware.resets import quiet
 
     with closing(connect(robot, maximum_steps=60)) as found:
@@ -62,7 +63,7 @@ def environment(robot: SimulatedRobot) -> Iterator[Any]:
         }
         found.link.set_parameters("arm", healthy)
         with suppress(InputError):  # in fault
-            quiet(found.link, 0.0, print)
+            quiet(found.link, Person(patience_s=0.0, tell=print))
         found.link.trigger("governor/clear")
 
 

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -35,7 +34,7 @@ from robot_rl.hardware.domains import Domain
 
 pytestmark = [*NEEDS_ROS, pytest.mark.slow]  # minutes of waiting for watchdogs
 TRIES = 4  # of a case, where the machine was so busy that the robot stopped for another reason
-SLACK_S = 0.25  # of signals and messages on their way, beyond what the governor was late
+SLACK_S = 0.25  # of signals and messages on their way, beyond what those were late whose own stamps say so
 RESTED_S = 0.5  # for the springs of the arm to come to rest
 BEYOND = ("far positions", "fast velocities")
 STATUS = "diagnostic_msgs/msg/DiagnosticStatus"
@@ -73,7 +72,8 @@ def record(bench: Bench, folder: Path) -> subprocess.Popen[bytes]:
 
 
 # What breaks, and what puts it back -----------------------------------------------------------------------------------
-Act = Callable[[Bench], None]
+Act = Callable[[Bench], int | None]
+"""Does something; returns when it began, in nanoseconds of the wall clock, or None: when it was done."""
 
 
 def nothing(_: Bench) -> None:
@@ -105,6 +105,15 @@ def types(line: str) -> Act:
     return lambda bench: bench.type(line)
 
 
+def revokes(bench: Bench) -> int:
+    """From when the operator's terminal says so: that it is typed is not yet known to anybody."""
+    bench.revoked_ns = None
+    bench.type("stop")
+    bench.spin(lambda: bench.revoked_ns is not None)
+    assert bench.revoked_ns is not None
+    return bench.revoked_ns
+
+
 def calls(service: str) -> Act:
     def act(bench: Bench) -> None:
         assert bench.call(service) == (True, "")
@@ -132,6 +141,7 @@ class Case:
         mends: puts everything back.
         lasts_s: for how long at least; it is not mended before the robot has stopped.
         extra_s: until it can be noticed at all.
+        by: whose messages it is that break it, where it still speaks at its rate.
     """
 
     name: str
@@ -141,9 +151,11 @@ class Case:
     mends: Act
     lasts_s: float = 0.0
     extra_s: float = 0.0
+    by: tuple[str, ...] = ()
 
 
-FLOOD_S = 0.5 + 1.0  # of it, and for a busy machine to make one
+FLOOD_S = 0.5  # of it
+POLICY = ("policy",)
 INVALID_S = 3 / 10  # three commands of a policy of 10 Hz
 NOBODY = r"no new joint states|no wrench"
 SWING = does("swing")
@@ -162,8 +174,16 @@ CASES = [
     ),
     Case("the policy commands nothing any more", does("no commands"), "no command of", "command_stop_s", SWING),
     Case("the policy commands without a heartbeat", does("no heartbeat"), "no heartbeat", "heartbeat_stop_s", SWING),
-    Case("the policy sends NaN", does("nan"), "invalid commands.*NaN", "", SWING, extra_s=INVALID_S),
-    Case("the policy sends infinity", does("infinity"), "invalid commands.*infinity", "", SWING, extra_s=INVALID_S),
+    Case("the policy sends NaN", does("nan"), "invalid commands.*NaN", "", SWING, extra_s=INVALID_S, by=POLICY),
+    Case(
+        "the policy sends infinity",
+        does("infinity"),
+        "invalid commands.*infinity",
+        "",
+        SWING,
+        extra_s=INVALID_S,
+        by=POLICY,
+    ),
     Case(
         "the policy commands other joints",
         does("other joints"),
@@ -171,10 +191,27 @@ CASES = [
         "",
         SWING,
         extra_s=INVALID_S,
+        by=POLICY,
     ),
-    Case("the policy answers what is old", does("old answers"), "invalid commands.* old", "", SWING, extra_s=INVALID_S),
-    Case("the policy answers what never was", does("unknown answers"), "did not arrive", "", SWING, extra_s=INVALID_S),
-    Case("the policy floods", does("flood"), "floods", "", SWING, extra_s=FLOOD_S),
+    Case(
+        "the policy answers what is old",
+        does("old answers"),
+        "invalid commands.* old",
+        "",
+        SWING,
+        extra_s=INVALID_S,
+        by=POLICY,
+    ),
+    Case(
+        "the policy answers what never was",
+        does("unknown answers"),
+        "did not arrive",
+        "",
+        SWING,
+        extra_s=INVALID_S,
+        by=POLICY,
+    ),
+    Case("the policy floods", does("flood"), "floods", "", SWING, extra_s=FLOOD_S, by=POLICY),
     Case("the robot is killed", kill("mujoco_arm"), NOBODY, "observation_stop_s", again("mujoco_arm")),
     Case("the robot hangs for 2 s", hang("mujoco_arm"), NOBODY, "observation_stop_s", wake("mujoco_arm"), lasts_s=2.0),
     Case("the robot hangs for good", hang("mujoco_arm"), NOBODY, "observation_stop_s", wake("mujoco_arm")),
@@ -192,7 +229,7 @@ CASES = [
     ),
     Case("the operator is killed", kill("operator"), "no permit", "permit_stop_s", again("operator")),
     Case("the operator hangs for 2 s", hang("operator"), "no permit", "permit_stop_s", wake("operator"), lasts_s=2.0),
-    Case("the operator types stop", types("stop"), "took the permit away", "", types("permit"), extra_s=0.1),
+    Case("the operator types stop", revokes, "took the permit away", "", types("permit")),
     Case("the operator calls stop", calls("stop"), "pressed stop", "", nothing),
 ]
 
@@ -202,8 +239,8 @@ def test_it_stops_the_robot_as_declared(bench: Bench, case: Case) -> None:
     for _ in range(TRIES):
         bench.activate()
         before = len(bench.changes)
-        case.breaks(bench)
-        began_ns = time.time_ns()
+        began = case.breaks(bench)
+        began_ns = time.time_ns() if began is None else began
         try:
             bench.spin(lambda: bench.state == "fault")
             stopped = bench.changes[-1]
@@ -214,7 +251,7 @@ def test_it_stops_the_robot_as_declared(bench: Bench, case: Case) -> None:
             break
     silence_s = getattr(bench.robot.watchdogs, case.dog) if case.dog else 0.0
     assert re.search(case.cause, stopped.causes[0]), stopped
-    late_s = bench.late_s(began_ns, stopped.time_ns)
+    late_s = bench.late_s(began_ns, stopped.time_ns, "governor", *case.by)
     took_s = (stopped.time_ns - began_ns) / 1e9
     assert took_s <= silence_s + case.extra_s + bench.brake_s + late_s + SLACK_S, (bench.changes[before:], late_s)
     bench.stands()
@@ -249,7 +286,7 @@ def test_without_its_governor_the_robot_holds_by_itself(bench: Bench, ends: str)
         bench.signal("governor", signal.SIGSTOP)
     began_ns = time.time_ns()
     stood_ns = bench.stands()
-    late_s = bench.late_s(began_ns, stood_ns, governor=False)
+    late_s = bench.late_s(began_ns, stood_ns, "robot")
     assert (stood_ns - began_ns) / 1e9 <= bench.robot.command.maximum_age_s + RESTED_S + late_s + SLACK_S
     if ends == "hangs for 2 s":
         bench.spin_for(2.0 - (time.time_ns() - began_ns) / 1e9)
@@ -281,6 +318,7 @@ def test_the_operators_stop_works_in_every_state(bench: Bench, state: str) -> No
                 if state != "stopping":
                     bench.spin(lambda: bench.state in STOPPED)
                 if state in ("homing", "arming"):
+                    bench.stands()  # or it refuses
                     bench.call("home" if state == "homing" else "arm")
             case "fault":
                 bench.call("stop")
@@ -290,8 +328,10 @@ def test_the_operators_stop_works_in_every_state(bench: Bench, state: str) -> No
         bench.spin(lambda: bench.state == "fault")
         bench.device = None
         bench.does("swing")
-        if here == state or state in (change.state for change in bench.changes[before:]):
+        seen = [here, *(change.state for change in bench.changes[before:])]
+        if state in seen:
             break
+    assert state in seen
     assert "the operator pressed stop" in bench.changes[-1].causes
     bench.stands()
 
@@ -333,8 +373,10 @@ def test_commands_outside_every_limit_are_followed_no_further_than_the_limits_al
         bench.activate()
         bench.applied.clear()
         bench.does(what)
-        bench.spin(lambda: went() or bench.state in STOPPED)
-        bench.does("swing")
+        try:
+            bench.spin(lambda: went() or bench.state in STOPPED, 30.0)
+        finally:
+            bench.does("swing")
         if went():
             return
     raise AssertionError(bench.changes[-4:])
@@ -351,12 +393,18 @@ def test_the_terminal_does_what_is_typed_together_and_says_what_becomes_of_it(be
     assert any(re.match("home: .*no permit of the operator", line) for line in bench.said)
     assert any(re.match("clear: (done|the governor is disarmed, not in fault)", line) for line in bench.said)
     bench.type("permit")
-    while "home: done" not in bench.said:
+    for _ in range(TRIES):
+        if bench.state == "fault":  # on a busy machine
+            bench.type("clear")
+            bench.spin(lambda: bench.state != "fault")
         bench.said.clear()
         bench.type("home")
         bench.spin(lambda: any(line.startswith("home:") for line in bench.said))
         bench.spin(lambda: bench.state in STOPPED)
-    assert "governor: homing" in bench.said
+        if "home: done" in bench.said:
+            break
+    assert "home: done" in bench.said
+    bench.spin(lambda: "governor: homing" in bench.said)
 
 
 def test_a_person_puts_the_scene_back_and_says_so(bench: Bench) -> None:
@@ -368,7 +416,13 @@ def test_a_person_puts_the_scene_back_and_says_so(bench: Bench) -> None:
                 reset_by_person(bench, answers=False, patience_s=0.5)
             error = str(raised.value)
         assert error == "nobody said that the scene is ready within 0.5 s"
-        said, state = reset_by_person(bench, answers=True, patience_s=60.0)
+        for tries in range(1, TRIES + 1):
+            try:
+                said, state = reset_by_person(bench, answers=True, patience_s=60.0)
+            except InputError:  # on a busy machine the robot may stop on its way
+                assert tries < TRIES, bench.changes[-3:]
+            else:
+                break
         assert said == "put the scene back, then type `ready` in the operator's terminal; waiting 60 s"
         assert state in ("arming", "active")
     finally:
@@ -392,62 +446,6 @@ def reset_by_person(bench: Bench, *, answers: bool, patience_s: float) -> tuple[
     with closing(RosEnvironment(bench.robot, settings, domain_id=bench.domain_id, tell=tell)) as environment:
         environment.reset(seed=0)
         return told[-1], environment.link.state
-
-
-class Future:
-    """Of a call whose answer comes, or never does."""
-
-    def __init__(self, answer: Any = None) -> None:
-        self._answer = answer
-
-    def done(self) -> bool:
-        """It came."""
-        return self._answer is not None
-
-    def result(self) -> Any:
-        """It."""
-        return self._answer
-
-
-class Client:
-    """Of a service whose first answers are lost."""
-
-    def __init__(self, lost: int) -> None:
-        self.lost, self.calls, self.pending = lost, 0, 0
-
-    def service_is_ready(self) -> bool:
-        """Always."""
-        return True
-
-    def call_async(self, _: Any) -> Future:
-        """Ask."""
-        self.calls += 1
-        self.pending += 1
-        return Future(None if self.calls <= self.lost else SimpleNamespace(success=True, message=""))
-
-    def remove_pending_request(self, _: Any) -> None:
-        """Wait for it no more."""
-        self.pending -= 1
-
-
-def test_a_lost_answer_is_asked_for_again_but_not_where_another_fault_has_come() -> None:
-    from robot_rl.hardware.operator_node import ANSWER_S, ASK_AGAIN_S, Request
-
-    fault, other = ("fault", ("a",)), ("fault", ("a", "b"))
-    client = Client(lost=1)
-    request = Request("clear", client, fault, 0.0)
-    assert request.answer(fault, 0.0) is None
-    assert request.answer(fault, ASK_AGAIN_S) is None
-    assert client.calls == 1
-    assert request.answer(fault, ASK_AGAIN_S + 0.1) is None
-    assert request.answer(fault, ASK_AGAIN_S + 0.2) == "clear: done"
-    client = Client(lost=9)
-    request = Request("clear", client, fault, 0.0)
-    assert request.answer(fault, 0.0) is None
-    assert request.answer(other, ASK_AGAIN_S + 0.1) is None
-    assert client.calls == 1
-    assert request.answer(other, ANSWER_S + 0.1) == "clear: no answer; is the governor running?"
-    assert client.pending == 0
 
 
 @pytest.mark.parametrize("node", ["governor", "operator", "joint_robot", "mujoco_arm", "recorder"])

@@ -21,9 +21,11 @@ from test_bag_writer import count
 
 from robot_rl.apps import cli
 from robot_rl.datasets.store import EpisodeStore
+from robot_rl.errors import InputError
 from robot_rl.hardware import recording, ros
 from robot_rl.hardware.bag_writer import FILE, METADATA
 from robot_rl.hardware.description import load
+from robot_rl.hardware.domains import Domain
 from robot_rl.hardware.launch import SimulatedRobot
 from robot_rl.loops.rollout import run_episode
 from robot_rl.types import Array, Episode
@@ -157,7 +159,7 @@ def test_a_recorder_that_hangs_is_noticed_and_its_bag_is_whole_all_the_same(
 
         try:
             environment.reset(seed=0)
-            found.wait_until_recording(step)
+            found.wait_until_recording(60.0, step)
             began = time.monotonic()
             while time.monotonic() - began < 3.0:
                 step()
@@ -179,3 +181,22 @@ def test_a_recorder_that_cannot_write_ends_and_says_so(robot: SimulatedRobot, tm
     (tmp_path / "bag").mkdir()
     with recorder(robot, tmp_path / "bag") as process:
         assert process.wait(30) == 2
+
+
+def test_a_recorder_that_does_not_start_in_time_and_one_that_hears_nothing_are_told_apart(tmp_path: Path) -> None:
+    with closing(Domain()) as domain:
+        found = recording.Recording("sim_panda", tmp_path / "early", os.environ, domain_id=domain.number)
+        with pytest.raises(InputError, match="the recorder has not started within 0 s"):
+            found.wait_until_recording(0.0)
+        assert found.status is not None
+        found = recording.Recording("sim_panda", tmp_path / "deaf", os.environ, domain_id=domain.number)
+        try:
+            while not (tmp_path / "deaf" / FILE).exists():
+                assert found.status is None
+                time.sleep(0.05)
+            heard = f"no joint states on /sim_panda/joint_states within 0.2 s: .* ROS domain {domain.number}"
+            with pytest.raises(InputError, match=heard):
+                found.wait_until_recording(0.2)
+            assert found.status == 0
+        finally:
+            found.close()
