@@ -38,13 +38,18 @@ class Terminal:
     @property
     def attended(self) -> bool:
         """It is a terminal, and we are in its foreground; from the background reading it would stop this program."""
-        descriptor, lines = self._descriptor, self._lines
-        if descriptor is None or lines is None or lines.ended:
+        descriptor = self._descriptor
+        if descriptor is None or self.ended:
             return False
         try:
             return os.isatty(descriptor) and os.tcgetpgrp(descriptor) == os.getpgrp()
         except OSError:  # it is no terminal of ours, or was closed
             return False
+
+    @property
+    def ended(self) -> bool:
+        """Nothing can be typed any more: Ctrl-D, or there never was one."""
+        return self._lines is None or self._lines.ended
 
     def take(self) -> list[str]:
         """The lines that were typed since the last time; none where nobody can."""

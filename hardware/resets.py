@@ -114,18 +114,20 @@ def _for_person(
     """Tell him the task, and wait until he says the word: to the operator's terminal, or to ours, where we obey it."""
     terminal = person.terminal
     if terminal is not None:
+        terminal.take()  # what was typed before he was asked
         if not terminal.attended:
             raise InputError(
                 f"{otherwise}: the robot is simulated, so `{word}` has to be typed at the terminal of this program, "
                 "which has none, or runs in its background: start it in the foreground of one"
             )
-        terminal.take()  # what was typed before he was asked
     where = "in the operator's terminal" if terminal is None else "here"
     person.tell(f"{task}, then type `{word}` {where}; waiting {person.patience_s:g} s")
     began = time.monotonic()
     while not done():
         if time.monotonic() - began > person.patience_s:
             raise InputError(f"{otherwise} within {person.patience_s:g} s")
+        if terminal is not None and terminal.ended:
+            raise InputError(f"{otherwise}: the terminal was closed")
         for line in () if terminal is None else terminal.take():
             if line == word:
                 obey()

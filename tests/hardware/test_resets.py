@@ -58,8 +58,12 @@ class FaultyRobot:
 class Typed(Terminal):
     """A terminal at which these lines come, one at a time."""
 
-    def __init__(self, *lines: str, attended: bool = True) -> None:
-        self.lines, self._attended = list(lines), attended
+    def __init__(self, *lines: str, attended: bool = True, ends: bool = False) -> None:
+        self.lines, self._attended, self._ends = list(lines), attended, ends
+
+    @property
+    def ended(self) -> bool:
+        return self._ends and not self.lines
 
     @property
     def attended(self) -> bool:
@@ -86,6 +90,13 @@ def test_a_fault_of_a_simulated_robot_whose_program_has_no_terminal_ends_it_at_o
     with pytest.raises(InputError, match=f"{CAUSE}, and nobody cleared it: .*has none, or runs in its background"):
         quiet(link, Person(patience_s=600.0, tell=told.append, terminal=Typed("clear", "clear", attended=False)))
     assert (link.asked, told) == (["governor/disarm"], [])
+
+
+def test_a_terminal_that_is_closed_while_it_is_waited_for_ends_it() -> None:
+    link, told = FaultyRobot(), list[str]()
+    with pytest.raises(InputError, match="and nobody cleared it: the terminal was closed"):
+        quiet(link, Person(patience_s=600.0, tell=told.append, terminal=Typed("", "", ends=True)))
+    assert link.asked == ["governor/disarm"]
 
 
 def test_a_fault_of_a_robot_is_never_cleared_by_this_program() -> None:

@@ -300,7 +300,9 @@ def test_ctrl_c_ends_it_with_a_report_and_a_whole_bag(deploy: Any) -> None:
     deployment = deploy(LONG)
     deployment.until_moving()
     deployment.process.send_signal(signal.SIGINT)
-    assert deployment.ends(0)["ended_by"] == "Ctrl-C"
+    told = deployment.ends(0)
+    assert told["ended_by"] == "Ctrl-C"
+    assert [play["reason"] for play in told["episodes"]] == ["stopped"]
     assert deployment.rested()
     with AnyReader([deployment.out / "bag"]) as reader:
         assert sum(connection.msgcount for connection in reader.connections) == reader.message_count
