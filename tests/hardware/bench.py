@@ -10,6 +10,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -173,7 +174,8 @@ class Bench:
         process.kill()
         process.wait(10)
         if process.stdin is not None:
-            process.stdin.close()
+            with suppress(BrokenPipeError):  # it had ended by itself, with something still to read
+                process.stdin.close()
 
     def signal(self, name: str, number: int) -> None:
         """To a process."""
