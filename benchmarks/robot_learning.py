@@ -1,7 +1,7 @@
 """WSRL, or RLPD, on the simulated Panda over ROS 2 in real time at 20 Hz, the learner in a process of its own.
 
-    python benchmarks/robot_learning.py runs/robot_learning --seeds 0
-    python benchmarks/robot_learning.py runs/robot_learning --seeds 0 --experiment robot_reach_rlpd
+    python benchmarks/robot_learning.py runs/robot_learning --seeds 0 1 2
+    python benchmarks/robot_learning.py runs/robot_learning learner.priority=20 --seeds 0 --experiment robot_reach_rlpd
 
 Records 40 scripted episodes with noise of the same arm without ROS, trains, and prints one JSON line a seed: success
 before and after, how far the learner was behind, and how evenly the loop went while it worked and while there was none.
