@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -163,6 +164,9 @@ class Deployment:
         left = self.nodes() if self.process.poll() is None else {}
         self.process.kill()
         self.process.wait(20)
+        for number in left.values():
+            with suppress(ProcessLookupError):
+                os.kill(number, signal.SIGCONT)  # one that a test has stopped could not end
         self.until(lambda: self.gone(left), runs=False)
         if self._typed is not None:
             os.close(self._typed)
