@@ -6,6 +6,7 @@ nobody assigns to them.
 
 import math
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -438,8 +439,9 @@ VERB_CONFIGS: dict[str, type] = {
 }
 
 
+@cache
 def register() -> None:
-    """Put the schemas where Hydra finds them: `<verb>_schema`, and the `<kind>_schema` of each group."""
+    """Put the schemas, once, where Hydra finds them: `<verb>_schema`, and the `<kind>_schema` of each group."""
     store = ConfigStore.instance()
     for verb, node in VERB_CONFIGS.items():
         store.store(name=f"{verb}_schema", node=node)

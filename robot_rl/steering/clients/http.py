@@ -29,10 +29,11 @@ class HttpServer:
     def __post_init__(self) -> None:
         try:
             found = Address.parse(self.address)
+            if found.path not in ("", "/"):
+                raise ValueError("there is a path in it")
         except ValueError as error:
-            raise InputError(f"policy server {self.address!r}: {error}") from error
-        if found.path not in ("", "/"):
-            raise InputError(f"policy server {self.address!r}: write http://HOST:PORT or https://HOST:PORT")
+            remedy = "write http://HOST:PORT or https://HOST:PORT"
+            raise InputError(f"policy server {self.address!r}: {error}; {remedy}") from error
         object.__setattr__(self, "_at", found)
 
     def post(self, path: str, body: bytes, deadline: Deadline, headers: Mapping[str, str] | None = None) -> bytes:
