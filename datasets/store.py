@@ -154,7 +154,9 @@ class EpisodeStore:
         store = EpisodeStore(path, _open_group(path, writable=True), lock=lock)
         for folder in (path / "meta", *store._arrays.folders):
             remove_partial(folder.rglob("*.partial"))
-        for folder in (path, *(image for name in store._image_names.values() for image in image_folders(path, name))):
+        images = [folder for name in store._image_names.values() for folder in image_folders(path, name)]
+        above = {folder for image in images for folder in image.parents if folder.is_relative_to(path)}  # groups
+        for folder in {path, *images, *above}:
             remove_partial(folder.glob("*.partial"))  # not deeper, where blocks are, which are many
         return store
 

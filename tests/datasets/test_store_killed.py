@@ -81,6 +81,20 @@ def test_a_killed_writer_leaves_exactly_the_committed_episodes(tmp_path: Path, i
     assert committed > 5
 
 
+def test_what_a_killed_writer_had_not_finished_goes_wherever_it_lies(tmp_path: Path) -> None:
+    path = tmp_path / "s.zarr"
+    WRITER["write_films"](tmp_path)
+    EpisodeStore.create(
+        path, make_spec(True), provenance={}, tiers=WRITER["TIERS"], block_bytes=WRITER["BLOCK_BYTES"]
+    ).append(make_written_episode(0, films_in(tmp_path)))
+    folders = {file.parent for file in (path / "images").rglob("zarr.json")}  # which are made while it writes
+    assert path / "images" in folders
+    for folder in folders:
+        (folder / "zarr.0491c2445b8d4d2fa2f6afd93e676674.partial").touch()
+    EpisodeStore.append_to(path)
+    assert not list(path.rglob("*.partial"))
+
+
 @pytest.mark.slow
 def test_more_than_two_hundred_kills_over_all_tiers(tmp_path: Path) -> None:
     started, kills, episodes = time.monotonic(), 0, 0
