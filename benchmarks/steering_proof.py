@@ -226,10 +226,9 @@ def learned(path: Path, agent: Agent, buffer: ReplayBuffer, updates: int, seed: 
     return agent
 
 
-def agents(folder: Path, seed: int, size: Size, spec: Spec, episodes: list[Episode]) -> dict[str, Agent]:
-    """Generalist, its fine-tuned form and the critic."""
-    hidden = [2 * size.width, 2 * size.width]
-    generalist_config = IDQLConfig(
+def generalist_config(size: Size) -> IDQLConfig:
+    """Of its actor; its critics are unused."""
+    return IDQLConfig(
         actor_width=size.width,
         actor_blocks=2,
         time_features=16,
@@ -240,7 +239,12 @@ def agents(folder: Path, seed: int, size: Size, spec: Spec, episodes: list[Episo
         candidates=1,
         actor_average_rate=0.005,
     )
-    critic_config = IQLConfig(
+
+
+def critic_config(size: Size) -> IQLConfig:
+    """With a policy of its own, `critic alone`."""
+    hidden = [2 * size.width, 2 * size.width]
+    return IQLConfig(
         actor_hidden=hidden,
         critic_hidden=hidden,
         value_hidden=hidden,
@@ -249,12 +253,20 @@ def agents(folder: Path, seed: int, size: Size, spec: Spec, episodes: list[Episo
         expectile=0.7,
         inverse_temperature=3.0,
     )
+
+
+def agents(folder: Path, seed: int, size: Size, spec: Spec, episodes: list[Episode]) -> dict[str, Agent]:
+    """Generalist, its fine-tuned form and the critic."""
     everything = buffer_of(spec, episodes)
     statistics = everything.observation_statistics()
     torch.manual_seed(Seeds(seed).integer("weights"))
     made = {
         name: create(config, spec, Seeds(seed), CPU, statistics)
-        for name, config in (("base", generalist_config), ("fine_tuned", generalist_config), ("critic", critic_config))
+        for name, config in (
+            ("base", generalist_config(size)),
+            ("fine_tuned", generalist_config(size)),
+            ("critic", critic_config(size)),
+        )
     }
     learned(folder / "base", made["base"], everything, size.generalist, seed)
     good = [each for each in episodes if each.success is not None and each.success.any()]

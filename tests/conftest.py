@@ -2,6 +2,8 @@
 
 import os
 import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before the first import of numpy, matplotlib or mujoco; the workers of xdist read this file too.
@@ -45,3 +47,24 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the recordings are not at {folder}: set ROBOT_RL_DATA")
     return folder
+
+
+@pytest.fixture
+def ranks(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, dict[int, list[int]]]]:
+    """Another thread of this process, and the priorities that are asked for, by thread; nobody gets them."""
+    release = threading.Event()
+    thread = threading.Thread(target=release.wait)
+    thread.start()
+    assert thread.native_id is not None
+    asked: dict[int, list[int]] = {}
+
+    def note(number: int, kind: int, given: os.sched_param) -> None:
+        asked.setdefault(number, []).append(given.sched_priority)
+
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "sched_setscheduler", note)
+            yield thread.native_id, asked
+    finally:
+        release.set()
+        thread.join()

@@ -25,11 +25,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import steering_proof as proof
 
-from robot_rl.algorithms import IQLConfig, create
+from robot_rl.algorithms import create
 from robot_rl.algorithms.agent import Agent
 from robot_rl.clock import MonotonicClock
 from robot_rl.networks.critic_head import CriticHeadConfig
-from robot_rl.networks.language import HashText
 from robot_rl.replay.language import wrong_instructions
 from robot_rl.seeding import Seeds
 from robot_rl.spec import Spec
@@ -117,7 +116,12 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     scene = proof.environment(first)
     episodes = proof.demonstrations(folder, SEED, first, scene)
-    base = proof.agents(folder, SEED, first, scene.spec, episodes)["base"]
+    everything = proof.buffer_of(scene.spec, episodes)
+    torch.manual_seed(Seeds(SEED).integer("weights"))
+    base = create(
+        proof.generalist_config(first), scene.spec, Seeds(SEED), proof.CPU, everything.observation_statistics()
+    )
+    proof.learned(folder / "base", base, everything, first.generalist, SEED)
     rows = sampled(base, first)
     if given.demonstrations != first.demonstrations:
         folder = given.output / f"demonstrations_{given.demonstrations}"
@@ -126,16 +130,13 @@ def main() -> None:
     scene.close()
     proof.DISCOUNT = given.discount
     ranges: dict[str, Any] = {} if given.head == "scalar" else {"minimum": -51.0, "maximum": 1.0, "atoms": 52}
-    config = IQLConfig(
-        actor_hidden=[8],
-        critic_hidden=[256, 256],
-        value_hidden=[256, 256],
-        critic_layer_norm=True,
-        critic_count=4,
+    config = replace(
+        proof.critic_config(first),
+        actor_hidden=[8],  # nobody acts by it
         critic_head=CriticHeadConfig(kind=given.head, **ranges),
         expectile=given.expectile,
     )
-    wrong = wrong_instructions(episodes, HashText(size=32), 0.1, Seeds(SEED).numpy("wrong"))
+    wrong = wrong_instructions(episodes, proof.ENCODER, 0.1, Seeds(SEED).numpy("wrong"))
     buffer = proof.buffer_of(scene.spec, [*episodes, *wrong])
     critic = create(config, scene.spec, Seeds(SEED), proof.CPU, buffer.observation_statistics())
     generator = Seeds(SEED).torch("batches", "critic")

@@ -311,25 +311,15 @@ def test_what_a_person_did_is_what_is_learned_from_and_is_labelled(make) -> None
     assert [line["metrics"]["intervened"] for line in events(run, "episode")] == [2.0, 2.0]
 
 
-def test_threads_that_share_the_loops_interpreter_come_right_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    release = threading.Event()
-    thread = threading.Thread(target=release.wait)
-    thread.start()
-    asked: dict[int, list[int]] = {}
-
-    def note(number: int, kind: int, given: os.sched_param) -> None:
-        asked.setdefault(number, []).append(given.sched_priority)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "sched_setscheduler", note)
-        with steady(50, others_follow=True) as problems:
-            assert problems == []
-            assert thread.native_id is not None
-            assert asked[threading.get_native_id()] == [50]
-            assert asked[thread.native_id] == [49]
-    assert asked[thread.native_id][1:] == [0]  # as it was
-    release.set()
-    thread.join()
+def test_threads_that_share_the_loops_interpreter_come_right_behind_it(
+    ranks: tuple[int, dict[int, list[int]]],
+) -> None:
+    thread, asked = ranks
+    with steady(50, others_follow=True) as problems:
+        assert problems == []
+        assert asked[threading.get_native_id()] == [50]
+        assert asked[thread] == [49]
+    assert asked[thread][1:] == [0]  # as it was
 
 
 @pytest.mark.parametrize(
