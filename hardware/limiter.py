@@ -22,8 +22,9 @@ The differences of positions on a curve are averages of the curve's derivatives,
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import ne
 
 from ruckig import ControlInterface, InputParameter, Ruckig, RuckigError, Synchronization, Trajectory
 
@@ -146,6 +147,9 @@ def stop_reach(velocity: float, acceleration: float, maximum: float, jerk: float
     return (low, high) if sign > 0 else (-high, -low)
 
 
+_Stop = tuple[Trajectory, float]  # a path to rest, and how far on it the joints are, in seconds
+
+
 class Limiter:
     """The limits of J joints at one control period: propose where to go next, then accept it.
 
@@ -179,9 +183,12 @@ class Limiter:
             )
             for i in range(joints)
         ]
+        self._ranges = [row[1:4] for row in self._rows]
         self._planner = Ruckig(joints, period_s)
         self._path = Trajectory(joints)
-        self._stop_path = Trajectory(joints)
+        self._stop_paths = Trajectory(joints), Trajectory(joints)
+        self._stop: _Stop | None = None  # from the state, where one is known
+        self._next_stop: _Stop | None = None  # from the proposal
         self._to_position = self._input(moving)
         self._to_velocity = self._input(moving)
         self._to_velocity.control_interface = ControlInterface.Velocity
@@ -233,6 +240,7 @@ class Limiter:
         self.next_position = list(self.position)
         self._next_velocity = list(self._zeros)
         self._next_acceleration = list(self._zeros)
+        self._stop = self._next_stop = None
 
     @property
     def at_rest(self) -> bool:
@@ -264,23 +272,38 @@ class Limiter:
         h = self.period_s
         if self._pass([p + h * u for p, u in zip(self.position, target, strict=True)], target):
             limited = [i for i, change in enumerate(self.changes) if change]
-            wanted = [min(max(u, -v), v) for u, v in zip(target, self.limits.velocity, strict=True)]
+            wanted = [
+                u if -v <= u <= v else v if u > 0 else -v for u, v in zip(target, self.limits.velocity, strict=True)
+            ]
             self._use(self._plan(self._to_velocity, wanted), limited)
-            unsafe = [i for i in limited if not self._can_stop(i)]
+            unsafe = self._cannot_stop(limited)
             if unsafe:
-                low, high = self.limits.low, self.limits.high
-                edge = [high[i] if u > 0 else low[i] for i, u in enumerate(target)]
-                edge = [x if math.isfinite(x) else p for x, p in zip(edge, self.position, strict=True)]
-                self._use(self._plan(self._to_position, edge), unsafe)
+                edge = list(self.position)
                 for i in unsafe:
+                    x = self.limits.high[i] if target[i] > 0 else self.limits.low[i]
+                    edge[i] = x if math.isfinite(x) else edge[i]
                     self.changes[i] |= STOPPING_DISTANCE
+                self._use(self._plan(self._to_position, edge), unsafe)
+                self._next_stop = None
         return self.changes
 
     def propose_stop(self) -> None:
         """Brake as hard as the limits allow; the joints are then independent of each other."""
-        self.changes = [0] * len(self._rows)
-        self._target = [math.nan] * len(self._rows)  # nothing to stay with: nan passes no comparison
-        self._brake([row[0] for row in self._rows])
+        joints = range(len(self._rows))
+        self.changes = [0] * len(joints)
+        self._target = [math.nan] * len(joints)  # nothing to stay with: nan passes no comparison
+        stop = self._next_stop = None
+        if not self.at_rest:
+            stop = self._stop or self._find_stop(self.position, self.velocity, self.acceleration)
+        if stop is None:
+            self._brake(joints)
+            return
+        path, elapsed_s = stop
+        elapsed_s += self.period_s
+        self._next_stop = path, elapsed_s
+        self._follow(path, elapsed_s, joints)
+        if elapsed_s >= path.duration:
+            self._next_velocity, self._next_acceleration = list(self._zeros), list(self._zeros)
 
     def accept(self) -> None:
         """Make the proposal the state: `next_position` is what is sent."""
@@ -289,11 +312,12 @@ class Limiter:
             v = (x - self.position[i]) * rate
             self.sent_acceleration[i] = (v - self.sent_velocity[i]) * rate
             self.sent_velocity[i] = v
-        self.limited = [x != y for x, y in zip(self.next_position, self._target, strict=True)]
+        self.limited = list(map(ne, self.next_position, self._target))
         self._last_target, self._target = self._target, self._last_target
         self.position, self.next_position = self.next_position, self.position
         self.velocity, self._next_velocity = self._next_velocity, self.velocity
         self.acceleration, self._next_acceleration = self._next_acceleration, self.acceleration
+        self._stop, self._next_stop = self._next_stop, None
 
     def next_stop_bound(self) -> list[float]:
         """No joint moves further than this in the stop after the proposal, back and forth together. Shapes: (J,).
@@ -311,27 +335,26 @@ class Limiter:
                 found.append(0.0)
         return found
 
-    def next_stop(self) -> tuple[Trajectory, list[float]] | None:
-        """The stop after the proposal: its path, and the detour of each joint. None where Ruckig finds none.
+    def next_stop(self) -> Trajectory | None:
+        """The path of the stop after the proposal; None where Ruckig finds none. `propose_stop` goes on along it."""
+        if self._next_stop is None:
+            self._next_stop = self._find_stop(self.next_position, self._next_velocity, self._next_acceleration)
+        return None if self._next_stop is None else self._next_stop[0]
 
-        The detour is how much further a joint goes, back and forth, than from its start to its end. Shapes: (J,).
-        """
-        parameters, zeros = self._to_velocity, self._zeros
-        parameters.current_position = self.next_position
-        parameters.current_velocity = self._next_velocity
-        parameters.current_acceleration = self._next_acceleration
-        parameters.target_velocity = zeros
+    def _find_stop(self, position: list[float], velocity: list[float], acceleration: list[float]) -> _Stop | None:
+        """Ruckig's stop from there; that from the state stays as it is."""
+        known, other = self._stop_paths
+        path = other if self._stop is not None and self._stop[0] is known else known
+        parameters = self._to_velocity
+        parameters.current_position = position
+        parameters.current_velocity = velocity
+        parameters.current_acceleration = acceleration
+        parameters.target_velocity = self._zeros
         try:
-            if self._planner.calculate(parameters, self._stop_path).value < 0:
-                return None
+            result = self._planner.calculate(parameters, path)
         except RuckigError:
             return None
-        end, _, _ = self._stop_path.at_time(self._stop_path.duration)
-        detours = [
-            2 * (extremes.max - extremes.min - abs(b - a))
-            for extremes, a, b in zip(self._stop_path.position_extrema, self.next_position, end, strict=True)
-        ]
-        return self._stop_path, detours
+        return (path, 0.0) if result.value >= 0 else None
 
     def _pass(self, target: Sequence[float], target_velocity: Sequence[float]) -> bool:
         """Let through each joint whose target violates nothing; true if one does."""
@@ -388,6 +411,7 @@ class Limiter:
         )
         self.changes = changes
         self._target = list(target)
+        self._next_stop = None
         return limited
 
     def _plan(self, parameters: InputParameter, target: list[float]) -> Trajectory | None:
@@ -413,15 +437,25 @@ class Limiter:
                 self.changes[i] |= PLANNER
             self._brake(joints)
             return
-        position, velocity, acceleration = path.at_time(self.period_s)
-        for i in joints:
-            _, moving, low, high, *_ = self._rows[i]
-            if moving:
-                self.next_position[i] = min(max(position[i], low), high)
-                self._next_velocity[i] = velocity[i]
-                self._next_acceleration[i] = acceleration[i]
+        self._follow(path, self.period_s, joints)
 
-    def _brake(self, joints: list[int]) -> None:
+    def _follow(self, path: Trajectory, time_s: float, joints: Iterable[int]) -> None:
+        position, velocity, acceleration = path.at_time(time_s)
+        next_position, next_velocity, next_acceleration = (
+            self.next_position,
+            self._next_velocity,
+            self._next_acceleration,
+        )
+        for i in joints:
+            moving, low, high = self._ranges[i]
+            if moving:
+                x = position[i]
+                next_position[i] = x if low <= x <= high else low if x < low else high
+                next_velocity[i], next_acceleration[i] = velocity[i], acceleration[i]
+            else:
+                next_position[i], next_velocity[i], next_acceleration[i] = self.position[i], 0.0, 0.0
+
+    def _brake(self, joints: Iterable[int]) -> None:
         for i in joints:
             _, moving, low, high, _, maximum, jerk, _ = self._rows[i]
             x, v, a = self.position[i], 0.0, 0.0
@@ -432,14 +466,19 @@ class Limiter:
             self._next_velocity[i] = v
             self._next_acceleration[i] = a
 
-    def _can_stop(self, i: int) -> bool:
-        """The proposal for joint `i` can be stopped inside the limits of its position."""
-        _, moving, low, high, _, maximum, jerk, longest_stop = self._rows[i]
-        x = self.next_position[i]
-        if not moving or (x - low >= longest_stop and high - x >= longest_stop):
-            return True
-        down, up = stop_reach(self._next_velocity[i], self._next_acceleration[i], maximum, jerk)
-        return low <= x + down and x + up <= high
+    def _cannot_stop(self, joints: list[int]) -> list[int]:
+        """Those whose proposal cannot be stopped inside the limits of their positions."""
+        near = []
+        for i in joints:
+            _, moving, low, high, _, _, _, longest_stop = self._rows[i]
+            x = self.next_position[i]
+            if moving and (x - low < longest_stop or high - x < longest_stop):
+                near.append(i)
+        path = self.next_stop() if near else None
+        if path is None:
+            return near
+        extremes, limits = path.position_extrema, self.limits
+        return [i for i in near if extremes[i].min < limits.low[i] or extremes[i].max > limits.high[i]]
 
 
 def _longest_stop(velocity: float, acceleration: float, jerk: float) -> float:

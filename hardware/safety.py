@@ -2,7 +2,10 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from operator import mul
+from typing import NamedTuple
+
+from ruckig import Trajectory
 
 from robot_rl.errors import InputError
 from robot_rl.hardware.description import Robot
@@ -25,8 +28,7 @@ def reason_names(reasons: int) -> list[str]:
     return [name for bit, name in enumerate(REASON_NAMES) if reasons >> bit & 1]
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
+class Sent(NamedTuple):
     """What left for the robot, and why it is not what was asked for."""
 
     position: list[float]  # (J,), at the end of the coming control period
@@ -106,7 +108,7 @@ class Safety:
             asked: bits of `inverse` that say why the target is not what the tool was told.
         """
         sent = self._send(target, velocity=True, tool_speed_m_s=speed_m_s)
-        return sent if not asked else replace(sent, reasons=sent.reasons | asked << ASKED)
+        return sent if not asked else sent._replace(reasons=sent.reasons | asked << ASKED)
 
     def send_stop(self, reason: int = STOPPED) -> Sent:
         """Brake as hard as the limits allow, and stay."""
@@ -151,20 +153,25 @@ class Safety:
         if margin < 0:
             return False
         reach = workspace.tool.reach
-        longest = 0.0
-        for r, d in zip(reach, limiter.next_stop_bound(), strict=True):
-            longest += r * d
-        if margin >= longest:
+        if margin >= sum(map(mul, reach, limiter.next_stop_bound())):
             return True
         stop = limiter.next_stop()
         if stop is None:
             return False
-        path, detours = stop
+        path: Trajectory = stop
 
         def at(time_s: float) -> Sequence[float]:
             position: Sequence[float] = path.at_time(time_s)[0]
             return position
 
+        def detours() -> list[float]:
+            ends = zip(path.position_extrema, limiter.next_position, at(path.duration), strict=True)
+            return [2 * (extremes.max - extremes.min - abs(b - a)) for extremes, a, b in ends]
+
         return workspace.contains_path(
-            at, path.duration, limiter.limits.acceleration, start_margin_m=margin, detours=detours
+            at,
+            path.duration,
+            limiter.limits.acceleration,
+            start=(limiter.next_position, margin),
+            detours=detours,
         )

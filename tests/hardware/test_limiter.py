@@ -2,6 +2,7 @@
 
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -198,6 +199,36 @@ def test_without_a_plan_the_joint_brakes_within_its_limits() -> None:
     assert limiter.at_rest
     assert limiter.planner_errors == 80
     assert max(excess(np.array(sent), limits(), PERIOD_S).values()) < 1e-9
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_a_stop_goes_along_the_path_that_was_found_before(found: bool) -> None:
+    three = replace(limits(3), velocity=(2.0, 2.0, 0.0))
+    limiter = Limiter(three, PERIOD_S)
+    limiter.start([0.0, 0.1, 0.2])
+    for _ in range(12):
+        limiter.propose_velocity([1.5, -0.3, 1.0])
+        path = limiter.next_stop() if found else None
+        limiter.accept()
+    state = list(zip(limiter.position, limiter.velocity, limiter.acceleration, strict=True))[:2]
+    if found:
+        assert path is not None
+        limiter._planner = Broken()  # type: ignore[assignment]  # a fake: nothing is computed any more
+        limiter.propose_velocity([1.0] * 3)
+        assert limiter.next_stop() is None
+    elapsed_s = 0.0
+    for _ in range(60):
+        limiter.propose_stop()
+        limiter.accept()
+        elapsed_s += PERIOD_S
+        ways = [stop_state(v, a, 10.0, 400.0, elapsed_s) for _, v, a in state]
+        wanted = [p + way[0] for (p, _, _), way in zip(state, ways, strict=True)]
+        np.testing.assert_allclose(limiter.position, [*wanted, 0.2], atol=1e-12)
+        np.testing.assert_allclose(limiter.velocity, [*(way[1] for way in ways), 0.0], atol=1e-12)
+        if found:
+            assert path is not None
+            assert limiter.at_rest or limiter.position[:2] == path.at_time(elapsed_s)[0][:2]
+    assert limiter.at_rest
 
 
 def test_what_was_changed_is_told() -> None:

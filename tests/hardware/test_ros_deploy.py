@@ -325,6 +325,19 @@ def test_a_dead_recorder_ends_the_run_and_says_so(deploy: Any) -> None:
 
 
 @pytest.mark.slow
+def test_a_recorder_that_hangs_ends_the_run_and_keeps_what_it_wrote(deploy: Any) -> None:
+    deployment = deploy(LONG)
+    deployment.until_moving()
+    before = count(deployment.out / "bag" / FILE)
+    os.kill(deployment.nodes()["recorder_node"], signal.SIGSTOP)
+    told = deployment.ends(1)
+    assert told["ended_by"].startswith("the recorder has written nothing for 1")  # 10 s, and what the step took
+    assert told["episodes"][0]["reason"] == "stopped"
+    assert told["causes"] == []
+    assert count(deployment.out / "bag" / FILE) >= before
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("node", ["governor_node", "mujoco_arm_node"])
 def test_a_dead_governor_or_robot_ends_the_run_and_what_was_played_is_reported(deploy: Any, node: str) -> None:
     deployment = deploy(LONG)
