@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from robot_rl.clock import Clock
 
 SPIN_NS = 200_000  # before a tick, in which sleeping would be too coarse
 SWITCH_S = 0.0005  # longest time that another thread of Python keeps this one waiting
+WAKING = Path("/dev/cpu_dma_latency")
+"""Linux: while it is open, processors take no longer to wake up than the microseconds written to it (32 bits)."""
 
 
 @dataclass(kw_only=True)
@@ -61,10 +63,28 @@ def _threads(prefixes: tuple[str, ...]) -> list[int]:
 
 
 @contextmanager
+def _awake(problems: list[str]) -> Iterator[None]:
+    """Inside, no processor of the machine sleeps; where that is not allowed, `problems` says so."""
+    try:
+        held = WAKING.open("r+b", buffering=0)
+    except OSError as error:
+        problems.append(
+            f"processors fall asleep between periods ({WAKING}: {error.strerror}): periods will be less even. Make "
+            "the file writable for this user, or set priority=null"
+        )
+        yield
+        return
+    with held:
+        held.write(bytes(4))
+        yield
+
+
+@contextmanager
 def steady(priority: int | None, helpers: tuple[str, ...] = (), *, others_follow: bool = False) -> Iterator[list[str]]:
     """Inside, this thread keeps its time as well as the machine allows. Yields what it does not allow, in words.
 
-    Garbage is collected before, and afterwards only by `collect`.
+    Garbage is collected before, and afterwards only by `collect`. With a priority, no processor of the machine sleeps
+    either: to wake up takes it a tenth of a millisecond, and it is slow then (docs/results.md). That costs power.
 
     Args:
         priority: of SCHED_FIFO, 1 to 98, for this thread; None asks for no real-time scheduling.
@@ -94,7 +114,8 @@ def steady(priority: int | None, helpers: tuple[str, ...] = (), *, others_follow
                 f"{priority}` (rtprio in /etc/security/limits.conf), or set priority=null"
             )
     try:
-        yield problems
+        with _awake(problems) if priority is not None else nullcontext():
+            yield problems
     finally:
         for thread, (policy, parameters) in before.items():
             with suppress(OSError):  # a helper has ended, or nothing was changed
