@@ -15,7 +15,7 @@ import pytest
 
 from robot_rl.clock import FakeClock
 from robot_rl.errors import InputError
-from robot_rl.loops import control
+from robot_rl.loops import control, realtime
 from robot_rl.loops.control import COLUMNS, ControlLoop, ControlSettings
 from robot_rl.loops.deciding import ChunkSchedule
 from robot_rl.loops.realtime import Pacer, steady
@@ -342,7 +342,9 @@ def test_a_pacer_counts_what_it_missed_and_stays_on_its_grid() -> None:
     assert (clock.time_ns, pacer.missed) == (600, 3)
 
 
-def test_steady_freezes_garbage_collection_and_puts_everything_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steady_freezes_garbage_collection_and_puts_everything_back(
+    monkeypatch: pytest.MonkeyPatch, waking: Path
+) -> None:
     before = (gc.isenabled(), sys.getswitchinterval(), os.sched_getscheduler(0))
     with steady(None) as problems:
         assert not gc.isenabled()
@@ -375,6 +377,37 @@ def test_steady_freezes_garbage_collection_and_puts_everything_back(monkeypatch:
     monkeypatch.setattr(os, "sched_setscheduler", refuse)
     with steady(50) as problems:
         assert "ulimit -r 50" in problems[0]
+
+
+@pytest.fixture
+def waking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file in place of the kernel's."""
+    path = tmp_path / "cpu_dma_latency"
+    path.write_bytes(b"\xff" * 4)
+    monkeypatch.setattr(realtime, "WAKING", path)
+    return path
+
+
+def held(path: Path) -> bool:
+    """This process has it open."""
+    return any(entry.resolve() == path for entry in Path("/proc/self/fd").iterdir())
+
+
+def test_no_processor_sleeps_while_a_loop_runs_in_real_time(waking: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_setscheduler", lambda *_: None)
+    with steady(None):
+        assert not held(waking)
+    assert waking.read_bytes() == b"\xff" * 4
+    with steady(50) as problems:
+        assert problems == []
+        assert waking.read_bytes() == bytes(4)  # microseconds
+        assert held(waking)  # it counts as long as it is open
+    assert not held(waking)
+    waking.unlink()
+    with steady(50) as problems:
+        assert "fall asleep between periods" in problems[0]
+        assert "No such file" in problems[0]
+    assert not waking.exists()
 
 
 def test_quantiles_and_histogram_are_those_of_the_values() -> None:
