@@ -336,7 +336,7 @@ class Limiter:
         return found
 
     def next_stop(self) -> Trajectory | None:
-        """The path of the stop after the proposal; None where Ruckig finds none. `propose_stop` goes on along it."""
+        """The stop after a proposed position or velocity; `propose_stop` goes on along it. None: Ruckig finds none."""
         if self._next_stop is None:
             self._next_stop = self._find_stop(self.next_position, self._next_velocity, self._next_acceleration)
         return None if self._next_stop is None else self._next_stop[0]
