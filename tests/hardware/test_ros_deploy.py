@@ -223,9 +223,11 @@ def test_episodes_leave_a_bag_and_a_timing_report(deploy: Any) -> None:
     assert kinds[f"/{robot.name}/rl/action"] >= 28
     assert kinds[robot.joint_states.topic] > 100
     stages = latencies(out / "bag", robot)
-    assert np.median(stages["sensor_to_command"]) == pytest.approx(
-        np.median(stages["sensor_to_action"]) + np.median(stages["action_to_command"]), rel=0.5
-    )
+    whole, first, second = (stages[key] for key in ("sensor_to_command", "sensor_to_action", "action_to_command"))
+    assert len(whole) > 10
+    assert first.min() > 0
+    assert first.min() + second.min() <= whole.min()
+    assert whole.max() <= first.max() + second.max()
     assert deployment.rested()
     assert deployment.states()[-1][0] == "disarmed"
 
@@ -313,25 +315,20 @@ def test_ctrl_c_ends_it_with_a_report_and_a_whole_bag(deploy: Any) -> None:
 
 
 @pytest.mark.slow
-def test_a_dead_recorder_ends_the_run_and_says_so(deploy: Any) -> None:
+@pytest.mark.parametrize(
+    ("happens", "said"),
+    [
+        (signal.SIGKILL, "the recorder died with status -9"),
+        (signal.SIGSTOP, "the recorder has written nothing for 1"),  # 10 s, and what the step took
+    ],
+)
+def test_a_recorder_that_dies_or_hangs_ends_the_run_and_says_so(deploy: Any, happens: int, said: str) -> None:
     deployment = deploy(LONG)
     deployment.until_moving()
     before = count(deployment.out / "bag" / FILE)
-    os.kill(deployment.nodes()["recorder_node"], signal.SIGKILL)
+    os.kill(deployment.nodes()["recorder_node"], happens)
     told = deployment.ends(1)
-    assert told["ended_by"] == "the recorder died with status -9"
-    assert told["episodes"][0]["reason"] == "stopped"
-    assert count(deployment.out / "bag" / FILE) >= before
-
-
-@pytest.mark.slow
-def test_a_recorder_that_hangs_ends_the_run_and_keeps_what_it_wrote(deploy: Any) -> None:
-    deployment = deploy(LONG)
-    deployment.until_moving()
-    before = count(deployment.out / "bag" / FILE)
-    os.kill(deployment.nodes()["recorder_node"], signal.SIGSTOP)
-    told = deployment.ends(1)
-    assert told["ended_by"].startswith("the recorder has written nothing for 1")  # 10 s, and what the step took
+    assert told["ended_by"].startswith(said)
     assert told["episodes"][0]["reason"] == "stopped"
     assert told["causes"] == []
     assert count(deployment.out / "bag" / FILE) >= before
