@@ -183,7 +183,6 @@ class Limiter:
             )
             for i in range(joints)
         ]
-        self._ranges = [row[1:4] for row in self._rows]
         self._planner = Ruckig(joints, period_s)
         self._path = Trajectory(joints)
         self._stop_paths = Trajectory(joints), Trajectory(joints)
@@ -292,10 +291,9 @@ class Limiter:
         joints = range(len(self._rows))
         self.changes = [0] * len(joints)
         self._target = [math.nan] * len(joints)  # nothing to stay with: nan passes no comparison
-        stop = self._next_stop = None
-        if not self.at_rest:
-            stop = self._stop or self._find_stop(self.position, self.velocity, self.acceleration)
+        stop = None if self.at_rest else self._stop or self._find_stop(self.position, self.velocity, self.acceleration)
         if stop is None:
+            self._next_stop = None
             self._brake(joints)
             return
         path, elapsed_s = stop
@@ -345,16 +343,9 @@ class Limiter:
         """Ruckig's stop from there; that from the state stays as it is."""
         known, other = self._stop_paths
         path = other if self._stop is not None and self._stop[0] is known else known
-        parameters = self._to_velocity
-        parameters.current_position = position
-        parameters.current_velocity = velocity
-        parameters.current_acceleration = acceleration
-        parameters.target_velocity = self._zeros
-        try:
-            result = self._planner.calculate(parameters, path)
-        except RuckigError:
-            return None
-        return (path, 0.0) if result.value >= 0 else None
+        self._to_velocity.target_velocity = self._zeros
+        found = self._computed(self._to_velocity, path, position, velocity, acceleration)
+        return None if found is None else (found, 0.0)
 
     def _pass(self, target: Sequence[float], target_velocity: Sequence[float]) -> bool:
         """Let through each joint whose target violates nothing; true if one does."""
@@ -416,18 +407,29 @@ class Limiter:
 
     def _plan(self, parameters: InputParameter, target: list[float]) -> Trajectory | None:
         """Ruckig's curve from the state to the target; None where it finds none."""
-        parameters.current_position = self.position
-        parameters.current_velocity = self.velocity
-        parameters.current_acceleration = self.acceleration
         if parameters is self._to_position:
             parameters.target_position = target
         else:
             parameters.target_velocity = target
+        return self._computed(parameters, self._path, self.position, self.velocity, self.acceleration)
+
+    def _computed(
+        self,
+        parameters: InputParameter,
+        path: Trajectory,
+        position: list[float],
+        velocity: list[float],
+        acceleration: list[float],
+    ) -> Trajectory | None:
+        """The path, computed from there to the target of the parameters; None where Ruckig finds none."""
+        parameters.current_position = position
+        parameters.current_velocity = velocity
+        parameters.current_acceleration = acceleration
         try:
-            result = self._planner.calculate(parameters, self._path)
+            result = self._planner.calculate(parameters, path)
         except RuckigError:
             return None
-        return self._path if result.value >= 0 else None
+        return path if result.value >= 0 else None
 
     def _use(self, path: Trajectory | None, joints: list[int]) -> None:
         """Take the state of these joints one period along the path; without one they brake."""
@@ -447,7 +449,7 @@ class Limiter:
             self._next_acceleration,
         )
         for i in joints:
-            moving, low, high = self._ranges[i]
+            _, moving, low, high, _, _, _, _ = self._rows[i]
             if moving:
                 x = position[i]
                 next_position[i] = x if low <= x <= high else low if x < low else high

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from operator import mul
 from typing import NamedTuple
 
-from ruckig import Trajectory
-
 from robot_rl.errors import InputError
 from robot_rl.hardware.description import Robot
 from robot_rl.hardware.kinematics import Workspace
@@ -155,10 +153,9 @@ class Safety:
         reach = workspace.tool.reach
         if margin >= sum(map(mul, reach, limiter.next_stop_bound())):
             return True
-        stop = limiter.next_stop()
-        if stop is None:
+        path = limiter.next_stop()
+        if path is None:
             return False
-        path: Trajectory = stop
 
         def at(time_s: float) -> Sequence[float]:
             position: Sequence[float] = path.at_time(time_s)[0]

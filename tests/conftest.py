@@ -50,7 +50,16 @@ def shared_data() -> Path:
 
 
 @pytest.fixture
-def ranks(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, dict[int, list[int]]]]:
+def waking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file in place of the one that keeps processors awake, which not every machine has or lets us write."""
+    path = tmp_path / "cpu_dma_latency"
+    path.write_bytes(b"\xff" * 4)
+    monkeypatch.setattr("robot_rl.loops.realtime.WAKING", path)
+    return path
+
+
+@pytest.fixture
+def ranks(monkeypatch: pytest.MonkeyPatch, waking: Path) -> Iterator[tuple[int, dict[int, list[int]]]]:
     """Another thread of this process, and the priorities that are asked for, by thread; nobody gets them."""
     release = threading.Event()
     thread = threading.Thread(target=release.wait)

@@ -63,7 +63,7 @@ def _threads(prefixes: tuple[str, ...]) -> list[int]:
 
 
 @contextmanager
-def _awake(problems: list[str]) -> Iterator[None]:
+def awake(problems: list[str]) -> Iterator[None]:
     """Inside, no processor of the machine sleeps; where that is not allowed, `problems` says so."""
     try:
         held = WAKING.open("r+b", buffering=0)
@@ -114,7 +114,7 @@ def steady(priority: int | None, helpers: tuple[str, ...] = (), *, others_follow
                 f"{priority}` (rtprio in /etc/security/limits.conf), or set priority=null"
             )
     try:
-        with _awake(problems) if priority is not None else nullcontext():
+        with awake(problems) if priority is not None else nullcontext():
             yield problems
     finally:
         for thread, (policy, parameters) in before.items():

@@ -15,7 +15,7 @@ import pytest
 
 from robot_rl.clock import FakeClock
 from robot_rl.errors import InputError
-from robot_rl.loops import control, realtime
+from robot_rl.loops import control
 from robot_rl.loops.control import COLUMNS, ControlLoop, ControlSettings
 from robot_rl.loops.deciding import ChunkSchedule
 from robot_rl.loops.realtime import Pacer, steady
@@ -377,15 +377,6 @@ def test_steady_freezes_garbage_collection_and_puts_everything_back(
     monkeypatch.setattr(os, "sched_setscheduler", refuse)
     with steady(50) as problems:
         assert "ulimit -r 50" in problems[0]
-
-
-@pytest.fixture
-def waking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file in place of the kernel's."""
-    path = tmp_path / "cpu_dma_latency"
-    path.write_bytes(b"\xff" * 4)
-    monkeypatch.setattr(realtime, "WAKING", path)
-    return path
 
 
 def held(path: Path) -> bool:
