@@ -11,12 +11,20 @@ now and once on what is seen next.
 
 All take turns within one process, a block of updates each, ours also with bfloat16 products in the encoder; a line
 gives the median over the blocks in processor time (wall time on an accelerator), and how many times as fast that is.
+
+`--rad FOLDER` has RAD (github.com/MishaLaskin/rad, Laskin et al. 2020) take turns too in case `drq`, unchanged: SAC
+with the same networks and the same augmentation, a random crop of 64 out of 72 pixels, an update of actor and target
+each time. FOLDER is a checkout; what it imports has to be there, beside matplotlib: `pip install --target OTHER
+--no-deps gym==0.26.2 gym-notices scikit-image lazy-loader`, and `PYTHONPATH=OTHER`.
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -261,6 +269,34 @@ class Straightforward:
         self.temperature_optimizer.step()
 
 
+# A public one ---------------------------------------------------------------------------------------------------------
+def rad(folder: Path, data: list[Episode], device: torch.device) -> Callable[[], object]:
+    """One update of RAD's `curl_sac.RadSacAgent` out of its own buffer."""
+    sys.path.insert(0, str(folder))
+    agents, utils = import_module("curl_sac"), import_module("utils")
+    margin = 4
+    agent = agents.RadSacAgent(
+        (3 * FRAMES, SIDE, SIDE),
+        (ACTION,),
+        device,
+        hidden_dim=256,
+        actor_update_freq=1,
+        critic_target_update_freq=1,
+        log_interval=10**9,
+        data_augs="crop",
+    )
+    agent.augs_funcs = {"crop": lambda images: agents.rad.random_crop(images, SIDE)}  # theirs takes 84 by default
+    stored = (3 * FRAMES, SIDE + 2 * margin, SIDE + 2 * margin)
+    buffer = utils.ReplayBuffer(stored, (ACTION,), EPISODES * STEPS, BATCH, device, SIDE)
+    for episode in data:
+        frames = np.pad(episode.observation["camera"], ((0, 0), (margin, margin), (margin, margin), (0, 0)), "edge")
+        rows = np.maximum(np.arange(STEPS + 1)[:, None] - np.arange(FRAMES - 1, -1, -1), 0)
+        stacks = frames.transpose(0, 3, 1, 2)[rows].reshape(STEPS + 1, *stored)
+        for t in range(STEPS):
+            buffer.add(stacks[t], episode.action[t], episode.reward[t], stacks[t + 1], False)
+    return lambda: agent.update(buffer, None, 1)
+
+
 # Measuring ------------------------------------------------------------------------------------------------------------
 def block(update: Callable[[], object], count: int, device: torch.device) -> float:
     """Seconds of one update, over a block of them."""
@@ -282,6 +318,7 @@ def main() -> None:
     parser.add_argument("--case", choices=list(CASES), nargs="+", default=list(CASES))
     parser.add_argument("--mode", default="eager", help="of ours: eager, compiled, graphed, compiled_graphed")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rad", type=Path, help="a checkout of RAD, for case drq")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     device = torch.device(given.device)
@@ -289,6 +326,8 @@ def main() -> None:
     for name in given.case:
         case = CASES[name]
         sides: dict[str, Callable[[], object]] = {"straightforward": Straightforward(case, data, device).update}
+        if given.rad is not None and name == "drq":
+            sides["RAD"] = rad(given.rad, data, device)
         for precision in ("float32", "bfloat16"):
             sides[f"ours, {given.mode}, {precision}"] = ours(case, data, device, given.mode, precision)
         times: dict[str, list[float]] = {side: [] for side in sides}
