@@ -1,23 +1,19 @@
 """`robot-rl benchmark suite=NAME`: algorithms x tasks x seeds, resumable, and tables of what is finished."""
 
-import contextlib
-import signal
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from robot_rl.apps.benchmark_data import identified_words, identify, measure_anchors, prepare
-from robot_rl.apps.benchmark_engine import Job, Outcome, in_processes, on_ray
+from robot_rl.apps.benchmark_engine import Job, Outcome, in_processes, on_ray, watched
 from robot_rl.apps.benchmark_plan import Plan, PlannedRun, anchors
 from robot_rl.apps.benchmark_result import Result, read_result, write_result
 from robot_rl.apps.benchmark_table import write_tables
 from robot_rl.apps.run_folder import lock
+from robot_rl.apps.signals import terminated_is_interrupted
 from robot_rl.benchmark_config import BenchmarkConfig
 from robot_rl.errors import InputError
 
@@ -30,7 +26,7 @@ def run(config: BenchmarkConfig) -> int:
     plan = Plan(config)
     if config.only == "tables":
         return _tables(plan, console)
-    with lock(plan.folder / "results" / config.suite.name), _terminated_is_interrupted():
+    with lock(plan.folder / "results" / config.suite.name), terminated_is_interrupted():
         return _work(plan, console)
 
 
@@ -99,36 +95,8 @@ def _summary(result: Result) -> str:
 
 
 def _run_jobs(plan: Plan, jobs: Sequence[Job], title: str, console: Console) -> Iterator[Outcome]:
-    """Run jobs with a bar that says how long it will take."""
-    if not jobs:
-        return
     engine = on_ray if plan.config.engine == "ray" else in_processes
-    columns = (TextColumn(f"[bold]{title}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}"))
-    began, logged = time.monotonic(), not console.is_terminal
-    with Progress(*columns, console=console, disable=logged) as progress:
-        bar = progress.add_task("", total=len(jobs), left="")
-
-        def say(text: str) -> None:
-            console.print(Text(text, "yellow"), soft_wrap=True)
-
-        with contextlib.closing(engine(jobs, plan.config.workers, say)) as outcomes:
-            for number, outcome in enumerate(outcomes, start=1):
-                left_s = (time.monotonic() - began) / number * (len(jobs) - number)
-                left = f"about {_duration(left_s)} left" if number < len(jobs) else ""
-                progress.update(bar, advance=1, left=left)
-                if logged:
-                    console.print(Text(f"{title}: {number} of {len(jobs)}. {left}"), soft_wrap=True)
-                yield outcome
-
-
-def _duration(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 100
-        else f"{seconds / 60:.0f} min"
-        if seconds < 6000
-        else f"{seconds / 3600:.1f} h"
-    )
+    return watched(engine, jobs, plan.config.workers, title, console)
 
 
 def _is_done(planned: PlannedRun) -> bool:
@@ -162,17 +130,3 @@ def _report_failures(failed: Sequence[str], console: Console) -> int:
     if failed:
         console.print(f"{len(failed)} failed. The same command tries them again, and nothing else that is finished.")
     return 1 if failed else 0
-
-
-@contextlib.contextmanager
-def _terminated_is_interrupted() -> Iterator[None]:
-    """SIGTERM stops as cleanly as Ctrl-C."""
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, handle)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -10,11 +10,16 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Generator, Sequence
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
 
 from robot_rl.apps.cli import INTERRUPTED
 from robot_rl.apps.command import command_line
@@ -49,6 +54,7 @@ class Outcome:
 
 
 Outcomes = Generator[Outcome, None, None]
+Engine = Callable[[Sequence[Job], int, Callable[[str], None]], Outcomes]
 
 
 @dataclass(kw_only=True)
@@ -165,6 +171,46 @@ def on_ray(jobs: Sequence[Job], workers: int, say: Callable[[str], None]) -> Out
                 for reference in waiting:
                     ray.cancel(reference)
                 ray.wait(list(waiting), num_returns=len(waiting), timeout=60.0)
+
+
+def watched(engine: Engine, jobs: Sequence[Job], workers: int, title: str, console: Console) -> Iterator[Outcome]:
+    """Run jobs with a bar that says how long it will take.
+
+    Args:
+        engine: `in_processes` or `on_ray`.
+        jobs: what to run; with none there is no bar.
+        workers: how many at the same time.
+        title: of the bar.
+        console: where it is; in a log a line is printed for each job instead.
+    """
+    if not jobs:
+        return
+    columns = (TextColumn(f"[bold]{title}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}"))
+    began, logged = time.monotonic(), not console.is_terminal
+    with Progress(*columns, console=console, disable=logged) as progress:
+        bar = progress.add_task("", total=len(jobs), left="")
+
+        def say(text: str) -> None:
+            console.print(Text(text, "yellow"), soft_wrap=True)
+
+        with closing(engine(jobs, workers, say)) as outcomes:
+            for number, outcome in enumerate(outcomes, start=1):
+                left_s = (time.monotonic() - began) / number * (len(jobs) - number)
+                left = f"about {_duration(left_s)} left" if number < len(jobs) else ""
+                progress.update(bar, advance=1, left=left)
+                if logged:
+                    console.print(Text(f"{title}: {number} of {len(jobs)}. {left}"), soft_wrap=True)
+                yield outcome
+
+
+def _duration(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 100
+        else f"{seconds / 60:.0f} min"
+        if seconds < 6000
+        else f"{seconds / 3600:.1f} h"
+    )
 
 
 def _stop(waiting: "set[Future[Outcome]]", children: Children, say: Callable[[str], None]) -> None:

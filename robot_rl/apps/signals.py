@@ -28,3 +28,17 @@ def stop_requests(asked: Callable[[], None], *, second_stops: bool = True) -> It
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def terminated_is_interrupted() -> Iterator[None]:
+    """SIGTERM stops as cleanly as Ctrl-C: it raises KeyboardInterrupt."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -2,22 +2,29 @@
 
 A corpus of video of other arms; robot data of two tasks, and few demonstrations of one; encoders pre-trained by each
 objective on equal frames; the same Cal-QL from each of them, and from none, with eyes that learn and eyes that are
-frozen; episodes as in training, and under looks that nobody saw. Every step is a command of its own, skipped where its
-result is there, so that the same call goes on after an interruption; the table is written anew each time.
+frozen; episodes as in training, and under looks that nobody saw. Every step is a command of its own in a process of its
+own, `workers` at a time, skipped where its result is there, so that the same call goes on after an interruption; its
+output is in `logs/`. The table is written anew after each.
 """
 
 import json
+import re
 import sys
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.text import Text
 
-from robot_rl.apps import cli, video_corpus
-from robot_rl.apps.command import command_line
+from robot_rl.apps import video_corpus
+from robot_rl.apps.benchmark_engine import Job, in_processes, watched
+from robot_rl.apps.cli import INTERRUPTED
 from robot_rl.apps.report_read import read_run
+from robot_rl.apps.run_folder import lock
+from robot_rl.apps.signals import terminated_is_interrupted
 from robot_rl.apps.words import settings_of
 from robot_rl.checkpoint import write_text
 from robot_rl.checks import require_choice, require_minimum
@@ -47,13 +54,14 @@ class Settings:
     multitask_steps: int = 4000
     target_steps: int = 4000
     episodes: int = 100  # of an evaluation
-    threads: int = 1
+    workers: int = 1  # commands at the same time
+    threads: int = 1  # of each
 
     def __post_init__(self) -> None:
         for name, choices in (("arms", (*ARMS, "liv")), ("ways", WAYS)):
             for value in getattr(self, name):
                 require_choice(value, choices, name)
-        for name in ("clips", "multitask_episodes", "target_episodes", "episodes", "threads"):
+        for name in ("clips", "multitask_episodes", "target_episodes", "episodes", "workers", "threads"):
             require_minimum(getattr(self, name), 1, name)
         for name in ("pretrain_steps", "multitask_steps", "target_steps"):
             require_minimum(getattr(self, name), 0, name)
@@ -89,13 +97,11 @@ def steps(settings: Settings) -> list[Step]:
         record = [f"episodes={episodes}", f"expert_noise={noise}", f"seed={root}", f"record={stores[name]}"]
         words = ["evaluate", "policy=expert", f"environment={environment}", "environment.numbers=null", *record]
         made.append(Step(title=f"Robot data: {name}", result=stores[name], words=words))
-    for arm in settings.arms:
-        for seed in settings.seeds if arm != "none" else ():
-            made.append(_pretraining(settings, folder, stores["video"], arm, seed))
-    for arm in settings.arms:
-        for way in settings.ways:
-            for seed in settings.seeds:
-                made += _training(settings, folder, stores, arm, way, seed)
+    both = [(arm, way) for arm in settings.arms for way in settings.ways]
+    for seed in settings.seeds:
+        made += [_pretraining(settings, folder, stores["video"], arm, seed) for arm in settings.arms if arm != "none"]
+        made += [_training(settings, folder, stores, arm, way, seed) for arm, way in both]
+        made += [step for arm, way in both for step in _evaluations(settings, folder, arm, way, seed)]
     return made
 
 
@@ -113,7 +119,7 @@ def _pretraining(settings: Settings, folder: Path, video: Path, arm: str, seed: 
     return Step(title=f"Pre-training: {arm}, seed {seed}", result=run / "report.html", words=words)
 
 
-def _training(settings: Settings, folder: Path, stores: dict[str, Path], arm: str, way: str, seed: str) -> list[Step]:
+def _training(settings: Settings, folder: Path, stores: dict[str, Path], arm: str, way: str, seed: str) -> Step:
     run = folder / "runs" / f"{arm}_{way}_{seed}"
     words = ["train", "vptr_lift", f"seed={seed}", f"threads={settings.threads}", f"output={run}"]
     words += [f"datasets.{name}.path={stores[name]}" for name in ("lift", "stack", "target")]
@@ -122,7 +128,11 @@ def _training(settings: Settings, folder: Path, stores: dict[str, Path], arm: st
         words.append(f"algorithm.pixels.encoder.weights={folder / 'encoders' / f'{arm}_{seed}' / ENCODER}")
     if way == "frozen":
         words += ["algorithm.pixels.actor=neck", "algorithm.pixels.learns_from=nothing"]
-    made = [Step(title=f"Robot learning: {arm}, {way}, seed {seed}", result=run / "report.html", words=words)]
+    return Step(title=f"Robot learning: {arm}, {way}, seed {seed}", result=run / "report.html", words=words)
+
+
+def _evaluations(settings: Settings, folder: Path, arm: str, way: str, seed: str) -> list[Step]:
+    run, made = folder / "runs" / f"{arm}_{way}_{seed}", []
     for looks, environment in LOOKS.items():
         output = folder / "evaluations" / f"{arm}_{way}_{seed}_{looks}"
         evaluate = ["evaluate", str(run), f"environment={environment}", f"episodes={settings.episodes}"]
@@ -143,16 +153,12 @@ def is_done(step: Step) -> bool:
     return step.words[0] != "train" or read_run(step.result.parent).status == "finished"
 
 
-def run_step(step: Step, console: Console) -> int:
-    """Run a command as a person would type it; its exit status."""
-    if step.words[0] == CORPUS:
-        video_corpus.record(video_corpus.parse(step.words[1:]), console)
-        return 0
-    words = list(step.words)
-    if words[0] in ("train", "pretrain-video") and (step.result.parent / "config.yaml").exists():
-        words.append("resume=true")
-    console.print(f"$ {command_line(words)}\n", style="cyan", markup=False, soft_wrap=True)
-    return cli.main(words)
+def job_of(step: Step, folder: Path) -> Job:
+    """A step as a process; a run that was interrupted goes on."""
+    going_on = step.words[0] in ("train", "pretrain-video") and (step.result.parent / "config.yaml").exists()
+    words = (*step.words, "resume=true") if going_on else tuple(step.words)
+    name = re.sub(r"\W+", "_", step.title.lower())
+    return Job(name=step.title, words=words, folder=folder / "logs" / name)
 
 
 # The table ------------------------------------------------------------------------------------------------------------
@@ -195,27 +201,39 @@ def parse(arguments: list[str]) -> Settings:
 
 
 def main(arguments: list[str]) -> int:
-    """Go through all steps; the exit status of the first that fails, else 0."""
+    """Go through all steps; 1 where one failed, and what needs it is then not begun."""
     console = Console(stderr=True)
     settings = parse(arguments)
     folder = Path(settings.folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for step in steps(settings):
-        if is_done(step):
-            console.print(f"{step.title}: done", style="dim", markup=False)
-            continue
-        console.rule(f"[bold]{step.title}", align="left")
-        status = run_step(step, console)
-        if status != 0:
-            return status
-        write_text(folder / "table.md", table(settings))
+    with lock(folder), terminated_is_interrupted():
+        for kind, of_kind in groupby(steps(settings), key=lambda step: step.words[0]):
+            if kind == CORPUS:
+                for step in of_kind:
+                    video_corpus.record(video_corpus.parse(step.words[1:]), console)
+                continue
+            if not _run_all([step for step in of_kind if not is_done(step)], settings, console):
+                return 1
     write_text(folder / "table.md", table(settings))
     Console().print(table(settings), markup=False, soft_wrap=True)
     return 0
 
 
+def _run_all(open_steps: list[Step], settings: Settings, console: Console) -> bool:
+    """Run what is not done; whether all of it worked."""
+    folder, failed = Path(settings.folder), False
+    jobs = [job_of(step, folder) for step in open_steps]
+    for outcome in watched(in_processes, jobs, settings.workers, "commands", console):
+        told = f"  {outcome.job.name}: {outcome.status}, {outcome.wall_s:.0f} s {outcome.message}"
+        console.print(Text(told.rstrip(), "red" if outcome.status == "failed" else ""), soft_wrap=True)
+        failed |= outcome.status != "finished"
+        write_text(folder / "table.md", table(settings))
+    return not failed
+
+
 if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
     except InputError as error:
         sys.exit(f"video_protocol: {error}")

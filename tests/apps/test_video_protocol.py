@@ -1,17 +1,20 @@
 """The comparison of arms: which commands it has, what is skipped, and what the table says."""
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 
 from robot_rl.algorithms import SACConfig, create
-from robot_rl.apps import cli, video_protocol
+from robot_rl.apps import video_protocol
+from robot_rl.apps.benchmark_engine import Job, Outcome, Outcomes
 from robot_rl.apps.compose import compose
-from robot_rl.apps.video_protocol import Settings, is_done, main, parse, run_step, steps, table
+from robot_rl.apps.run_folder import lock
+from robot_rl.apps.video_protocol import Settings, is_done, job_of, main, parse, steps, table
 from robot_rl.config import TrainConfig
 from robot_rl.errors import InputError
 from robot_rl.networks.vision.config import VisionConfig
@@ -64,51 +67,88 @@ def test_the_phases_of_vptr_go_from_many_tasks_to_one() -> None:
     assert algorithm.pixels.actor == "eyes"
 
 
-def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = [f"folder={tmp_path}", "arms=none", "ways=tuned", "seeds=0", "episodes=2"]
-    called: list[list[str]] = []
+WORDS = ["arms=none", "ways=tuned", "seeds=0", "episodes=2", "clips=8"]
 
-    def pretend(given: list[str]) -> int:
-        called.append(given)
-        for step in steps(parse(words)):
-            if given[: len(step.words)] == step.words:
-                step.result.parent.mkdir(parents=True, exist_ok=True)
-                if step.result.suffix == ".zarr":
-                    step.result.mkdir()
-                elif step.words[0] == "evaluate":
-                    step.result.write_text(json.dumps({"episodes": [{"success": True}, {"success": False}]}))
-                else:
-                    step.result.write_text("")
-        return 0 if len(called) < 4 or len(called) > 4 else 130
 
-    monkeypatch.setattr(cli, "main", pretend)
+def pretending(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *, fails: int | None = None
+) -> tuple[list[str], dict[str, Any]]:
+    """Jobs that leave a result at once; the one of that number fails. What was called, and the last settings."""
+    called, given = [], dict[str, Any]()
+    by_title = {step.title: step for step in steps(parse([f"folder={folder}", *WORDS]))}
+
+    def engine(jobs: Sequence[Job], workers: int, say: Callable[[str], None]) -> Outcomes:
+        given["workers"] = workers
+        for job in jobs:
+            called.append(job.name)
+            if len(called) == fails:
+                yield Outcome(job=job, status="failed", message="exit status 1")
+                continue
+            step = by_title[job.name]
+            step.result.parent.mkdir(parents=True, exist_ok=True)
+            if step.result.suffix == ".zarr":
+                step.result.mkdir()
+            elif step.words[0] == "evaluate":
+                step.result.write_text(json.dumps({"episodes": [{"success": True}, {"success": False}]}))
+            else:
+                step.result.write_text("")
+            yield Outcome(job=job, status="finished")
+
+    monkeypatch.setattr(video_protocol, "in_processes", engine)
     monkeypatch.setattr(video_protocol.video_corpus, "record", lambda settings, console: Path(settings.path))
     monkeypatch.setattr(video_protocol, "read_run", lambda folder: _Finished())
-    assert main(words) == 130  # the fourth is interrupted; it is done nevertheless, as its result says
-    assert main(words) == 0
-    verbs = [given[0] for given in called]
-    assert verbs == ["evaluate", "evaluate", "evaluate", "train", "evaluate", "evaluate"]
+    return called, given
+
+
+def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    called, given = pretending(tmp_path, monkeypatch)
+    assert main([f"folder={tmp_path}", "workers=2", *WORDS]) == 0
+    assert given == {"workers": 2}
+    assert len(called) == 6
     lines = (tmp_path / "table.md").read_text().splitlines()
     assert lines[2] == "| none | tuned | seen | 0.50 | 0.09 to 0.91 | 0.50 | 2 |"
     assert lines[3].startswith("| none | tuned | unseen | 0.50")
+    assert main([f"folder={tmp_path}", *WORDS]) == 0
+    assert len(called) == 6
+
+
+@pytest.mark.parametrize(("number", "begun"), [(2, 3), (4, 4), (5, 6)])
+def test_what_needs_a_step_that_failed_is_not_begun(
+    number: int, begun: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called, _ = pretending(tmp_path, monkeypatch, fails=number)
+    assert main([f"folder={tmp_path}", *WORDS]) == 1
+    assert len(called) == begun  # three stores, a training, two evaluations
+    assert main([f"folder={tmp_path}", *WORDS]) == 0
+    assert len(called) == 7
+    assert len(set(called)) == 6  # that which failed was the only one to be done twice
+
+
+def test_a_seed_is_whole_before_the_next_begins() -> None:
+    found = steps(parse(["arms=none,vip", "ways=tuned", "seeds=0,1"]))[4:]
+    kinds = [step.words[0] for step in found]
+    assert kinds == 2 * ["pretrain-video", "train", "train", *4 * ["evaluate"]]
+    assert all("seed 0" in step.title for step in found[:7])
+
+
+def test_two_cannot_work_in_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretending(tmp_path, monkeypatch)
+    with lock(tmp_path), pytest.raises(InputError, match="another process"):
+        main([f"folder={tmp_path}", *WORDS])
 
 
 class _Finished:
     status = "finished"
 
 
-def test_an_interrupted_run_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (training,) = [
-        s for s in steps(parse([f"folder={tmp_path}", "arms=none", "ways=tuned", "seeds=0"])) if s.words[0] == "train"
-    ]
-    called: list[list[str]] = []
-    monkeypatch.setattr(cli, "main", lambda words: called.append(words) or 0)
+def test_an_interrupted_run_is_gone_on_with(tmp_path: Path) -> None:
+    (training,) = [s for s in steps(parse([f"folder={tmp_path}", *WORDS])) if s.words[0] == "train"]
     assert not is_done(training)
-    run_step(training, Console(quiet=True))
+    assert "resume=true" not in job_of(training, tmp_path).words
     training.result.parent.mkdir(parents=True)
     (training.result.parent / "config.yaml").write_text("")
-    run_step(training, Console(quiet=True))
-    assert ["resume=true" in words for words in called] == [False, True]
+    assert job_of(training, tmp_path).words == (*training.words, "resume=true")
+    assert job_of(training, tmp_path).folder == tmp_path / "logs" / "robot_learning_none_tuned_seed_0"
 
 
 def test_a_table_has_what_there_is(tmp_path: Path) -> None:
