@@ -142,7 +142,7 @@ def unpack_agent(agent: Any, tensors: Mapping[str, Tensor], state: Mapping[str, 
         value = getattr(agent, field.name)
         if isinstance(value, nn.Module):
             try:
-                value.load_state_dict(_under(tensors, field.name))
+                value.load_state_dict(under(tensors, field.name))
             except RuntimeError as error:
                 raise InputError(f"the checkpoint's {field.name} does not fit this configuration: {error}") from error
         elif isinstance(value, torch.Generator):
@@ -152,7 +152,7 @@ def unpack_agent(agent: Any, tensors: Mapping[str, Tensor], state: Mapping[str, 
         elif isinstance(value, dict):
             for name, optimizer in value.items():
                 prefix = f"{field.name}.{name}"
-                _unpack_optimizer(optimizer, _under(tensors, prefix), state[prefix])
+                _unpack_optimizer(optimizer, under(tensors, prefix), state[prefix])
 
 
 def reset_parts(agent: Any, fresh: Any, names: list[str]) -> None:
@@ -177,7 +177,8 @@ def reset_parts(agent: Any, fresh: Any, names: list[str]) -> None:
                 getattr(agent, part).load_state_dict(getattr(fresh, part).state_dict())
 
 
-def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors of one part, `prefix.NAME`, by the names that they have in it."""
     return {key.removeprefix(f"{prefix}."): value for key, value in tensors.items() if key.startswith(f"{prefix}.")}
 
 

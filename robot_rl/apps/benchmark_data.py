@@ -215,9 +215,7 @@ def write_replay(run: Path, episodes: int, path: Path) -> None:
     if (config.replay.reward_scale, config.replay.reward_bias, config.replay.reward_observation) != (1.0, 0.0, None):
         raise InputError(f"{run} learned from changed rewards: train the policy without replay.reward_* settings")
     buffer = empty_buffer(config, spec, int(state["replay"]["capacity"]), None)
-    prefix = "replay."
-    saved = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-    buffer.restore(saved, state["replay"])
+    buffer.restore(checkpoint.under(tensors, "replay"), state["replay"])
     provenance = {"format": "robot_rl", "policy": "replay buffer", "run": str(run), "seed": config.seed}
     count = 0
     with building(path) as temporary:

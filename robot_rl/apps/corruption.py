@@ -164,8 +164,7 @@ def load_attacker(path: Path, place: str) -> tuple[RORL, Spec]:
         raise InputError(
             f"{place}.attacker: {path} is a run of {type(agent).__name__}, not of algorithm=edac, sac_n or rorl"
         )
-    under = {key.removeprefix("agent."): value for key, value in tensors.items() if key.startswith("agent.")}
-    checkpoint.unpack_agent(agent, under, state["agent"])
+    checkpoint.unpack_agent(agent, checkpoint.under(tensors, "agent"), state["agent"])
     return agent, spec
 
 

@@ -19,7 +19,7 @@ from robot_rl.types import Array
 UNKNOWN = -1
 RECORDED_REWARD, RECORDED_SUCCESS = "recorded/reward", "recorded/success"
 """Extras that keep what a label took the place of; a second label leaves them as they are."""
-AT_ONCE = 256
+READ_AT_ONCE = 256
 
 
 @dataclass(kw_only=True, eq=False)
@@ -58,8 +58,8 @@ class StoreFrames:
         """Of every observation of an episode. Shapes: -> (T + 1,), float64."""
         rows = self.rows(episode)
         parts = [
-            score(torch.from_numpy(self.pixels(rows[at : at + AT_ONCE], size, fit)))
-            for at in range(0, len(rows), AT_ONCE)
+            score(torch.from_numpy(self.pixels(rows[at : at + READ_AT_ONCE], size, fit)))
+            for at in range(0, len(rows), READ_AT_ONCE)
         ]
         return np.concatenate(parts)
 

@@ -18,11 +18,10 @@ from torch.nn.functional import avg_pool2d
 from robot_rl.algorithms.video import Objective
 from robot_rl.apps.pretrain_footage import Source, Video
 from robot_rl.functional.video_scores import mean_of_numbers, ridge_scores, value_order_correlation
-from robot_rl.networks.vision.encoder import ImageEncoder
+from robot_rl.networks.vision.encoder import ImageEncoder, in_parts
 from robot_rl.seeding import Seeds
 from robot_rl.types import Array
 
-ENCODED_AT_ONCE = 128
 PROBED_CHANNELS = 64  # of one observation, at most
 SALIENT_VIDEOS = 3
 SALIENT_FRAMES = 4
@@ -159,8 +158,7 @@ def _title(video: Video) -> str:
 def _values(objective: Objective, images: Tensor, device: torch.device) -> Array:
     """For the last frame as goal. Shapes: (T, H, W, 3) -> (T,)."""
     goal = images[-1:].to(device)
-    parts = [objective.value(part.to(device), goal).cpu() for part in images.split(ENCODED_AT_ONCE)]
-    return torch.cat(parts).double().numpy()
+    return in_parts(images, lambda part: objective.value(part, goal), device).double().numpy()
 
 
 def _curve(objective: Objective, before: Objective, source: Source, video: Video, device: torch.device) -> Curve:
@@ -263,5 +261,4 @@ def _rows(
 @torch.no_grad()
 def _features(encoder: ImageEncoder, images: Tensor, device: torch.device) -> Array:
     """Shapes: (N, H, W, 3) -> (N, F), float64."""
-    parts = [encoder(part.to(device)).cpu() for part in images.split(ENCODED_AT_ONCE)]
-    return torch.cat(parts).double().numpy()
+    return in_parts(images, encoder, device).double().numpy()

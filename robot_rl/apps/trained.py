@@ -30,8 +30,7 @@ class Trained:
         """The agent as it was saved, on a device."""
         config = replace(self.config, device=device, algorithm=without_initial_weights(self.config.algorithm))
         agent = build_agent(config, self.spec, None, self.config.seed)
-        under = {key.removeprefix("agent."): value for key, value in self.tensors.items() if key.startswith("agent.")}
-        checkpoint.unpack_agent(agent, under, self.state["agent"])
+        checkpoint.unpack_agent(agent, checkpoint.under(self.tensors, "agent"), self.state["agent"])
         return agent
 
 

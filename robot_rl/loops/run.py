@@ -306,7 +306,7 @@ class Run:
                 f"the run in {self.folder} is one of {before} process(es), not of {self.ranks.count}: go on with "
                 f"`torchrun --nproc-per-node {before}`, or without torchrun where it is one"
             )
-        checkpoint.unpack_agent(self.agent, _under(tensors, "agent."), state["agent"])
+        checkpoint.unpack_agent(self.agent, checkpoint.under(tensors, "agent"), state["agent"])
         self.generator.set_state(tensors["generator"])
         if self.ranks.count > 1:
             sizes = [len(each.get_state()) for each in self._own]
@@ -315,7 +315,7 @@ class Run:
         self.progress = Progress(**state["progress"])
         for name, place in ACTING.items():
             if name in self.sources:
-                self.sources[name].restore(_under(tensors, f"{place}."), state[place])
+                self.sources[name].restore(checkpoint.under(tensors, place), state[place])
         self.saved = number
 
     def begin_from(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
@@ -323,10 +323,10 @@ class Run:
 
         The agent's generators stay those of this run.
         """
-        become(self.agent, _under(tensors, "agent."), state["agent"])
+        become(self.agent, checkpoint.under(tensors, "agent"), state["agent"])
         for name, place in ACTING.items():
             if name in self.sources and place in state:
-                self.sources[name].restore(_under(tensors, f"{place}."), state[place])
+                self.sources[name].restore(checkpoint.under(tensors, place), state[place])
 
     @property
     def _own(self) -> list[torch.Generator]:
@@ -340,7 +340,3 @@ def become(agent: Agent, tensors: Mapping[str, torch.Tensor], state: Mapping[str
     checkpoint.unpack_agent(agent, tensors, state)
     for generator, before in zip(generators(agent), drawn, strict=True):
         generator.set_state(before)
-
-
-def _under(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

@@ -25,6 +25,7 @@ from robot_rl.networks.image_score import ImageScore, build_scores, empty_scores
 from robot_rl.networks.optimize import Adam, descend
 from robot_rl.networks.vision.augmentation import AugmentationConfig, augmented
 from robot_rl.networks.vision.config import VisionConfig
+from robot_rl.networks.vision.encoder import in_parts
 from robot_rl.rewards.judge import from_json, under
 from robot_rl.rewards.settings import FitConfig, RewardForm, require_image_size
 from robot_rl.seeding import Seeds
@@ -33,7 +34,6 @@ from robot_rl.types import Array, Metrics
 Images = Callable[[Array], Tensor]
 """Numbers of frames (B,) to images (B, H, W, C), uint8, in the memory of the host."""
 Advance = Callable[[int, Metrics], None]
-AT_ONCE = 256
 LEARN, CALIBRATE, TEST = "learn", "calibrate", "test"
 
 
@@ -97,9 +97,7 @@ class SuccessClassifier:
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:
         """Before calibration. Shapes: (N, H, W, C), uint8 -> (N,)."""
-        device = next(self.network.parameters()).device
-        parts = [self.network(part.to(device)).cpu() for part in images.split(AT_ONCE)]
-        return torch.cat(parts).double() + self.shift
+        return in_parts(images, self.network, next(self.network.parameters()).device).double() + self.shift
 
     def probability(self, logit: Array) -> Array:
         """Calibrated. Shapes: (N,) -> (N,)."""

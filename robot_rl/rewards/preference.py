@@ -23,13 +23,13 @@ from robot_rl.networks.image_score import build_scores, empty_scores
 from robot_rl.networks.optimize import Adam, descend
 from robot_rl.networks.vision.augmentation import AugmentationConfig, augmented
 from robot_rl.networks.vision.config import VisionConfig
+from robot_rl.networks.vision.encoder import in_parts
 from robot_rl.rewards.endpoint import EndpointConfig
 from robot_rl.rewards.judge import from_json
 from robot_rl.rewards.settings import FitConfig, RewardForm, refuse_above, require_image_size
 from robot_rl.seeding import Seeds
 from robot_rl.types import Array, Metrics
 
-AT_ONCE = 256
 EQUAL = 0.5
 
 
@@ -139,8 +139,7 @@ class PreferenceReward:
     def each(self, images: Tensor) -> Tensor:
         """Of every member. Shapes: (N, H, W, C), uint8 -> (E, N)."""
         device = next(self.members.parameters()).device
-        parts = [torch.stack([m(part.to(device)) for m in self.members]).cpu() for part in images.split(AT_ONCE)]
-        return torch.cat(parts, dim=1)
+        return in_parts(images, lambda part: torch.stack([m(part) for m in self.members]), device, dim=1)
 
     def score(self, images: Tensor) -> Array:
         """The mean of the members. Shapes: (N, H, W, C), uint8 -> (N,)."""

@@ -15,12 +15,10 @@ from robot_rl.checks import require_choice, require_minimum, require_range
 from robot_rl.errors import InputError
 from robot_rl.functional import stages as cut
 from robot_rl.networks.vision.config import VisionConfig
-from robot_rl.networks.vision.encoder import ImageEncoder
+from robot_rl.networks.vision.encoder import ImageEncoder, in_parts
 from robot_rl.rewards.judge import from_json, under
 from robot_rl.rewards.settings import RewardForm, refuse_above, require_image_size
 from robot_rl.types import Array
-
-AT_ONCE = 256
 
 
 @dataclass(kw_only=True)
@@ -99,9 +97,7 @@ class Stages:
 @torch.no_grad()
 def encoded(encoder: ImageEncoder, images: Tensor) -> Array:
     """Shapes: (N, H, W, C), uint8 -> (N, F), float64."""
-    device = next(encoder.parameters()).device
-    parts = [encoder(part.to(device)).cpu() for part in images.split(AT_ONCE)]
-    return torch.cat(parts).double().numpy()
+    return in_parts(images, encoder, next(encoder.parameters()).device).double().numpy()
 
 
 def fit(config: StagesConfig, encoder: ImageEncoder, demonstrations: Sequence[Array]) -> tuple[Stages, list[list[int]]]:

@@ -16,13 +16,11 @@ from robot_rl.algorithms.video import OBJECTIVE_CONFIGS, Objective, create_objec
 from robot_rl.algorithms.video.liv import LIV
 from robot_rl.errors import InputError
 from robot_rl.networks.vision.config import VisionConfig
-from robot_rl.networks.vision.encoder import ImageEncoder
+from robot_rl.networks.vision.encoder import ImageEncoder, in_parts
 from robot_rl.rewards.judge import from_json, under
 from robot_rl.rewards.settings import GoalConfig, RewardForm, refuse_above
 from robot_rl.seeding import Seeds
 from robot_rl.types import Array
-
-AT_ONCE = 256
 
 
 @dataclass(kw_only=True)
@@ -54,17 +52,18 @@ class GoalValue:
     def value(self, images: Tensor, goal: Tensor | str) -> Array:
         """Mean over goals. Shapes: (N, H, W, C), (G, H, W, C) -> (N,)."""
         device = next(self.objective.encoder.parameters()).device
-        parts = []
-        for part in images.split(AT_ONCE):
-            shown = part.to(device)
-            if isinstance(goal, str):
-                if not isinstance(self.objective, LIV):
-                    raise InputError(f"{self.name} knows no words: only liv does")
-                parts.append(self.objective.text_value(shown, goal))
-            else:
-                each = [self.objective.value(shown, one[None].to(device)) for one in goal]
-                parts.append(torch.stack(each).mean(0))
-        return torch.cat(parts).double().cpu().numpy()
+        objective = self.objective
+        if not isinstance(goal, str):
+            goals = goal.to(device)
+            value = in_parts(
+                images, lambda part: torch.stack([objective.value(part, one[None]) for one in goals]).mean(0), device
+            )
+        elif isinstance(objective, LIV):
+            words, liv = goal, objective
+            value = in_parts(images, lambda part: liv.text_value(part, words), device)
+        else:
+            raise InputError(f"{self.name} knows no words: only liv does")
+        return value.double().numpy()
 
     def score(self, images: Tensor) -> Array:
         """Value of the goal that is kept. Shapes: (N, H, W, C), uint8 -> (N,)."""

@@ -1,6 +1,6 @@
 """Bytes of one camera to features."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -109,6 +109,21 @@ class ImageEncoder(nn.Module):
         condition = torch.zeros(1, self.condition_size) if self.condition_size else None
         shape = self.trunk(torch.zeros(1, channels, height, width), condition).shape
         return int(shape[1]), int(shape[2]), int(shape[3])
+
+
+AT_ONCE = 256  # images on the device
+
+
+def in_parts(images: Tensor, function: Callable[[Tensor], Tensor], device: torch.device, *, dim: int = 0) -> Tensor:
+    """What a function gives of many images in the memory of the host, some of them on the device at a time.
+
+    Args:
+        images: (N, ...).
+        function: of (B, ...), with the B along `dim` of its result.
+        device: where it runs; the result is on the CPU.
+        dim: along which results are joined.
+    """
+    return torch.cat([function(part.to(device)).cpu() for part in images.split(AT_ONCE)], dim=dim)
 
 
 def build_encoder(
