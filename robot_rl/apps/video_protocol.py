@@ -201,7 +201,7 @@ def parse(arguments: list[str]) -> Settings:
 
 
 def main(arguments: list[str]) -> int:
-    """Go through all steps; 1 where one failed, and what needs it is then not begun."""
+    """Go through all steps; 1 where one failed, 130 where one was interrupted: what needs it is then not begun."""
     console = Console(stderr=True)
     settings = parse(arguments)
     folder = Path(settings.folder)
@@ -211,23 +211,24 @@ def main(arguments: list[str]) -> int:
                 for step in of_kind:
                     video_corpus.record(video_corpus.parse(step.words[1:]), console)
                 continue
-            if not _run_all([step for step in of_kind if not is_done(step)], settings, console):
-                return 1
+            status = _run_all([step for step in of_kind if not is_done(step)], settings, console)
+            if status != 0:
+                return status
     write_text(folder / "table.md", table(settings))
     Console().print(table(settings), markup=False, soft_wrap=True)
     return 0
 
 
-def _run_all(open_steps: list[Step], settings: Settings, console: Console) -> bool:
-    """Run what is not done; whether all of it worked."""
-    folder, failed = Path(settings.folder), False
+def _run_all(open_steps: list[Step], settings: Settings, console: Console) -> int:
+    """Run what is not done; the exit status."""
+    folder, ended = Path(settings.folder), set[str]()
     jobs = [job_of(step, folder) for step in open_steps]
     for outcome in watched(in_processes, jobs, settings.workers, "commands", console):
         told = f"  {outcome.job.name}: {outcome.status}, {outcome.wall_s:.0f} s {outcome.message}"
         console.print(Text(told.rstrip(), "red" if outcome.status == "failed" else ""), soft_wrap=True)
-        failed |= outcome.status != "finished"
+        ended.add(outcome.status)
         write_text(folder / "table.md", table(settings))
-    return not failed
+    return 1 if "failed" in ended else INTERRUPTED if "interrupted" in ended else 0
 
 
 if __name__ == "__main__":

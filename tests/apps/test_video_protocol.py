@@ -71,9 +71,9 @@ WORDS = ["arms=none", "ways=tuned", "seeds=0", "episodes=2", "clips=8"]
 
 
 def pretending(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, *, fails: int | None = None
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *, fails: int | None = None, status: str = "failed"
 ) -> tuple[list[str], dict[str, Any]]:
-    """Jobs that leave a result at once; the one of that number fails. What was called, and the last settings."""
+    """Jobs that leave a result at once; the one of that number does not. What was called, and the last settings."""
     called, given = [], dict[str, Any]()
     by_title = {step.title: step for step in steps(parse([f"folder={folder}", *WORDS]))}
 
@@ -82,7 +82,7 @@ def pretending(
         for job in jobs:
             called.append(job.name)
             if len(called) == fails:
-                yield Outcome(job=job, status="failed", message="exit status 1")
+                yield Outcome(job=job, status=status, message="exit status 1")
                 continue
             step = by_title[job.name]
             step.result.parent.mkdir(parents=True, exist_ok=True)
@@ -104,7 +104,8 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Monk
     called, given = pretending(tmp_path, monkeypatch)
     assert main([f"folder={tmp_path}", "workers=2", *WORDS]) == 0
     assert given == {"workers": 2}
-    assert len(called) == 6
+    verbs = [step.words[0] for title in called for step in steps(parse(WORDS)) if step.title == title]
+    assert verbs == ["evaluate", "evaluate", "evaluate", "train", "evaluate", "evaluate"]
     lines = (tmp_path / "table.md").read_text().splitlines()
     assert lines[2] == "| none | tuned | seen | 0.50 | 0.09 to 0.91 | 0.50 | 2 |"
     assert lines[3].startswith("| none | tuned | unseen | 0.50")
@@ -112,12 +113,13 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(called) == 6
 
 
+@pytest.mark.parametrize(("status", "code"), [("failed", 1), ("interrupted", 130)])
 @pytest.mark.parametrize(("number", "begun"), [(2, 3), (4, 4), (5, 6)])
 def test_what_needs_a_step_that_failed_is_not_begun(
-    number: int, begun: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    number: int, begun: int, status: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    called, _ = pretending(tmp_path, monkeypatch, fails=number)
-    assert main([f"folder={tmp_path}", *WORDS]) == 1
+    called, _ = pretending(tmp_path, monkeypatch, fails=number, status=status)
+    assert main([f"folder={tmp_path}", *WORDS]) == code
     assert len(called) == begun  # three stores, a training, two evaluations
     assert main([f"folder={tmp_path}", *WORDS]) == 0
     assert len(called) == 7
