@@ -131,6 +131,18 @@ class SuiteConfig:
     anchor_episodes: int = 100  # for each score of `only=anchors`
     dip_window_steps: int = 2000  # environment steps after the switch in which the dip is sought
 
+    @property
+    def cells(self) -> list[str]:
+        """Tasks that say what a simulator is worth to a robot: the two differ, and zero-shot is run."""
+        return [
+            name
+            for name, task in self.tasks.items()
+            if task.transfers
+            and not task.identity
+            and task.control is None
+            and (not task.algorithms or self.zero_shot in task.algorithms)
+        ]
+
     def __post_init__(self) -> None:
         require_minimum(self.offline_steps, 0, "suite.offline_steps")
         require_minimum(self.explore_steps, 0, "suite.explore_steps")

@@ -48,8 +48,7 @@ def gates(
     means = _Means(results, resamples)
     tasks = {name: task for name, task in suite.tasks.items() if task.transfers}
     identities = [name for name, task in tasks.items() if task.identity]
-    cells = [name for name, task in tasks.items() if not task.identity and task.control is None]
-    found = [_cell(suite, means, cell, hybrid) for hybrid in suite.gates.hybrids for cell in cells]
+    found = [_cell(suite, means, cell, hybrid) for hybrid in suite.gates.hybrids for cell in suite.cells]
     rows = [row for row in found if row is not None]
     judged: list[dict[str, Any]] = []
     for hybrid in suite.gates.hybrids:

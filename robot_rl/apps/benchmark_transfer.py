@@ -27,8 +27,7 @@ def transfer(suite: SuiteConfig, results: Sequence[Result], estimator: Estimator
     """
     if suite.zero_shot is None:
         return []
-    robots = {name: task for name, task in suite.tasks.items() if task.transfers and task.control is None}
-    tasks = [name for name, task in robots.items() if not task.identity]
+    tasks = suite.cells
     plain = {
         task: [run.offline for run in results if (run.task, run.algorithm) == (task, suite.zero_shot)] for task in tasks
     }

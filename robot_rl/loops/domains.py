@@ -1,10 +1,13 @@
-"""Learners that tell a robot's transitions from those of its simulator, and phases that cannot give them both."""
+"""Learners that tell robot and simulator apart: phases that cannot give them both, and what they cannot say."""
 
 from robot_rl.algorithms import with_overrides
-from robot_rl.algorithms.hybrid import HybridConfig
+from robot_rl.algorithms.hybrid import Hybrid, HybridConfig
 from robot_rl.config import PhaseConfig
 from robot_rl.errors import InputError
 from robot_rl.loops.run import Run
+
+TOLD_APART = 0.99
+"""Area under the curve of states and actions alone, from which nothing is left for the dynamics to explain."""
 
 
 def weigh_domains(run: Run, phase: PhaseConfig) -> list[str]:
@@ -46,4 +49,25 @@ def weigh_domains(run: Run, phase: PhaseConfig) -> list[str]:
         f"{place}: {count} transitions of the robot ({', '.join(real)}) are too few to judge the simulator by; there "
         f"should be {config.judges.minimum_real} (algorithm.judges.minimum_real). Judges do not count in this phase, "
         f"and it learns as from {instead}"
+    ]
+
+
+def judged(run: Run, phase: PhaseConfig) -> list[str]:
+    """What classifiers of robot and simulator cannot say, at the end of a phase.
+
+    Returns:
+        a sentence where held out states and actions alone tell the two apart.
+    """
+    agent = run.agent
+    judges = agent.judges if isinstance(agent, Hybrid) and agent.config.judges_count else None
+    if judges is None or judges.classifiers is None or not phase.updates_per_step or not float(judges.calibrated):
+        return []
+    area = float(judges.classifiers.visited.auc)
+    if area < TOLD_APART:
+        return []
+    return [
+        f"phases.{run.progress.phase}: states and actions alone tell robot and simulator apart (area under the curve, "
+        f"held out rows: {area:.3f}), so judges say little of the dynamics, and where gap/log_ratio_size is near 0, "
+        "simulated rows counted like the robot's. Make both alike in what is no dynamics: give the simulator the "
+        "robot's sensor noise and bits (environment.gap), or record data by a policy like the one that learns"
     ]

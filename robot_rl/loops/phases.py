@@ -12,7 +12,7 @@ from robot_rl.algorithms.agent import Agent
 from robot_rl.config import PhaseConfig
 from robot_rl.errors import InputError
 from robot_rl.loops.beside import keeping_time, run_beside
-from robot_rl.loops.domains import weigh_domains
+from robot_rl.loops.domains import judged, weigh_domains
 from robot_rl.loops.offline import run_offline
 from robot_rl.loops.online import run_online
 from robot_rl.loops.run import ACTING, Run
@@ -31,8 +31,7 @@ def run_phases(run: Run) -> bool:
             run.display.say(note)
         if not progress.phase_begun:
             progress.phase_begun = True
-            details: dict[str, Any] = {"notes": notes} if notes else {}
-            run.recorder.event("phase_start", progress, interact=interact, **details)
+            run.recorder.event("phase_start", progress, interact=interact, **as_details(notes))
             if phase.reset:
                 checkpoint.reset_parts(run.agent, run.fresh_agent(progress.phase_index), phase.reset)
         run.display.begin_phase(progress.phase, progress.phase_step, phase.steps, interact)
@@ -51,11 +50,19 @@ def run_phases(run: Run) -> bool:
             run.recorder.event("interrupt", progress)
             run.save()
             return False
-        run.recorder.event("phase_end", progress)
+        found = judged(run, phase)
+        for note in found:
+            run.display.say(note)
+        run.recorder.event("phase_end", progress, **as_details(found))
         progress.phase_index += 1
         progress.phase_step, progress.phase_begun = 0, False
         run.save()
     return True
+
+
+def as_details(notes: list[str]) -> dict[str, Any]:
+    """What an event holds of them."""
+    return {"notes": notes} if notes else {}
 
 
 def apply_settings(run: Run, phase: PhaseConfig) -> list[str]:

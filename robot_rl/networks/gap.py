@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from robot_rl.functional.calibration import area_under_curve, binned, calibration_error
+from robot_rl.functional.domains import mean_of
 from robot_rl.functional.dynamics_ratio import classifier_loss, soft_bound
 from robot_rl.networks.initialize import Initialization
 from robot_rl.networks.mlp import MLP
@@ -92,6 +93,37 @@ class Calibration(nn.Module):
         return self.count.sum(dim=1).amin()
 
 
+class Slope(nn.Module):
+    """Of log-ratios on transitions that nothing learned from: 1 where these bear them out, 0 where they say nothing.
+
+    The coefficient of a logistic regression of "simulated" on the log-ratio, with the log-odds of (s, a) as its offset
+    and both domains counting alike (Cox's calibration slope; Guo et al. 2017's temperature scaling of one term), kept
+    by a Newton step of size `FORGET` for each batch. It starts at 0 and stays within [0, 1].
+    """
+
+    value: Tensor
+    curvature: Tensor
+    seen: Tensor  # share of the curvature that batches have filled
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("value", "curvature", "seen"):
+            self.register_buffer(name, torch.zeros(()))
+
+    @torch.no_grad()
+    def observe(self, log_odds: Tensor, log_ratio: Tensor, real: Tensor, held_out: Tensor) -> None:
+        """Take in the held out rows; nothing where a domain has none. Shapes: (B,), (B,), (B,) bool, (B,) bool."""
+        of_real, of_simulator = held_out & real, held_out & ~real
+        share = FORGET * (of_real.any() & of_simulator.any()).to(log_ratio.dtype)
+        probability = torch.sigmoid(log_odds + self.value * log_ratio)
+        error = ((~real).to(log_ratio.dtype) - probability) * log_ratio
+        square = probability * (1 - probability) * log_ratio.square()
+        self.curvature.lerp_(mean_of(square, of_real) + mean_of(square, of_simulator), share)
+        self.seen.lerp_(torch.ones_like(share), share)
+        step = share * (mean_of(error, of_real) + mean_of(error, of_simulator)) * self.seen
+        self.value.add_(step / self.curvature.clamp(min=FLOOR)).clamp_(0, 1)
+
+
 class DomainClassifiers(nn.Module):
     """Two classifiers of "simulated": of (s, a), and of (s, a, s') as the first's log-odds and a further part.
 
@@ -126,10 +158,8 @@ class DomainClassifiers(nn.Module):
         self.state_action = network(features + action_size)
         self.transition = network(2 * features + action_size)
         self.calibration = Calibration()
-
-    def log_odds(self, features: Tensor, action: Tensor) -> Tensor:
-        """Of (s, a) to be simulated. Shapes: (B, F), (B, A) -> (B,)."""
-        return soft_bound(self.state_action(torch.cat([features, action], dim=1))[:, 0], self.bound)
+        self.visited = Calibration()  # of (s, a) alone
+        self.slope = Slope()
 
     def log_ratio(self, features: Tensor, action: Tensor, change: Tensor) -> Tensor:
         """log P_sim(s'|s, a) - log P_real(s'|s, a). Shapes: (B, F), (B, A), (B, F) -> (B,)."""
@@ -167,12 +197,17 @@ class DomainClassifiers(nn.Module):
             inputs = inputs + noise * added * (~held_out).to(inputs.dtype).unsqueeze(1)
         without = inputs[:, : inputs.shape[1] - change.shape[1]]
         state_action = soft_bound(self.state_action(without)[:, 0], self.bound)
-        logit = state_action + soft_bound(self.transition(inputs)[:, 0], self.bound)
+        log_ratio = soft_bound(self.transition(inputs)[:, 0], self.bound)
+        logit = state_action + log_ratio
         loss = classifier_loss(state_action, real, ~held_out, smoothing)
         loss = loss + classifier_loss(logit, real, ~held_out, smoothing)
         self.calibration.observe(logit.detach(), real, held_out)
+        self.visited.observe(state_action.detach(), real, held_out)
+        self.slope.observe(state_action.detach(), log_ratio.detach(), real, held_out)
         return loss, {
             "gap/classifier_loss": loss.detach(),
             "gap/auc": self.calibration.auc,
+            "gap/auc_state_action": self.visited.auc,
             "gap/calibration_error": self.calibration.error,
+            "gap/slope": self.slope.value.clone(),
         }

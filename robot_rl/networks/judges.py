@@ -37,6 +37,7 @@ class JudgesConfig:
     classifier_bound: float = 4.0  # of each log-ratio
     classifier_noise: float = 0.05  # on inputs, in deviations of a channel
     classifier_smoothing: float = 0.05  # of labels
+    held_out_slope: bool = False  # log-ratios are shrunk to what held out rows bear out, 0 to 1 of them
     gap_estimator: str = "one_sample"  # one_sample | gaussian | resampled (docs/algorithms/dynamics_gap.md)
     gap_samples: int = 10  # next states of the latter two
     gap_deviation: float = 1.0  # of `gaussian`, in deviations of the change of the state
@@ -168,7 +169,8 @@ class Judges(nn.Module):
     def log_ratio(self, rows: Transitions) -> Tensor:
         """log P_sim(s'|s, a) - log P_real(s'|s, a). Shapes: -> (B,)."""
         assert self.classifiers is not None
-        return self.classifiers.log_ratio(rows.features, rows.action, self.scale(rows.outcome)[:, :-1])
+        found = self.classifiers.log_ratio(rows.features, rows.action, self.scale(rows.outcome)[:, :-1])
+        return self._borne_out(found)
 
     def log_ratios(self, rows: Transitions, log_ratio: Tensor, generator: torch.Generator) -> Tensor:
         """The same of the next states that the estimator of the gap takes. Shapes: (B,) -> (B, K)."""
@@ -181,7 +183,12 @@ class Judges(nn.Module):
         else:
             change = self.scale(rows.outcome)[:, :-1]
             changes = changes_around(change, config.gap_deviation, config.gap_samples, generator)
-        return self.classifiers.log_ratios(*inputs, changes)
+        return self._borne_out(self.classifiers.log_ratios(*inputs, changes))
+
+    def _borne_out(self, log_ratio: Tensor) -> Tensor:
+        """By held out rows. Shapes: (*) -> (*)."""
+        assert self.classifiers is not None
+        return self.classifiers.slope.value * log_ratio if self.config.held_out_slope else log_ratio
 
     def expected(self, rows: Transitions, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Next states and rewards that each member draws for the robot. Shapes: -> (M, B, F), (M, B)."""

@@ -6,6 +6,7 @@ s' = A s + B a + 0.1 noise in both; the simulator's A differs by `difference`, a
 import math
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import torch
 from scipy.stats import spearmanr
 
 from robot_rl.functional import calibration, domains, dynamics_ratio
-from robot_rl.networks.gap import Calibration, DomainClassifiers, RunningScale
+from robot_rl.networks.gap import Calibration, DomainClassifiers, RunningScale, Slope
 from robot_rl.networks.initialize import Initialization
 
 F, A, NOISE, BOUND = 3, 2, 0.1, 4.0
@@ -171,7 +172,7 @@ def follow(
 
 @cache
 def trained(
-    difference: float, noise: float = 0.05, smoothing: float = 0.05, updates: int = 1000
+    difference: float, noise: float = 0.05, smoothing: float = 0.05, updates: int = 1000, robot_rows: int | None = None
 ) -> tuple[DomainClassifiers, RunningScale]:
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
@@ -180,11 +181,18 @@ def trained(
         F, A, [64, 64], bound=BOUND, initialization=Initialization(output_gain=0.01), generator=generator
     )
     optimizer = torch.optim.Adam(classifiers.parameters(), lr=3e-3)
+    if robot_rows is not None:
+        recorded = states_and_actions(robot_rows, generator, real=True)
+        reached, _ = follow(*recorded, 0.0, generator)
     for _ in range(updates):
         parts = []
         for real in (True, False):
-            state, action = states_and_actions(128, generator, real=real)
-            following, _ = follow(state, action, 0.0 if real else difference, generator)
+            if real and robot_rows is not None:  # the same few again and again, an eighth of them held out
+                rows = 8 * torch.randint(robot_rows // 8, (128,), generator=generator) + torch.arange(128) % 8
+                state, action, following = recorded[0][rows], recorded[1][rows], reached[rows]
+            else:
+                state, action = states_and_actions(128, generator, real=real)
+                following, _ = follow(state, action, 0.0 if real else difference, generator)
             parts.append((state, action, following - state))
         state, action, change = (torch.cat(each) for each in zip(*parts, strict=True))
         real_rows = torch.arange(256) < 128
@@ -206,7 +214,7 @@ def trained(
     return classifiers, scale
 
 
-def judged(difference: float, **settings: float) -> tuple[np.ndarray, np.ndarray]:
+def judged(difference: float, **settings: Any) -> tuple[np.ndarray, np.ndarray]:
     """What the classifiers say of simulated transitions, and the truth."""
     classifiers, scale = trained(difference, **settings)
     generator = torch.Generator().manual_seed(1)
@@ -255,6 +263,43 @@ def test_held_out_transitions_show_how_well_domains_are_told_apart() -> None:
     assert 0.55 < near.auc < 0.8  # other states and actions, which are not the dynamics
     assert far.auc > near.auc + 0.1
     assert far.error < 0.1
+
+
+@pytest.mark.parametrize(
+    ("overstated", "noise", "wanted"), [(1.0, 0.0, 1.0), (3.0, 0.0, 1 / 3), (0.5, 0.0, 1.0), (0.0, 1.0, 0.0)]
+)
+def test_the_slope_is_what_held_out_rows_bear_out(overstated: float, noise: float, wanted: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    slope, held_out = Slope(), torch.arange(256) % 4 != 0
+    for _ in range(1500):
+        log_odds, truth = torch.randn(2, 4096, generator=generator)
+        simulated = torch.rand(4096, generator=generator) < torch.sigmoid(log_odds + truth)
+        # as many of each domain: the slope counts them alike, and then the offset is right
+        rows = torch.cat([simulated.nonzero()[:128, 0], (~simulated).nonzero()[:128, 0]])
+        said = overstated * truth + noise * torch.randn(4096, generator=generator)
+        said[rows[~held_out]] = 1e3  # what was learned from does not count
+        slope.observe(log_odds[rows], said[rows], ~simulated[rows], held_out)
+    assert float(slope.value) == pytest.approx(wanted, abs=0.12)
+
+
+def test_without_held_out_rows_of_both_domains_the_slope_stays() -> None:
+    slope, one = Slope(), torch.ones(4)
+    slope.observe(0 * one, one, torch.tensor([True, True, False, False]), torch.tensor([True, True, False, False]))
+    assert float(slope.value) == 0.0
+
+
+def test_what_was_learned_by_heart_is_shrunk_and_a_gap_is_not() -> None:
+    heart, _ = judged(0.0, robot_rows=480)
+    shrunk = float(trained(0.0, robot_rows=480)[0].slope.value) * np.abs(heart).mean()
+    assert np.abs(heart).mean() > 0.4  # a gap where there is none
+    assert shrunk < 0.15
+    assert float(trained(1.0, robot_rows=480)[0].slope.value) > 0.4
+
+
+def test_what_states_and_actions_tell_alone_is_not_taken_for_the_dynamics() -> None:
+    near, far = (trained(each)[0].visited for each in (0.0, 2.0))
+    assert 0.55 < near.auc < 0.8
+    assert float(far.auc) == pytest.approx(float(near.auc), abs=0.05)
 
 
 ESTIMATORS: dict[str, Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Generator], torch.Tensor]] = {

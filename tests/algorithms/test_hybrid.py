@@ -12,7 +12,7 @@ from robot_rl.algorithms import HybridConfig, create, hybrid, with_overrides
 from robot_rl.errors import InputError
 from robot_rl.functional import hybrid as functions
 from robot_rl.networks import judges as judging
-from robot_rl.networks.judges import JudgesConfig
+from robot_rl.networks.judges import JudgesConfig, Transitions
 from robot_rl.seeding import Seeds
 from robot_rl.spec import ArraySpec, Spec
 from robot_rl.types import Batch
@@ -366,6 +366,33 @@ def test_switching_every_term_off_still_trains(name: str) -> None:
     after = state_of(agent)
     for part in ("actor", "critic", "target_critic", "temperature"):
         assert any(not torch.equal(before[key], after[key]) for key in before if key.split(".")[0] == part), part
+
+
+@pytest.mark.parametrize("estimator", ["one_sample", "gaussian"])
+def test_ratios_are_shrunk_to_what_held_out_rows_bear_out(estimator: str) -> None:
+    plain, shrunk = (make("h2o", judges={"held_out_slope": each, "gap_estimator": estimator}) for each in (False, True))
+    drawn, found = batch(), []
+    assert drawn.real is not None
+    assert drawn.held_out is not None
+    rows = Transitions(
+        features=drawn.observation["state"],
+        action=drawn.action,
+        reward=drawn.reward,
+        discount=drawn.discount,
+        next_features=drawn.next_observation["state"],
+        real=drawn.real,
+        held_out=drawn.held_out,
+    )
+    for each in (plain, shrunk):
+        assert each.judges is not None
+        assert each.judges.classifiers is not None
+        each.judges.scale.observe(rows.outcome, rows.real)
+        each.judges.classifiers.slope.value.fill_(0.25)
+        one = each.judges.log_ratio(rows)
+        found.append((one, each.judges.log_ratios(rows, one, torch.Generator().manual_seed(0))))
+    for whole, part in zip(*found, strict=True):
+        assert whole.abs().min() > 0
+        torch.testing.assert_close(part, 0.25 * whole)
 
 
 def test_every_setting_of_the_judges_is_read() -> None:

@@ -104,6 +104,8 @@ def test_data_that_is_corrupted_costs_half_at_most() -> None:
     (gate,) = found(corrupted, cell("one", 0.6), (row, mean))["d"]
     assert (gate["value"], gate["met"], gate["decided"]) == (0.45, False, False)
     assert "of 1" in found(corrupted, cell("one", 0.6) + cell("bad", 0.1))["b"][0]["what"]  # no cell either
+    better = suite(one={}, good={"algorithms": ["offline_only"]}, bad={"control": "good"})
+    assert better.cells == ["one"]  # on the robot's data alone nothing is transferred
 
 
 def test_without_learners_to_judge_there_are_no_gates() -> None:

@@ -15,6 +15,7 @@ from robot_rl.apps.domains import require_comparable
 from robot_rl.config import DatasetConfig, PhaseConfig
 from robot_rl.datasets.store import EpisodeStore
 from robot_rl.errors import InputError
+from robot_rl.loops import domains
 from robot_rl.spec import ArraySpec, Spec
 from robot_rl.testing.fakes import OneJointEnvironment
 
@@ -151,6 +152,18 @@ def test_data_too_small_to_judge_by_is_told_and_the_learner_falls_back(tmp_path,
     assert len(notes["simulator"]) == 1
     assert notes["robot"] == []  # has nothing of the simulator to judge
     assert set(trusts(folder, "simulator")) == {0.0}
+
+
+@pytest.mark.parametrize(("limit", "said"), [(0.0, ["simulator", "robot"]), (1.01, [])])
+def test_that_states_alone_tell_the_domains_apart_is_told(
+    tmp_path, robot_data, monkeypatch, capsys, limit, said
+) -> None:
+    monkeypatch.setattr(domains, "TOLD_APART", limit)
+    folder = tmp_path / "run"
+    assert run(training(folder, robot_data)) == 0
+    told = " ".join(capsys.readouterr().err.split())
+    assert ("states and actions alone tell robot and simulator apart" in told) == bool(said)
+    assert [each["phase"] for each in events(folder, "phase_end") if "notes" in each] == said
 
 
 @pytest.mark.parametrize(
