@@ -11,12 +11,13 @@ import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import RLock
 from typing import Any
 
 import numpy as np
 
+from robot_rl.environment import ACTION_HISTORY, CommandHistory
 from robot_rl.errors import InputError
 from robot_rl.hardware.commands import stop_time_s
 from robot_rl.hardware.connection import Connection, Heard
@@ -45,6 +46,7 @@ class EnvironmentSettings:
     speed_scale: float = 0.15
     observation: list[str] | None = None
     image_size: int = 64
+    action_history: int = 0
     maximum_steps: int = 100
     terminate_on_success: bool = False
     success_reward: Sequence[float] | None = None
@@ -91,6 +93,11 @@ class RosEnvironment:
         self.robot, self.settings = robot, settings
         self._parts = parts_of(robot, settings.observation, settings.image_size)
         self._spec = make_spec(robot, self._parts, settings.action, settings.speed_scale, settings.mode)
+        self._commands: CommandHistory | None = None
+        if settings.action_history > 0:
+            self._commands = CommandHistory(self._spec.action, settings.action_history)
+            shown = {**self._spec.observation, ACTION_HISTORY: self._commands.spec}
+            self._spec = replace(self._spec, observation=shown)
         low, high = self._spec.action.low, self._spec.action.high
         assert low is not None
         assert high is not None
@@ -182,6 +189,8 @@ class RosEnvironment:
         self._outcomes.clear()
         self._begin_grid()
         self._steps, self._running = 0, True
+        if self._commands is not None:
+            self._commands.forget()
         self._expect_step()
         return TimeStep(observation=self._observe())
 
@@ -211,6 +220,8 @@ class RosEnvironment:
         link.tell((max(self.ages_s.values()), decision_s, self.counts["missed"], waited), self._answers_ns)
         self._wait_for_tick()
         applied, intervened = self._applied()
+        if self._commands is not None:
+            self._commands.take(applied)
         fresh = self._await_fresh()
         stopped = link.state not in SENT
         self.counts["stopped"] += stopped
@@ -250,6 +261,8 @@ class RosEnvironment:
         else:
             self._await_all(-1)
             self._watching = True
+            if self._commands is not None:
+                self._commands.forget()  # nobody here says what the robot is told meanwhile
             self._begin_grid()
         if not self._await_fresh():
             now = self.link.now_ns()
@@ -427,6 +440,8 @@ class RosEnvironment:
         self.history.append(self.ages_s)
         self._answers_ns = self._observer.heard["joint_states"].stamp_ns
         found = {key: self._observer.read(key) for key in self._parts}
+        if self._commands is not None:
+            found[ACTION_HISTORY] = self._commands.now()
         self._last = {key: array.copy() for key, array in found.items()}
         return found
 

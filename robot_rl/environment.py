@@ -4,7 +4,9 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
-from robot_rl.spec import Spec
+import numpy as np
+
+from robot_rl.spec import ArraySpec, Spec
 from robot_rl.types import Array, TimeStep
 
 
@@ -142,3 +144,46 @@ class Wrapper:
     def close(self) -> None:
         """Free the simulator; calling it twice is allowed."""
         self._inner.close()
+
+
+# What is under way ----------------------------------------------------------------------------------------------------
+ACTION_HISTORY = "action_history"
+"""The observation of the last commands: with a delay, the state alone does not say what will happen next."""
+
+
+class CommandHistory:
+    """The commands of the last k steps, the newest last; zeros where there were none.
+
+    Shapes: (k * A,).
+
+    Args:
+        action: the spec of a command.
+        steps: k, at least 1.
+    """
+
+    def __init__(self, action: ArraySpec, steps: int) -> None:
+        (size,) = action.shape
+        names = None
+        if action.names is not None:
+            names = tuple(f"{name}[{age - steps}]" for age in range(steps) for name in action.names)
+        self.spec = ArraySpec(shape=(steps * size,), names=names, unit=action.unit, frame=action.frame)
+        self._commands = np.zeros((steps, size), np.float32)
+
+    def forget(self) -> None:
+        """An episode begins."""
+        self._commands = np.zeros_like(self._commands)
+
+    def take(self, command: Array) -> None:
+        """One more was applied. Shapes: (A,)."""
+        self._commands = np.concatenate([self._commands[1:], np.asarray(command, np.float32)[None]])
+
+    def now(self) -> Array:
+        """What is shown. Shapes: -> (k * A,)."""
+        return self._commands.ravel().copy()
+
+    def along(self, commands: Array) -> Array:
+        """What was shown at each observation of an episode of these commands. Shapes: (T, A) -> (T + 1, k * A)."""
+        steps, size = self._commands.shape
+        padded = np.concatenate([np.zeros((steps, size), np.float32), np.asarray(commands, np.float32)])
+        windows = np.lib.stride_tricks.sliding_window_view(padded, steps, axis=0)  # (T + 1, A, k)
+        return windows.transpose(0, 2, 1).reshape(len(commands) + 1, -1)

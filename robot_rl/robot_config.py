@@ -29,6 +29,9 @@ class Ros2EnvironmentConfig:
     """Keys of the description: joint_position, joint_velocity, tool_pose, wrench, names of points and of cameras; None
     takes all but the cameras."""
     image_size: int = 64  # pixels: images are cut to a square and scaled
+    action_history: int = 0
+    """Commands of so many steps back, as the governor let them through, observed as `action_history`: a delay hides
+    what is under way. A policy that was trained with it needs it; while the robot is only watched, it is zeros."""
     maximum_steps: int = 100
     terminate_on_success: bool = False
     success_reward: list[float] | None = None
@@ -50,6 +53,7 @@ class Ros2EnvironmentConfig:
         require_choice(self.transport, ("loopback", "inherited", "none"), "environment.transport")
         require_range(self.speed_scale, 1e-3, 1.0, "environment.speed_scale")
         require_minimum(self.image_size, 8, "environment.image_size")
+        require_minimum(self.action_history, 0, "environment.action_history")
         require_minimum(self.maximum_steps, 1, "environment.maximum_steps")
         require_range(self.patience_s, 1.0, 3600.0, "environment.patience_s")
         require_range(self.person_patience_s, 0.0, 1e6, "environment.person_patience_s")

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from robot_rl.environment import Environment
+from robot_rl.environment import ACTION_HISTORY, Environment
 from robot_rl.seeding import Seeds
 from robot_rl.sim.encoders import Differences
 from robot_rl.sim.gap import Gap
 from robot_rl.types import Array
 
-NOT_SENSED = ("desired_goal", "action_history")
+NOT_SENSED = ("desired_goal", ACTION_HISTORY)
 """Observations that come from the task or from our own memory, not from a sensor."""
 FULL_SCALE_DEVIATIONS = 8.0
 """Range of an encoder, in deviations of its channel: four to each side."""

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from robot_rl.checks import short_hash
 from robot_rl.config import ENVIRONMENT_CONFIGS, DatasetConfig, ReplayConfig, TrainConfig
 from robot_rl.datasets.reader import load_episodes
 from robot_rl.datasets.store import EpisodeStore
-from robot_rl.environment import Environment
+from robot_rl.environment import ACTION_HISTORY, CommandHistory, Environment
 from robot_rl.errors import InputError, nearest
 from robot_rl.replay.buffer import ReplayBuffer
 from robot_rl.replay.finite import require_finite_episode
@@ -118,8 +118,9 @@ def load_data(name: str, config: DatasetConfig, spec: Spec | None, whose: str) -
     """
     path = Path(config.path).expanduser()
     store = EpisodeStore.open(path)
+    given, history = _with_history(store.spec, spec)
     if spec is not None:
-        check_fit(f"data set {name} ({path})", store.spec, whose, spec)
+        check_fit(f"data set {name} ({path})", given, whose, spec)
     episodes = load_episodes(
         path,
         success_reward=config.success_reward,
@@ -129,6 +130,9 @@ def load_data(name: str, config: DatasetConfig, spec: Spec | None, whose: str) -
     )
     if not episodes:
         raise InputError(f"data set {name}: {config.path} has no episode left (keep={config.keep})")
+    if history is not None:
+        for episode in episodes:
+            episode.observation[ACTION_HISTORY] = history.along(episode.action)
     for index, episode in enumerate(episodes):
         wanted = store.spec.observation if spec is None else spec.observation
         require_finite_episode(episode, wanted, f"data set {name} ({config.path}), episode {index}")
@@ -145,7 +149,7 @@ def load_data(name: str, config: DatasetConfig, spec: Spec | None, whose: str) -
         "sha256": hashlib.sha256("".join(store.digests).encode()).hexdigest(),
         "provenance": store.provenance,
     }
-    return LoadedData(spec=store.spec, episodes=episodes, weights=_weights(config, store.spec, episodes), facts=facts)
+    return LoadedData(spec=given, episodes=episodes, weights=_weights(config, given, episodes), facts=facts)
 
 
 def _weights(config: DatasetConfig, spec: Spec, episodes: list[Episode]) -> list[float]:
@@ -163,6 +167,15 @@ def _weights(config: DatasetConfig, spec: Spec, episodes: list[Episode]) -> list
     return [float(weight) for weight in weights]
 
 
+def _with_history(given: Spec, wanted: Spec | None) -> tuple[Spec, CommandHistory | None]:
+    """The last commands as an observation, where they are wanted and were not recorded: the actions have them."""
+    shown = None if wanted is None else wanted.observation.get(ACTION_HISTORY)
+    if shown is None or ACTION_HISTORY in given.observation or shown.shape[0] % given.action.shape[0] != 0:
+        return given, None
+    history = CommandHistory(given.action, shown.shape[0] // given.action.shape[0])
+    return replace(given, observation={**given.observation, ACTION_HISTORY: history.spec}), history
+
+
 def check_fit(giver: str, given: Spec, taker: str, wanted: Spec) -> None:
     """Refuse observations, actions or a control period other than those wanted.
 
@@ -177,10 +190,13 @@ def check_fit(giver: str, given: Spec, taker: str, wanted: Spec) -> None:
     """
     for key, array in wanted.observation.items():
         if key not in given.observation:
-            raise InputError(
-                f"{giver} has no observation '{key}', which {taker} has; there are {sorted(given.observation)}. "
-                "Choose the same observations for both (environment.observation), or other data"
-            )
+            remedy = "Choose the same observations for both (environment.observation), or other data"
+            if key == ACTION_HISTORY:
+                remedy = (
+                    f"They are the last commands: environment.action_history={array.shape[0] // wanted.action.shape[0]}"
+                )
+            there = sorted(given.observation)
+            raise InputError(f"{giver} has no observation '{key}', which {taker} has; there are {there}. {remedy}")
         if given.observation[key].shape != array.shape:
             raise InputError(
                 f"{giver}: observation '{key}' has shape {given.observation[key].shape}, that of {taker} has "

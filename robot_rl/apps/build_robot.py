@@ -70,6 +70,7 @@ def _settings(config: Ros2EnvironmentConfig) -> EnvironmentSettings:
         speed_scale=config.speed_scale,
         observation=config.observation,
         image_size=config.image_size,
+        action_history=config.action_history,
         maximum_steps=config.maximum_steps,
         terminate_on_success=config.terminate_on_success,
         success_reward=config.success_reward,

@@ -3,12 +3,15 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from robot_rl import checkpoint
 from robot_rl.apps import evaluate, train
+from robot_rl.apps.build import check_fit, load_data
 from robot_rl.apps.build_environment import build_environment
 from robot_rl.apps.compose import compose
+from robot_rl.config import DatasetConfig
 from robot_rl.datasets.store import EpisodeStore
 from robot_rl.errors import InputError
 from robot_rl.sim.gap import Gap
@@ -65,6 +68,22 @@ def test_a_run_says_what_it_drew_for_each_episode_and_evaluates_on_the_robot(tmp
     words = [f"run={on_robot[0]}", *on_robot[1:], f"record={store}", f"output={tmp_path / 'out'}"]
     assert evaluate.run(compose("evaluate", words)) == 0
     assert EpisodeStore.open(store).spec.metadata["gap"]["proxy"] == "std_C"
+
+
+def test_the_last_commands_are_found_in_the_actions_of_data_that_does_not_show_them(tmp_path) -> None:
+    shown, plain = tmp_path / "shown.zarr", tmp_path / "plain.zarr"
+    for path, words in ((shown, ["environment.action_history=2"]), (plain, [])):
+        asked = ["policy=random", *CHEETAH, *words, "episodes=2", f"record={path}", f"output={tmp_path / path.stem}"]
+        assert evaluate.run(compose("evaluate", asked)) == 0
+    wanted = EpisodeStore.open(shown).spec
+    found, recorded = (load_data("real", DatasetConfig(path=str(path)), wanted, "the robot") for path in (plain, shown))
+    ours, theirs = (spec.observation["action_history"] for spec in (found.spec, wanted))
+    assert (ours.shape, ours.names) == (theirs.shape, theirs.names)
+    for derived, seen in zip(found.episodes, recorded.episodes, strict=True):
+        assert np.array_equal(derived.observation["action_history"], seen.observation["action_history"])
+        assert derived.observation["action_history"][5].any()
+    with pytest.raises(InputError, match=r"They are the last commands: environment\.action_history=2"):
+        check_fit("the environment", EpisodeStore.open(plain).spec, "the policy", wanted)
 
 
 def drawn_in(folder: Path) -> list[dict[str, float]]:

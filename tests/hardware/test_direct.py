@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from robot_rl.apps.build_environment import build_environment, build_expert
@@ -26,6 +27,24 @@ def test_contract(check: Callable[[Callable[[], Environment]], None]) -> None:
     if ".render(" in inspect.getsource(check):
         pytest.skip("it draws no pictures, and says so")
     check(lambda: build_environment(ARM))
+
+
+def test_the_last_commands_are_shown_as_they_were_applied() -> None:
+    with closing(build_environment(replace(ARM, action_history=2))) as environment:
+        low, high = environment.spec.action.low, environment.spec.action.high
+        assert low is not None
+        assert high is not None
+        size = len(low)
+        assert environment.spec.observation["action_history"].shape == (2 * size,)
+        for seed in (0, 1):  # the second begins with zeros too
+            assert not environment.reset(seed=seed).observation["action_history"].any()
+            applied = [environment.step(action).action for action in (0.5 * high, 2 * low, 0.1 * low)]
+            step = environment.step(0 * low)
+            assert step.action is not None
+            assert applied[-1] is not None
+            assert applied[-1].any()
+            wanted = np.concatenate([applied[-1], step.action]).astype(np.float32)
+            assert np.array_equal(step.observation["action_history"], wanted)
 
 
 @pytest.mark.parametrize(
