@@ -11,7 +11,7 @@ import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from threading import RLock
 from typing import Any
 
@@ -96,8 +96,7 @@ class RosEnvironment:
         self._commands: CommandHistory | None = None
         if settings.action_history > 0:
             self._commands = CommandHistory(self._spec.action, settings.action_history)
-            shown = {**self._spec.observation, ACTION_HISTORY: self._commands.spec}
-            self._spec = replace(self._spec, observation=shown)
+            self._spec = self._commands.shown_in(self._spec)
         low, high = self._spec.action.low, self._spec.action.high
         assert low is not None
         assert high is not None

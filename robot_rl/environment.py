@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -168,6 +169,10 @@ class CommandHistory:
             names = tuple(f"{name}[{age - steps}]" for age in range(steps) for name in action.names)
         self.spec = ArraySpec(shape=(steps * size,), names=names, unit=action.unit, frame=action.frame)
         self._commands = np.zeros((steps, size), np.float32)
+
+    def shown_in(self, spec: Spec) -> Spec:
+        """The spec of an environment or of data, with this among its observations."""
+        return replace(spec, observation={**spec.observation, ACTION_HISTORY: self.spec})
 
     def forget(self) -> None:
         """An episode begins."""

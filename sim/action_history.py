@@ -18,8 +18,7 @@ class ActionHistory(Wrapper):
 
     def __init__(self, inner: Environment, steps: int) -> None:
         self._history = CommandHistory(inner.spec.action, steps)
-        shown = {**inner.spec.observation, ACTION_HISTORY: self._history.spec}
-        super().__init__(inner, replace(inner.spec, observation=shown))
+        super().__init__(inner, self._history.shown_in(inner.spec))
 
     def reset(self, *, seed: int) -> TimeStep:
         """Begin an episode."""

@@ -10,13 +10,14 @@ other 5, for noise on its inputs of 0.05 and 0.2 deviations.
 """
 
 import argparse
-import warnings
 
 import numpy as np
 import torch
-import zarr
 from torch import nn
 from torch.nn import functional as F
+
+from robot_rl.datasets.reader import load_episodes
+from robot_rl.functional.reliability import area_under_curve
 
 LENGTH, LEARNED = 250, 15  # steps of an episode; episodes
 INPUTS = {"s, a": "sa", "s, history, a": "sha", "s, a, s'": "sad", "s, history, a, s'": "shad"}
@@ -24,22 +25,19 @@ INPUTS = {"s, a": "sa", "s, history, a": "sha", "s, a, s'": "sad", "s, history, 
 
 def rows(path: str) -> dict[str, np.ndarray]:
     """State, history, command and change of the state of every transition, raw."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        steps = zarr.open(path, mode="r")["steps"]
-    state, history, action = (
-        np.asarray(steps[key]) for key in ("observation/state", "observation/action_history", "action")
-    )
-    at = np.flatnonzero(np.arange(len(state)) % (LENGTH + 1) < LENGTH)  # the last row of an episode has no next one
-    return {"s": state[at], "h": history[at], "a": action[at], "d": state[at + 1] - state[at]}
+    episodes = load_episodes(path)
 
+    def before(key: str) -> np.ndarray:
+        return np.concatenate([each.observation[key][:-1] for each in episodes])
 
-def area(score: np.ndarray, real: np.ndarray) -> float:
-    """Under the receiver's operating curve, by ranks."""
-    rank = np.empty(len(score))
-    rank[np.argsort(score)] = np.arange(1, len(score) + 1)
-    count = int(real.sum())
-    return float((rank[real].sum() - count * (count + 1) / 2) / (count * (len(real) - count)))
+    changes = [np.diff(each.observation["state"], axis=0) for each in episodes]
+    commands = [each.action for each in episodes]
+    return {
+        "s": before("state"),
+        "h": before("action_history"),
+        "a": np.concatenate(commands),
+        "d": np.concatenate(changes),
+    }
 
 
 def main() -> None:
@@ -73,7 +71,7 @@ def main() -> None:
                 loss.backward()
                 optimizer.step()
             with torch.no_grad():
-                found = area(network(x[held_out])[:, 0].numpy(), real[held_out])
+                found = area_under_curve(network(x[held_out])[:, 0].numpy(), real[held_out])
             print(f"noise {noise}, {name}: {found:.3f}")
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +173,7 @@ def _with_history(given: Spec, wanted: Spec | None) -> tuple[Spec, CommandHistor
     if shown is None or ACTION_HISTORY in given.observation or shown.shape[0] % given.action.shape[0] != 0:
         return given, None
     history = CommandHistory(given.action, shown.shape[0] // given.action.shape[0])
-    return replace(given, observation={**given.observation, ACTION_HISTORY: history.spec}), history
+    return history.shown_in(given), history
 
 
 def check_fit(giver: str, given: Spec, taker: str, wanted: Spec) -> None:
