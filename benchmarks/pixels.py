@@ -16,13 +16,19 @@ gives the median over the blocks in processor time (wall time on an accelerator)
 with the same networks and the same augmentation, a random crop of 64 out of 72 pixels, an update of actor and target
 each time. FOLDER is a checkout; what it imports has to be there, beside matplotlib: `pip install --target OTHER
 --no-deps gym==0.26.2 gym-notices scikit-image lazy-loader`, and `PYTHONPATH=OTHER`.
+
+`--lerobot` adds cases `hilserl` and `hilserl_rlpd`, in which LeRobot 0.4.4 (github.com/huggingface/lerobot; `lerobot`
+has to be importable) takes turns, unchanged: its SAC, which is HIL-SERL's, with its default sizes from two cameras and
+eight numbers, one critic update to one of the actor; and with RLPD's ten critics, two of them in the target, and four
+critic updates. Ours has the same networks but for its dropout behind the eyes, and ReLU in place of SiLU. Its
+`use_torch_compile` is off, as in later versions of it, which say that the policy does not converge otherwise.
 """
 
 import argparse
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from statistics import median
@@ -46,7 +52,7 @@ from robot_rl.transforms.action import ActionScale
 from robot_rl.transforms.reward import RewardTransform
 from robot_rl.types import Array, Episode
 
-SIDE, FRAMES, ACTION, BATCH, DISCOUNT = 64, 3, 4, 128, 0.99
+SIDE, ACTION, NUMBERS, BATCH, DISCOUNT = 64, 4, 8, 128, 0.99
 EPISODES, STEPS = 10, 200
 WARM_UP = 1  # blocks that are not counted
 
@@ -62,6 +68,12 @@ class Case:
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     padding: bool
+    kernels: tuple[int, ...] = (3, 3, 3, 3)
+    frames: int = 3
+    cameras: tuple[str, ...] = ("camera",)
+    pixels: dict[str, Any] = field(default_factory=dict)  # further settings of ours
+    networks: dict[str, Any] = field(default_factory=dict)
+    numbers: bool = False
 
     def features(self) -> int:
         """What the convolutions give."""
@@ -78,13 +90,37 @@ CASES = {
     "strided": Case(critics=2, subset=2, layer_norm=False, critic_updates=1, **STRIDED),
     "rlpd": Case(critics=10, subset=2, layer_norm=True, critic_updates=4, **STRIDED),
 }
+HILSERL: dict[str, Any] = {
+    "layer_norm": True,
+    "channels": (32, 32, 32, 32),
+    "kernels": (7, 5, 3, 3),
+    "strides": (2, 2, 2, 2),
+    "padding": False,
+    "frames": 1,
+    "cameras": ("front", "wrist"),
+    "numbers": True,
+    "pixels": {"width": 256, "numbers_width": 256, "actor": "nothing"},
+    "networks": {"actor_layer_norm": True},
+}
+LEROBOT_CASES = {
+    "hilserl": Case(critics=2, subset=2, critic_updates=1, **HILSERL),
+    "hilserl_rlpd": Case(critics=10, subset=2, critic_updates=4, **HILSERL),
+}
 
 
-def episodes(generator: np.random.Generator) -> list[Episode]:
+def episodes(case: Case, generator: np.random.Generator) -> list[Episode]:
     """Noise: what is in the images does not change how long they take."""
+
+    def observation() -> dict[str, Array]:
+        images = (STEPS + 1, SIDE, SIDE, 3)
+        seen: dict[str, Array] = {camera: generator.integers(0, 256, images, np.uint8) for camera in case.cameras}
+        if case.numbers:
+            seen["state"] = generator.normal(size=(STEPS + 1, NUMBERS)).astype(np.float32)
+        return seen
+
     return [
         Episode(
-            observation={"camera": generator.integers(0, 256, (STEPS + 1, SIDE, SIDE, 3), np.uint8)},
+            observation=observation(),
             action=generator.uniform(-1, 1, (STEPS, ACTION)).astype(np.float32),
             reward=generator.normal(size=STEPS).astype(np.float32),
             terminated=np.zeros(STEPS, bool),
@@ -99,34 +135,39 @@ def ours(case: Case, data: list[Episode], device: torch.device, mode: str, preci
     """One update of ours, with everything from drawing the rows on."""
     bound = np.ones(ACTION)
     camera = ArraySpec(shape=(SIDE, SIDE, 3), dtype="uint8")
-    spec = Spec(observation={"camera": camera}, action=ArraySpec(shape=(ACTION,), low=-bound, high=bound))
+    seen = dict.fromkeys(case.cameras, camera)
+    if case.numbers:
+        seen["state"] = ArraySpec(shape=(NUMBERS,))
+    spec = Spec(observation=seen, action=ArraySpec(shape=(ACTION,), low=-bound, high=bound))
     buffer = ReplayBuffer(
         spec,
         capacity=EPISODES * (STEPS + 1),
         scale=ActionScale.from_spec(spec.action),
         reward=RewardTransform(),
         discount=DISCOUNT,
-        frame_stack=FRAMES,
+        frame_stack=case.frames,
         device=device,
     )
     for episode in data:
         buffer.append(episode)
     encoder = VisionConfig(
         channels=list(case.channels),
-        kernels=[3] * len(case.channels),
+        kernels=list(case.kernels),
         strides=list(case.strides),
         padding=case.padding,
         precision=precision,
+        pooling="spatial_embeddings" if case.numbers else "none",
     )
     config = SACConfig(
-        pixels=PixelsConfig(encoder=encoder),
+        **case.networks,
+        pixels=PixelsConfig(encoder=encoder, **case.pixels),
         critic_count=case.critics,
         critic_subset=case.subset,
         critic_layer_norm=case.layer_norm,
         actor_batch="last",
         temperature_parameterization="exp",
     )
-    agent = create(config, spec.stacked(FRAMES), Seeds(0), device, None)
+    agent = create(config, spec.stacked(case.frames), Seeds(0), device, None)
     learning = learner(agent, {"online": buffer}, ExecutionConfig(mode=mode, updates_per_replay=1))
     generator = torch.Generator().manual_seed(0)
 
@@ -141,8 +182,8 @@ def ours(case: Case, data: list[Episode], device: torch.device, mode: str, preci
 class Frames:
     """A buffer of single frames that stacks them as it is asked: two arrays of row numbers, no copies kept."""
 
-    def __init__(self, data: list[Episode], device: torch.device) -> None:
-        self.device = device
+    def __init__(self, data: list[Episode], frames: int, device: torch.device) -> None:
+        self.device, self.frames = device, frames
         self.frame = np.concatenate([each.observation["camera"].transpose(0, 3, 1, 2) for each in data])
         self.action = np.concatenate([np.vstack([each.action, each.action[-1:]]) for each in data])
         self.reward = np.concatenate([np.append(each.reward, 0.0) for each in data]).astype(np.float32)
@@ -151,8 +192,8 @@ class Frames:
         self.starts = np.concatenate([index * (STEPS + 1) + np.arange(STEPS) for index in range(len(data))])
 
     def stack(self, row: Array) -> Tensor:
-        rows = np.maximum(row[:, None] - np.arange(FRAMES - 1, -1, -1), self.first[row][:, None])
-        images = self.frame[rows].reshape(len(row), FRAMES * 3, SIDE, SIDE)
+        rows = np.maximum(row[:, None] - np.arange(self.frames - 1, -1, -1), self.first[row][:, None])
+        images = self.frame[rows].reshape(len(row), self.frames * 3, SIDE, SIDE)
         return torch.as_tensor(images).to(self.device).float()
 
     def sample(self, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -178,7 +219,7 @@ class Convolutions(nn.Module):
     def __init__(self, case: Case) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        inputs = 3 * FRAMES
+        inputs = 3 * case.frames
         for outputs, stride in zip(case.channels, case.strides, strict=True):
             layers += [nn.Conv2d(inputs, outputs, 3, stride, int(case.padding)), nn.ReLU()]
             inputs = outputs
@@ -216,7 +257,7 @@ class Straightforward:
 
     def __init__(self, case: Case, data: list[Episode], device: torch.device) -> None:
         torch.manual_seed(0)
-        self.case, self.replay, self.shift = case, Frames(data, device), Shift()
+        self.case, self.replay, self.shift = case, Frames(data, case.frames, device), Shift()
         self.encoder = Convolutions(case).to(device)
         self.critic, self.target = Critics(case).to(device), Critics(case).to(device)
         self.target.load_state_dict(self.critic.state_dict())
@@ -270,13 +311,13 @@ class Straightforward:
 
 
 # A public one ---------------------------------------------------------------------------------------------------------
-def rad(folder: Path, data: list[Episode], device: torch.device) -> Callable[[], object]:
+def rad(folder: Path, case: Case, data: list[Episode], device: torch.device) -> Callable[[], object]:
     """One update of RAD's `curl_sac.RadSacAgent` out of its own buffer."""
     sys.path.insert(0, str(folder))
     agents, utils = import_module("curl_sac"), import_module("utils")
     margin = 4
     agent = agents.RadSacAgent(
-        (3 * FRAMES, SIDE, SIDE),
+        (3 * case.frames, SIDE, SIDE),
         (ACTION,),
         device,
         hidden_dim=256,
@@ -286,15 +327,80 @@ def rad(folder: Path, data: list[Episode], device: torch.device) -> Callable[[],
         data_augs="crop",
     )
     agent.augs_funcs = {"crop": lambda images: agents.rad.random_crop(images, SIDE)}  # theirs takes 84 by default
-    stored = (3 * FRAMES, SIDE + 2 * margin, SIDE + 2 * margin)
+    stored = (3 * case.frames, SIDE + 2 * margin, SIDE + 2 * margin)
     buffer = utils.ReplayBuffer(stored, (ACTION,), EPISODES * STEPS, BATCH, device, SIDE)
     for episode in data:
         frames = np.pad(episode.observation["camera"], ((0, 0), (margin, margin), (margin, margin), (0, 0)), "edge")
-        rows = np.maximum(np.arange(STEPS + 1)[:, None] - np.arange(FRAMES - 1, -1, -1), 0)
+        rows = np.maximum(np.arange(STEPS + 1)[:, None] - np.arange(case.frames - 1, -1, -1), 0)
         stacks = frames.transpose(0, 3, 1, 2)[rows].reshape(STEPS + 1, *stored)
         for t in range(STEPS):
             buffer.add(stacks[t], episode.action[t], episode.reward[t], stacks[t + 1], False)
     return lambda: agent.update(buffer, None, 1)
+
+
+def lerobot(case: Case, data: list[Episode], device: torch.device) -> Callable[[], object]:
+    """One update of LeRobot's SAC out of its own buffer, in the order of its learner."""
+    types = import_module("lerobot.configs.types")
+    modeling = import_module("lerobot.policies.sac.modeling_sac")
+    buffers = import_module("lerobot.rl.buffer")
+    kind, feature = types.FeatureType, types.PolicyFeature
+    cameras = {camera: f"observation.images.{camera}" for camera in case.cameras}
+    images = {name: feature(type=kind.VISUAL, shape=(3, SIDE, SIDE)) for name in cameras.values()}
+    numbers = {"observation.state": feature(type=kind.STATE, shape=(NUMBERS,))}
+    config = modeling.SACConfig(
+        input_features=images | numbers,
+        output_features={"action": feature(type=kind.ACTION, shape=(ACTION,))},
+        num_critics=case.critics,
+        num_subsample_critics=case.subset if case.subset < case.critics else None,
+        utd_ratio=case.critic_updates,
+        device=device.type,
+        storage_device="cpu",
+        use_torch_compile=False,
+    )
+    torch.manual_seed(0)
+    policy = modeling.SACPolicy(config).to(device).train()
+    of_policy = policy.get_optim_params()
+    optimizers = {
+        "critic": torch.optim.Adam(of_policy["critic"], config.critic_lr),
+        "actor": torch.optim.Adam(of_policy["actor"], config.actor_lr),
+        "temperature": torch.optim.Adam([policy.log_alpha], config.temperature_lr),
+    }
+    clipped = {
+        "critic": list(policy.critic_ensemble.parameters()),
+        "actor": list(policy.actor.parameters()),
+        "temperature": [policy.log_alpha],
+    }
+    keys = list(config.input_features)
+    buffer = buffers.ReplayBuffer(EPISODES * STEPS, device.type, keys, optimize_memory=True)
+    for episode in data:
+        states = {cameras[key]: _channels_first(episode.observation[key]) for key in case.cameras}
+        states["observation.state"] = torch.as_tensor(episode.observation["state"])
+        for t in range(STEPS):
+            now, after = ({key: each[at : at + 1] for key, each in states.items()} for at in (t, t + 1))
+            buffer.add(now, torch.as_tensor(episode.action[t]), float(episode.reward[t]), after, False, t == STEPS - 1)
+    batches = buffer.get_iterator(BATCH, async_prefetch=False, queue_size=2)
+
+    def step(name: str, batch: dict[str, Any]) -> None:
+        loss = policy.forward(batch, model=name)[f"loss_{name}"]
+        optimizers[name].zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(clipped[name], config.grad_clip_norm)
+        optimizers[name].step()
+
+    def update() -> None:
+        for index in range(case.critic_updates):
+            batch = next(batches)
+            step("critic", batch)
+            if index == case.critic_updates - 1:
+                step("actor", batch)
+                step("temperature", batch)
+            policy.update_target_networks()
+
+    return update
+
+
+def _channels_first(images: Array) -> Tensor:
+    return torch.as_tensor(images).permute(0, 3, 1, 2).float() / 255.0
 
 
 # Measuring ------------------------------------------------------------------------------------------------------------
@@ -315,19 +421,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=20.0, help="about so long for each case")
-    parser.add_argument("--case", choices=list(CASES), nargs="+", default=list(CASES))
+    parser.add_argument("--case", choices=list(CASES), nargs="*", default=list(CASES))
     parser.add_argument("--mode", default="eager", help="of ours: eager, compiled, graphed, compiled_graphed")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rad", type=Path, help="a checkout of RAD, for case drq")
+    parser.add_argument("--lerobot", action="store_true", help="cases beside LeRobot's code, which is importable")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     device = torch.device(given.device)
-    data = episodes(np.random.default_rng(0))
-    for name in given.case:
-        case = CASES[name]
-        sides: dict[str, Callable[[], object]] = {"straightforward": Straightforward(case, data, device).update}
+    cases = {name: CASES[name] for name in given.case} | (LEROBOT_CASES if given.lerobot else {})
+    for name, case in cases.items():
+        data = episodes(case, np.random.default_rng(0))
+        sides: dict[str, Callable[[], object]] = {}
+        if name in LEROBOT_CASES:
+            sides["LeRobot"] = lerobot(case, data, device)
+        else:
+            sides["straightforward"] = Straightforward(case, data, device).update
+        beside = next(iter(sides))
         if given.rad is not None and name == "drq":
-            sides["RAD"] = rad(given.rad, data, device)
+            sides["RAD"] = rad(given.rad, case, data, device)
         for precision in ("float32", "bfloat16"):
             sides[f"ours, {given.mode}, {precision}"] = ours(case, data, device, given.mode, precision)
         times: dict[str, list[float]] = {side: [] for side in sides}
@@ -338,9 +450,9 @@ def main() -> None:
             blocks += 1
         medians = {side: median(each[WARM_UP:]) for side, each in times.items()}
         for side, seconds in medians.items():
-            rate, ratio = case.critic_updates / seconds, medians["straightforward"] / seconds
-            print(f"{name:<8} {side:<24} {seconds * 1e3:8.1f} ms, {rate:7.1f} critic updates/s, {ratio:5.2f} x")
-        print(f"{name:<8} of {blocks - WARM_UP} blocks each", flush=True)
+            rate, ratio = case.critic_updates / seconds, medians[beside] / seconds
+            print(f"{name:<12} {side:<24} {seconds * 1e3:8.1f} ms, {rate:7.1f} critic updates/s, {ratio:5.2f} x")
+        print(f"{name:<12} of {blocks - WARM_UP} blocks each", flush=True)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import mujoco
 import numpy as np
 import pytest
 
@@ -10,6 +11,7 @@ from robot_rl.apps.build_environment import build_environment
 from robot_rl.config import DmControlEnvironmentConfig, GymnasiumEnvironmentConfig, RobosuiteEnvironmentConfig
 from robot_rl.environment import Environment
 from robot_rl.errors import InputError
+from robot_rl.sim.rendering import Renderer
 from robot_rl.testing.contracts import ENVIRONMENT_CHECKS
 
 
@@ -69,6 +71,25 @@ def test_a_model_built_anew_is_the_one_that_is_seen() -> None:
         np.testing.assert_array_equal(images[0], images[1])
     finally:
         environment.close()
+
+
+def test_reflections_are_drawn_where_they_can_be_seen() -> None:
+    def frame(reflectance: float) -> Any:
+        model = mujoco.MjModel.from_xml_string(
+            f"""<mujoco><asset><material name="floor" reflectance="{reflectance}" rgba=".2 .2 .2 1"/></asset>
+            <worldbody><geom type="plane" size="2 2 .1" material="floor"/><light pos="0 0 3"/>
+            <geom type="sphere" size=".2" pos="0 0 .3" rgba="1 0 0 1"/></worldbody></mujoco>"""
+        )
+        data = mujoco.MjData(model)
+        mujoco.mj_forward(model, data)
+        renderer = Renderer(model, data, 32)
+        try:
+            return renderer.render()
+        finally:
+            renderer.close()
+
+    assert np.array_equal(frame(0.01), frame(0.0))
+    assert not np.array_equal(frame(0.5), frame(0.0))
 
 
 def test_what_is_not_there_is_named() -> None:
