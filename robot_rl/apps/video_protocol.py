@@ -56,11 +56,13 @@ class Settings:
     episodes: int = 100  # of an evaluation
     workers: int = 1  # commands at the same time
     threads: int = 1  # of each
+    precision: str = "float32"  # of the eyes' products; bfloat16 is faster where the processor has it
 
     def __post_init__(self) -> None:
         for name, choices in (("arms", (*ARMS, "liv")), ("ways", WAYS)):
             for value in getattr(self, name):
                 require_choice(value, choices, name)
+        require_choice(self.precision, ("float32", "bfloat16"), "precision")
         for name in ("clips", "multitask_episodes", "target_episodes", "episodes", "workers", "threads"):
             require_minimum(getattr(self, name), 1, name)
         for name in ("pretrain_steps", "multitask_steps", "target_steps"):
@@ -111,6 +113,7 @@ def _pretraining(settings: Settings, folder: Path, video: Path, arm: str, seed: 
         "pretrain-video",
         str(video),
         f"objective={arm}_small",
+        f"vision.precision={settings.precision}",
         f"steps={settings.pretrain_steps}",
         f"seed={seed}",
         f"threads={settings.threads}",
@@ -124,6 +127,7 @@ def _training(settings: Settings, folder: Path, stores: dict[str, Path], arm: st
     words = ["train", "vptr_lift", f"seed={seed}", f"threads={settings.threads}", f"output={run}"]
     words += [f"datasets.{name}.path={stores[name]}" for name in ("lift", "stack", "target")]
     words += [f"phases.multitask.steps={settings.multitask_steps}", f"phases.target.steps={settings.target_steps}"]
+    words.append(f"algorithm.pixels.encoder.precision={settings.precision}")
     if arm != "none":
         words.append(f"algorithm.pixels.encoder.weights={folder / 'encoders' / f'{arm}_{seed}' / ENCODER}")
     if way == "frozen":

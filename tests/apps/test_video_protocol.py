@@ -52,6 +52,15 @@ def test_arms_differ_in_what_their_eyes_begin_with_and_in_nothing_else(tmp_path:
     assert set(frozen) - set(icvf) >= {"algorithm.pixels.actor=neck", "algorithm.pixels.learns_from=nothing"}
 
 
+def test_all_eyes_of_a_comparison_have_one_precision(tmp_path: Path) -> None:
+    for step in steps(parse([f"folder={tmp_path}", "precision=bfloat16"])):
+        told = [word for word in step.words if "precision=" in word]
+        assert told == {
+            "pretrain-video": ["vision.precision=bfloat16"],
+            "train": ["algorithm.pixels.encoder.precision=bfloat16"],
+        }.get(step.words[0], [])
+
+
 def test_the_phases_of_vptr_go_from_many_tasks_to_one() -> None:
     config = compose("train", ["experiment=vptr_lift"])
     assert isinstance(config, TrainConfig)
@@ -158,7 +167,13 @@ def test_a_table_has_what_there_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "message"), [("arms=icv", "did you mean 'icvf'"), ("seeds=a", "whole numbers"), ("step=1", "key=value")]
+    ("word", "message"),
+    [
+        ("arms=icv", "did you mean 'icvf'"),
+        ("seeds=a", "whole numbers"),
+        ("step=1", "key=value"),
+        ("precision=half", "bfloat16"),
+    ],
 )
 def test_settings_that_cannot_be_are_refused(word: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
