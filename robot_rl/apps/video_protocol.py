@@ -127,6 +127,7 @@ def _training(settings: Settings, folder: Path, stores: dict[str, Path], arm: st
     words = ["train", "vptr_lift", f"seed={seed}", f"threads={settings.threads}", f"output={run}"]
     words += [f"datasets.{name}.path={stores[name]}" for name in ("lift", "stack", "target")]
     words += [f"phases.multitask.steps={settings.multitask_steps}", f"phases.target.steps={settings.target_steps}"]
+    words += ["evaluation.episodes=5", "evaluation.final_episodes=5"]  # what counts is measured behind it
     words.append(f"algorithm.pixels.encoder.precision={settings.precision}")
     if arm != "none":
         words.append(f"algorithm.pixels.encoder.weights={folder / 'encoders' / f'{arm}_{seed}' / ENCODER}")
