@@ -147,6 +147,8 @@ class RobosuiteEnvironment:
         success_reward: [reward without success, reward with success] in place of the native reward.
         render_size: height and width of a frame in pixels.
         camera: of the rendered frames.
+        placement_m: how far from the middle of the table objects begin at most, along both its sides; None is
+            robosuite's own.
 
     Raises:
         InputError: a setting that robosuite does not know.
@@ -166,6 +168,7 @@ class RobosuiteEnvironment:
         success_reward: Sequence[float] | None = None,
         render_size: int = 256,
         camera: str = "agentview",
+        placement_m: float | None = None,
     ) -> None:
         self._rules = EpisodeRules(
             maximum_steps=maximum_steps, terminate_on_success=terminate_on_success, success_reward=success_reward
@@ -173,6 +176,8 @@ class RobosuiteEnvironment:
         if not control_frequency_hz > 0:
             raise InputError(f"robosuite control_frequency_hz={control_frequency_hz} must be positive")
         self._env = make_task(task, robot, controller, control_frequency_hz, reward_shaping)
+        if placement_m is not None:
+            self._place_within(task, placement_m)
         timestep = self._env.model_timestep
         period = int(self._env.control_timestep / timestep) * timestep
         if abs(period * control_frequency_hz - 1.0) > 1e-6:
@@ -186,6 +191,14 @@ class RobosuiteEnvironment:
         self._substeps = round(period / timestep)
         self._keys = observation_keys(self._env, observation)
         self._spec = self._make_spec(task, robot, controller, period)
+
+    def _place_within(self, task: str, placement_m: float) -> None:
+        sampler = getattr(self._env, "placement_initializer", None)
+        if not hasattr(sampler, "x_range"):
+            raise InputError(
+                f"robosuite task={task} places its objects in a way of its own: leave environment.placement_m=null"
+            )
+        sampler.x_range = sampler.y_range = [-placement_m, placement_m]
 
     @property
     def spec(self) -> Spec:

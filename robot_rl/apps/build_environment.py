@@ -167,6 +167,7 @@ def _build_simulator(config: Any) -> Any:
                 success_reward=config.success_reward,
                 render_size=config.render_size,
                 camera=config.camera,
+                placement_m=config.placement_m,
             )
         case _:
             raise InputError(f"environment has no known schema ({type(config).__name__}): name one, environment=lift")
@@ -199,6 +200,8 @@ def robomimic_arguments(config: Any, spec: Spec) -> dict[str, Any]:
             settings = (config.robot, config.controller, config.control_frequency_hz, config.reward_shaping)
             env_args = {"env_name": config.task, "type": 1, "env_kwargs": task_arguments(*settings)}
             env_args["env_kwargs"]["robots"] = [config.robot]
+            if config.placement_m is not None:  # no argument of robosuite: told beside them
+                env_args["placement_m"] = config.placement_m
         case GymnasiumEnvironmentConfig():
             env_args = {"env_name": config.id, "type": 2, "env_kwargs": dict(config.arguments)}
         case DmControlEnvironmentConfig():

@@ -244,6 +244,21 @@ def test_an_unknown_camera_is_refused_with_the_cameras_of_the_model() -> None:
         environment.render()
 
 
+def test_objects_begin_as_far_from_the_middle_as_asked() -> None:
+    environment = build_environment(RobosuiteEnvironmentConfig(task="Lift", placement_m=0.12))
+    try:
+        cubes = np.asarray([environment.reset(seed=seed).observation["object"][:2] for seed in range(100)])
+    finally:
+        environment.close()
+    assert np.all(np.abs(cubes) <= 0.12)
+    assert np.all(np.max(np.abs(cubes), axis=0) > 0.1)
+
+
+def test_a_task_that_places_objects_itself_is_named() -> None:
+    with pytest.raises(InputError, match=r"NutAssembly places its objects .* environment.placement_m=null"):
+        build_environment(RobosuiteEnvironmentConfig(task="NutAssembly", placement_m=0.1))
+
+
 def test_no_rendering_context_exists_before_a_frame_is_asked_for() -> None:
     environment = RobosuiteEnvironment(task="Lift", render_size=32)
     environment.reset(seed=0)
