@@ -86,8 +86,8 @@ class RobosuiteEnvironmentConfig(SimulatedConfig):
     render_size: int = 256
     camera: str = "agentview"
     placement_m: float | None = None
-    """Objects begin up to so far from the middle of the table, along both its sides; None: as robosuite has it, 0.03 for
-    Lift, 0.08 for Stack."""
+    """Objects begin up to so far from the middle of the table, along both its sides; None: as robosuite has it, 0.03
+    for Lift, 0.08 for Stack."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
