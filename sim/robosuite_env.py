@@ -193,7 +193,7 @@ class RobosuiteEnvironment:
         self._spec = self._make_spec(task, robot, controller, period)
 
     def _place_within(self, task: str, placement_m: float) -> None:
-        sampler = getattr(self._env, "placement_initializer", None)
+        sampler: Any = getattr(self._env, "placement_initializer", None)
         if not hasattr(sampler, "x_range"):
             raise InputError(
                 f"robosuite task={task} places its objects in a way of its own: leave environment.placement_m=null"
