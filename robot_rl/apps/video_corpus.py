@@ -61,6 +61,7 @@ class Settings:
     frame_every: int = 2  # control periods of 0.05 s
     image_size: int = 64  # pixels
     largest_noise: float = 0.4  # deviation of the noise on normalised actions, drawn from 0 to this for each clip
+    placement_m: float = 0.12  # how far from the middle of the table objects begin at most
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -113,6 +114,7 @@ def environment_config(settings: Settings, task: str, robot: str) -> RobosuiteEn
         terminate_on_success=False,
         cameras=[CAMERA],
         image_size=settings.image_size,
+        placement_m=settings.placement_m,
         looks=replace(LOOKS),
     )
 
