@@ -68,12 +68,12 @@ class Case:
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     padding: bool
-    kernels: tuple[int, ...] = (3, 3, 3, 3)
     frames: int = 3
     cameras: tuple[str, ...] = ("camera",)
-    pixels: dict[str, Any] = field(default_factory=dict)  # further settings of ours
-    networks: dict[str, Any] = field(default_factory=dict)
     numbers: bool = False
+    encoder: dict[str, Any] = field(default_factory=dict)  # further settings of ours, here and in the next two
+    pixels: dict[str, Any] = field(default_factory=dict)
+    networks: dict[str, Any] = field(default_factory=dict)
 
     def features(self) -> int:
         """What the convolutions give."""
@@ -93,12 +93,12 @@ CASES = {
 HILSERL: dict[str, Any] = {
     "layer_norm": True,
     "channels": (32, 32, 32, 32),
-    "kernels": (7, 5, 3, 3),
     "strides": (2, 2, 2, 2),
     "padding": False,
     "frames": 1,
     "cameras": ("front", "wrist"),
     "numbers": True,
+    "encoder": {"kernels": [7, 5, 3, 3], "pooling": "spatial_embeddings"},
     "pixels": {"width": 256, "numbers_width": 256, "actor": "nothing"},
     "networks": {"actor_layer_norm": True},
 }
@@ -152,11 +152,10 @@ def ours(case: Case, data: list[Episode], device: torch.device, mode: str, preci
         buffer.append(episode)
     encoder = VisionConfig(
         channels=list(case.channels),
-        kernels=list(case.kernels),
         strides=list(case.strides),
         padding=case.padding,
         precision=precision,
-        pooling="spatial_embeddings" if case.numbers else "none",
+        **case.encoder,
     )
     config = SACConfig(
         **case.networks,

@@ -24,7 +24,8 @@ SHADOW_PIXELS = 1024
 (Franka kitchen: 1.16 s a frame against 0.19 s)."""
 FAINT_REFLECTANCE = 0.05
 """Reflections all weaker than this are left out: each draws the scene once more, and that of robosuite's floor, 0.01,
-changes a pixel by 12 of 255 at most (Lift, 64 pixels: 22 ms a frame with it, 11 without)."""
+changes a pixel by 12 of 255 at most (Lift; 64 pixels: 22 ms a frame with it, 11 without: `benchmarks/reflections.py`).
+"""
 MAXIMUM_GEOMETRIES = 10_000  # of a scene
 
 

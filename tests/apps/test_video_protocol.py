@@ -72,7 +72,7 @@ def test_the_phases_of_vptr_go_from_many_tasks_to_one() -> None:
     algorithm = config.algorithm
     assert isinstance(algorithm, SACConfig)
     assert (algorithm.conservative_weight, algorithm.conservative_calibrated) == (5.0, True)
-    assert (algorithm.conservative_samples, algorithm.max_target_backup) == (4, 4)
+    assert (algorithm.conservative_samples, algorithm.max_target_backup, algorithm.target_rate) == (4, 4, 0.01)
     assert algorithm.pixels.actor == "eyes"
 
 
