@@ -27,6 +27,7 @@ class Progress:
     evaluations: int = 0
     owed_updates: int = 0  # that a learner in a process of its own is behind with
     elapsed_s: float = 0.0  # of work that counted: time lost to a crash is not in it
+    last_success: float | None = None  # success rate of the last evaluation; None where success is not told
 
     @property
     def work(self) -> int:
@@ -75,7 +76,7 @@ class Recorder:
         """
         numbers = metrics or {}
         where = asdict(progress)
-        for name in ("phase_begun", "episodes", "evaluations", "owed_updates"):
+        for name in ("phase_begun", "episodes", "evaluations", "owed_updates", "last_success"):
             where.pop(name)
         line = {"event": kind, **where, "metrics": numbers, **details}
         with self._writing():

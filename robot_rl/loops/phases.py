@@ -26,7 +26,7 @@ def run_phases(run: Run) -> bool:
         progress.phase = names[progress.phase_index]
         phase = run.phases[progress.phase]
         interact = phase.interact != "none"
-        notes = apply_settings(run, phase)
+        notes = [*apply_settings(run, phase), *alone_from_failure(run, phase)]
         for note in notes:
             run.display.say(note)
         if not progress.phase_begun:
@@ -87,6 +87,26 @@ def apply_settings(run: Run, phase: PhaseConfig) -> list[str]:
                 "set it lower"
             )
     return weigh_domains(run, phase)
+
+
+def alone_from_failure(run: Run, phase: PhaseConfig) -> list[str]:
+    """What is to be expected of a policy that never succeeded, and from here on learns from its own deeds alone.
+
+    Returns:
+        a sentence where the last evaluation saw no success, and no data set has a share in this phase or a later one.
+    """
+    progress = run.progress
+    fails = progress.last_success == 0.0 and phase.interact == "policy" and progress.environment_steps == 0
+    coming = list(run.phases.values())[progress.phase_index :]
+    drawn = {name for each in coming if each.updates_per_step for name, share in each.shares.items() if share != 0}
+    if not fails or drawn - set(ACTING):
+        return []
+    return [
+        f"phases.{progress.phase}: the policy it begins with succeeded in no episode of the last evaluation, and from "
+        "here on it learns from what it does itself alone. Where success is what is rewarded, it may never see any: "
+        "give the phase before more steps or better data, or a data set a share from here on, as RLPD has it "
+        "(phases.NAME.shares={online: 0.5, offline: 0.5})"
+    ]
 
 
 def give_what_is_needed(agent: Agent, sources: Mapping[str, ReplayBuffer]) -> None:

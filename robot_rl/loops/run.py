@@ -237,6 +237,7 @@ class Run:
             for index, (film, result) in enumerate(zip(films, results, strict=False))
         ]
         self.progress.evaluations += 1
+        self.progress.last_success = metrics.get("success_rate")
         episodes = [result.to_json() for result in results]
         self.skip_time()  # evaluation is not training time
         self.recorder.event("evaluation", self.progress, metrics, episodes=episodes, videos=videos)
@@ -319,11 +320,14 @@ class Run:
         self.saved = number
 
     def begin_from(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
-        """Take the agent of another run's checkpoint, and what it collected; the run itself is at its beginning.
+        """Take the agent of another run's checkpoint, what it collected, and how often it succeeded at last.
+
+        The run itself is at its beginning.
 
         The agent's generators stay those of this run.
         """
         become(self.agent, checkpoint.under(tensors, "agent"), state["agent"])
+        self.progress.last_success = state["progress"].get("last_success")
         for name, place in ACTING.items():
             if name in self.sources and place in state:
                 self.sources[name].restore(checkpoint.under(tensors, place), state[place])

@@ -193,3 +193,42 @@ def test_learning_offline_then_online_beats_the_random_policy(build, tmp_path) -
     )
     returns = [run_episode(environment, random, seed=seed).reward.sum() for seed in range(20)]
     assert final > 0.5 * sum(returns) / 20  # returns are negative: at most half the random policy's cost
+
+
+ONLINE = PHASES["online"]
+MIXED = replace(ONLINE, shares={"online": 0.5, "offline": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("success", "phases", "told"),
+    [
+        (0.0, {"warmup": PHASES["warmup"], "online": ONLINE}, ["warmup"]),
+        (0.0, {"online": ONLINE}, ["online"]),
+        (0.1, {"warmup": PHASES["warmup"], "online": ONLINE}, []),
+        (None, {"warmup": PHASES["warmup"], "online": ONLINE}, []),  # nobody says what success is
+        (0.0, {"online": MIXED}, []),  # RLPD
+        (0.0, {"warmup": PHASES["warmup"], "online": ONLINE, "mixed": MIXED}, []),
+    ],
+)
+def test_a_policy_that_never_succeeded_is_told_before_it_learns_from_itself_alone(
+    build, tmp_path, success, phases, told
+) -> None:
+    run = build(tmp_path, {"offline": PhaseConfig(steps=3, batch_size=4), **phases})
+    run.evaluator = None
+    run.progress.last_success = success
+    run_phases(run)
+    starts = [line for line in lines(tmp_path) if line["event"] == "phase_start"]
+    assert [line["phase"] for line in starts if "notes" in line] == told
+    assert all("succeeded in no episode" in note for line in starts for note in line.get("notes", []))
+
+
+def test_the_last_success_is_what_the_last_evaluation_measured_and_lasts(build, tmp_path) -> None:
+    run = build(tmp_path, {"offline": PhaseConfig(steps=3, batch_size=4)})
+    run_phases(run)
+    measured = [line["metrics"]["success_rate"] for line in lines(tmp_path) if line["event"] == "evaluation"]
+    assert run.progress.last_success == measured[-1]
+    assert build(tmp_path, run.phases, resume=True).progress.last_success == measured[-1]
+    tensors, state = checkpoint.load(checkpoint.checkpoints(tmp_path / "checkpoints")[-1])
+    begun = build(tmp_path / "next", {"online": ONLINE})
+    begun.begin_from(tensors, state)
+    assert begun.progress.last_success == measured[-1]
