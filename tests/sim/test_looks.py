@@ -12,7 +12,7 @@ from robot_rl.apps.build_environment import build_environment
 from robot_rl.apps.compose import compose
 from robot_rl.environment import Environment
 from robot_rl.errors import InputError
-from robot_rl.sim.looks import colour_of, robot_bodies, set_colour
+from robot_rl.sim.looks import colours_of, robot_bodies, set_colour
 from robot_rl.sim_config import LooksConfig
 from robot_rl.types import Array
 
@@ -109,11 +109,21 @@ def test_the_robot_is_known_by_its_names_and_what_hangs_on_it() -> None:
 
 def test_a_plain_colour_takes_the_place_of_a_material() -> None:
     model: Any = mujoco.MjModel.from_xml_string(MODEL)
-    assert colour_of(model, 1) == pytest.approx([0.2, 0.4, 0.6])
+    assert colours_of(model)[1] == pytest.approx([0.2, 0.4, 0.6])
     set_colour(model, 1, np.array([1.0, 0.0, 0.5]))
-    assert colour_of(model, 1) == pytest.approx([1.0, 0.0, 0.5])
+    assert colours_of(model)[1] == pytest.approx([1.0, 0.0, 0.5])
     assert int(model.geom_matid[1]) == -1
     assert float(model.geom_rgba[1, 3]) == 1.0
+
+
+def test_a_texture_counts_with_its_mean_colour() -> None:
+    texture = (
+        '<texture name="wood" type="2d" builtin="checker" rgb1="0.8 0.4 0" rgb2="0.4 0 0" width="64" height="64"/>'
+    )
+    wooden = texture + '<material name="steel" texture="wood" rgba="0.5 1 1 1"/>'
+    model: Any = mujoco.MjModel.from_xml_string(MODEL.replace('<material name="steel" rgba="0.2 0.4 0.6 1"/>', wooden))
+    assert colours_of(model)[1] == pytest.approx([0.3, 0.2, 0.0], abs=0.01)
+    assert colours_of(model)[0] == pytest.approx(model.geom_rgba[0, :3])
 
 
 def test_looks_without_a_camera_and_amounts_that_cannot_be_are_refused() -> None:
