@@ -1,4 +1,4 @@
-"""Statistics over runs: interquartile mean, stratified bootstrap, probability of improvement, regret, dip.
+"""Statistics over runs: interquartile mean, intervals, probability of improvement, regret, dip.
 
 After Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice" (NeurIPS 2021,
 arXiv:2108.13264), whose code is `rliable`. Scores come as one array of runs for each task, because runs of one task are
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit  # type: ignore[import-untyped]  # scipy ships no types
 
 Scores = NDArray[np.float64]
 Statistic = Callable[[Scores], Scores]
@@ -77,6 +78,23 @@ def probability_of_improvement(
     ]
     low, high = _percentiles(np.mean(resampled, axis=0), confidence)
     return point, low, high
+
+
+def mean_interval(values: Scores, *, confidence: float = 0.95) -> tuple[float, float]:
+    """Student's interval around the mean of few values, such as the differences of two arms seed by seed.
+
+    Honest for two or three of them, where a bootstrap is too narrow.
+
+    Args:
+        values: at least two, (N,).
+        confidence: of the interval, in (0, 1).
+    """
+    count = len(values)
+    if count < 2:
+        raise ValueError(f"{count} value(s) have no spread")
+    middle = float(np.mean(values))
+    half = float(stdtrit(count - 1, 0.5 + confidence / 2) * np.std(values, ddof=1) / math.sqrt(count))
+    return middle - half, middle + half
 
 
 def mean_along(steps: Sequence[float], scores: Sequence[float]) -> float:

@@ -13,7 +13,6 @@ import sys
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -31,6 +30,7 @@ from robot_rl.checks import require_choice, require_minimum
 from robot_rl.errors import InputError
 from robot_rl.loops.evaluate import wilson_interval
 from robot_rl.loops.video import ENCODER
+from robot_rl.statistics import mean_interval
 
 ARMS = ("none", "icvf", "vip", "mae")
 WAYS = ("tuned", "frozen")
@@ -170,30 +170,70 @@ def job_of(step: Step, folder: Path) -> Job:
 
 
 def table(settings: Settings) -> str:
-    """Success of every arm as Markdown: all episodes of all seeds, with Wilson's interval, and each seed."""
-    folder = Path(settings.folder)
+    """Success of every arm as Markdown, then what arms differ by, of the seeds that there are."""
+    cells = {
+        (arm, way, looks): found
+        for arm in settings.arms
+        for way in settings.ways
+        for looks in LOOKS
+        if (found := _found(settings, arm, way, looks))
+    }
     lines = [
         "| arm | eyes | looks | success | 95 % interval | each seed | episodes |",
         "|---|---|---|---|---|---|---|",
+        *(_row(*cell, list(found.values())) for cell, found in cells.items()),
     ]
-    for arm in settings.arms:
-        for way in settings.ways:
-            for looks in LOOKS:
-                names = [f"{arm}_{way}_{seed}_{looks}" for seed in settings.seeds]
-                paths = [folder / "evaluations" / name / "evaluation.json" for name in names]
-                found = [json.loads(path.read_text()) for path in paths if path.exists()]
-                if found:
-                    lines.append(_row(arm, way, looks, found))
+    rows = [row for one, other in _pairs(settings.arms) if (row := _differences(settings, cells, one, other))]
+    if rows:
+        lines += ["", "Differences seed by seed, their mean, and Student's 95 % interval:", ""]
+        lines += ["| arms | eyes | looks | mean | 95 % interval | each seed |", "|---|---|---|---|---|---|"]
+        lines += [line for row in rows for line in row]
     return "\n".join(lines) + "\n"
 
 
-def _row(arm: str, way: str, looks: str, found: list[dict[str, Any]]) -> str:
-    successes = [[bool(episode["success"]) for episode in each["episodes"]] for each in found]
+Cells = dict[tuple[str, str, str], dict[str, list[bool]]]
+"""Successes of a seed's episodes, by arm, eyes and looks."""
+
+
+def _found(settings: Settings, arm: str, way: str, looks: str) -> dict[str, list[bool]]:
+    folder, found = Path(settings.folder) / "evaluations", dict[str, list[bool]]()
+    for seed in settings.seeds:
+        path = folder / f"{arm}_{way}_{seed}_{looks}" / "evaluation.json"
+        if path.exists():
+            found[seed] = [bool(episode["success"]) for episode in json.loads(path.read_text())["episodes"]]
+    return found
+
+
+def _row(arm: str, way: str, looks: str, successes: list[list[bool]]) -> str:
+    """All episodes of all seeds, with Wilson's interval, and each seed."""
     every = [success for each in successes for success in each]
     low, high = wilson_interval(sum(every), len(every))
     each_seed = " ".join(f"{np.mean(each):.2f}" for each in successes)
     rate = f"{np.mean(every):.2f}"
     return f"| {arm} | {way} | {looks} | {rate} | {low:.2f} to {high:.2f} | {each_seed} | {len(every)} |"
+
+
+def _pairs(arms: tuple[str, ...]) -> list[tuple[str, str]]:
+    """V-PTR's two claims: video beats none, and ICVF beats the other objectives."""
+    video = [arm for arm in arms if arm != "none"]
+    against_none = [(arm, "none") for arm in video if "none" in arms]
+    return against_none + [("icvf", arm) for arm in video if arm != "icvf" and "icvf" in arms]
+
+
+def _differences(settings: Settings, cells: Cells, one: str, other: str) -> list[str]:
+    """Of the seeds that both arms have; nothing where those are less than two."""
+    made = []
+    for way in settings.ways:
+        for looks in LOOKS:
+            a, b = cells.get((one, way, looks), {}), cells.get((other, way, looks), {})
+            each = np.array([np.mean(a[seed]) - np.mean(b[seed]) for seed in settings.seeds if seed in a and seed in b])
+            if len(each) >= 2:
+                low, high = mean_interval(each)
+                told = " ".join(f"{value:+.2f}" for value in each)
+                made.append(
+                    f"| {one} - {other} | {way} | {looks} | {each.mean():+.2f} | {low:+.2f} to {high:+.2f} | {told} |"
+                )
+    return made
 
 
 def parse(arguments: list[str]) -> Settings:

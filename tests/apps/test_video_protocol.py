@@ -166,6 +166,24 @@ def test_a_table_has_what_there_is(tmp_path: Path) -> None:
     assert table(Settings(folder=str(tmp_path))).count("\n") == 2
 
 
+def test_arms_are_held_against_each_other_seed_by_seed(tmp_path: Path) -> None:
+    rates = {"none": (0.2, 0.4, 0.3), "icvf": (0.5, 0.6, 0.4), "vip": (0.5, 0.6), "mae": (0.9,)}
+    for arm, each in rates.items():
+        for seed, rate in enumerate(each):
+            folder = tmp_path / "evaluations" / f"{arm}_tuned_{seed}_seen"
+            folder.mkdir(parents=True)
+            episodes = [{"success": number < round(10 * rate)} for number in range(10)]
+            (folder / "evaluation.json").write_text(json.dumps({"episodes": episodes}))
+    told = table(Settings(folder=str(tmp_path))).splitlines()
+    assert told[3] == "| icvf | tuned | seen | 0.50 | 0.33 to 0.67 | 0.50 0.60 0.40 | 30 |"
+    differences = [line for line in told if " - " in line]
+    assert differences == [
+        "| icvf - none | tuned | seen | +0.20 | -0.05 to +0.45 | +0.30 +0.20 +0.10 |",  # 0.2 +- 4.303 * 0.1 / sqrt(3)
+        "| vip - none | tuned | seen | +0.25 | -0.39 to +0.89 | +0.30 +0.20 |",  # of one seed there is no interval
+        "| icvf - vip | tuned | seen | +0.00 | +0.00 to +0.00 | +0.00 +0.00 |",
+    ]
+
+
 @pytest.mark.parametrize(
     ("word", "message"),
     [

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from scipy.stats import mannwhitneyu, trim_mean
+from scipy.stats import mannwhitneyu, sem, trim_mean
+from scipy.stats import t as student
 
 from robot_rl import statistics
 
@@ -111,3 +112,11 @@ def test_scores_are_normalised_between_random_and_reference() -> None:
     assert statistics.normalized(30.0, 10.0, 50.0) == 0.5
     with pytest.raises(ValueError, match="span no scale"):
         statistics.normalized(1.0, 2.0, 2.0)
+
+
+def test_the_interval_around_few_values_is_students() -> None:
+    values = np.array([0.1, 0.4, 0.3])
+    expected = student.interval(0.95, 2, loc=values.mean(), scale=sem(values))
+    assert statistics.mean_interval(values) == pytest.approx(expected)
+    with pytest.raises(ValueError, match="no spread"):
+        statistics.mean_interval(values[:1])
