@@ -454,7 +454,10 @@ def _open_group(path: Path, *, writable: bool) -> zarr.Group:
     if not path.exists():
         stores = [entry for entry in path.parent.glob("[!.]*") if is_store(entry)]
         guess = near(path, stores)
-        make = f"{guess}{'Or make' if guess else 'Make'} it with `robot-rl ingest SOURCE {path}`"
+        make = (
+            f"{guess}{'Or make' if guess else 'Make'} it with `robot-rl ingest SOURCE {path}`, or record it in a "
+            f"simulator with `robot-rl evaluate ... record={path}`"
+        )
         raise InputError(f"there is no store at {path}. {kept_aside(path) or make}")
     if not is_store(path):
         raise InputError(f"{path} is no episode store: make one with `robot-rl ingest {path} NAME.zarr`")

@@ -210,7 +210,10 @@ def test_a_missing_store_says_how_to_make_it_and_names_no_store_that_is_not_near
     path = tmp_path / "lift.zarr"
     with pytest.raises(InputError) as caught:
         EpisodeStore.open(path)
-    assert str(caught.value) == f"there is no store at {path}. Make it with `robot-rl ingest SOURCE {path}`"
+    assert str(caught.value) == (
+        f"there is no store at {path}. Make it with `robot-rl ingest SOURCE {path}`, or record it in a simulator with "
+        f"`robot-rl evaluate ... record={path}`"
+    )
     with pytest.raises(InputError, match="Make it with"):
         EpisodeStore.open(tmp_path / "no folder" / "lift.zarr")
 
