@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit  # type: ignore[import-untyped]  # scipy ships no types
 
 Scores = NDArray[np.float64]
 Statistic = Callable[[Scores], Scores]
@@ -89,6 +88,9 @@ def mean_interval(values: Scores, *, confidence: float = 0.95) -> tuple[float, f
         values: at least two, (N,).
         confidence: of the interval, in (0, 1).
     """
+    # Here, because importing it changes the warnings that are shown.
+    from scipy.special import stdtrit  # type: ignore[import-untyped]  # scipy ships no types
+
     count = len(values)
     if count < 2:
         raise ValueError(f"{count} value(s) have no spread")
