@@ -88,12 +88,12 @@ def mean_interval(values: Scores, *, confidence: float = 0.95) -> tuple[float, f
         values: at least two, (N,).
         confidence: of the interval, in (0, 1).
     """
-    # Here, because importing it changes the warnings that are shown.
-    from scipy.special import stdtrit  # type: ignore[import-untyped]  # scipy ships no types
-
     count = len(values)
     if count < 2:
         raise ValueError(f"{count} value(s) have no spread")
+    # Here, because importing it changes the warnings that are shown.
+    from scipy.special import stdtrit  # type: ignore[import-untyped]  # scipy ships no types
+
     middle = float(np.mean(values))
     half = float(stdtrit(count - 1, 0.5 + confidence / 2) * np.std(values, ddof=1) / math.sqrt(count))
     return middle - half, middle + half

@@ -154,7 +154,7 @@ def robot_bodies(model: Any) -> set[int]:
 
 def colours_of(model: Any) -> Array:
     """The colour that each geometry is drawn in, that of a texture on the average. Shapes: -> (G, 3)."""
-    found = np.asarray(model.geom_rgba[:, :3], np.float64)
+    found = np.array(model.geom_rgba[:, :3], np.float64)
     materials = np.asarray(model.geom_matid)
     for material in np.unique(materials[materials >= 0]):
         found[materials == material] = model.mat_rgba[material, :3] * _texture_colour(model, int(material))

@@ -139,16 +139,20 @@ def _training(settings: Settings, folder: Path, stores: dict[str, Path], arm: st
 def _evaluations(settings: Settings, folder: Path, arm: str, way: str, seed: str) -> list[Step]:
     run, made = folder / "runs" / f"{arm}_{way}_{seed}", []
     for looks, environment in LOOKS.items():
-        output = folder / "evaluations" / f"{arm}_{way}_{seed}_{looks}"
+        result = _evaluated(folder, arm, way, seed, looks)
         evaluate = ["evaluate", str(run), f"environment={environment}", f"episodes={settings.episodes}"]
         made.append(
             Step(
                 title=f"Evaluation: {arm}, {way}, seed {seed}, {looks} looks",
-                result=output / "evaluation.json",
-                words=[*evaluate, f"output={output}"],
+                result=result,
+                words=[*evaluate, f"output={result.parent}"],
             )
         )
     return made
+
+
+def _evaluated(folder: Path, arm: str, way: str, seed: str, looks: str) -> Path:
+    return folder / "evaluations" / f"{arm}_{way}_{seed}_{looks}" / "evaluation.json"
 
 
 def is_done(step: Step) -> bool:
@@ -196,9 +200,9 @@ Cells = dict[tuple[str, str, str], dict[str, list[bool]]]
 
 
 def _found(settings: Settings, arm: str, way: str, looks: str) -> dict[str, list[bool]]:
-    folder, found = Path(settings.folder) / "evaluations", dict[str, list[bool]]()
+    found = dict[str, list[bool]]()
     for seed in settings.seeds:
-        path = folder / f"{arm}_{way}_{seed}_{looks}" / "evaluation.json"
+        path = _evaluated(Path(settings.folder), arm, way, seed, looks)
         if path.exists():
             found[seed] = [bool(episode["success"]) for episode in json.loads(path.read_text())["episodes"]]
     return found

@@ -322,9 +322,7 @@ class Run:
     def begin_from(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
         """Take the agent of another run's checkpoint, what it collected, and how often it succeeded at last.
 
-        The run itself is at its beginning.
-
-        The agent's generators stay those of this run.
+        The run itself is at its beginning, and the agent's generators stay those of this run.
         """
         become(self.agent, checkpoint.under(tensors, "agent"), state["agent"])
         self.progress.last_success = state["progress"].get("last_success")
